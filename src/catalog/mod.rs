@@ -1,0 +1,5 @@
+//! Names → objects with stable OIDs.
+
+mod object;
+
+pub use object::*;

@@ -1,0 +1,108 @@
+//! What the server asks of the engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::catalog::TableProvider;
+
+use super::{EngineError, EngineOptions, Stats};
+use crate::catalog::{Catalog, NameContext, Oid};
+use crate::exec::Delta;
+use crate::planner::EventTimes;
+use crate::sql::{Drop, Name, OnConflict, Statement};
+
+/// The engine: one catalog, its dataflows, its ticks. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) inner: Arc<super::Inner>,
+}
+
+/// What a DDL statement did.
+#[derive(Debug, Clone, Default)]
+pub struct DdlOutcome {
+    /// The command tag, such as `CREATE MATERIALIZED VIEW`.
+    pub tag: String,
+    /// NOTICEs in order.
+    pub notices: Vec<String>,
+}
+
+/// A change to one table, from one DML statement.
+#[derive(Debug, Clone)]
+pub struct TableChange {
+    pub table: Oid,
+    /// Whole rows in the table's column order; -1 takes away one row that is equal in every column.
+    pub delta: Delta,
+    /// The statement's own ON CONFLICT, else the table's.
+    pub on_conflict: Option<OnConflict>,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Default)]
+pub struct WriteOutcome {
+    /// Rows stored or changed, by change, in the order given.
+    pub affected: Vec<u64>,
+    /// Rows of a table with a WATERMARK that came too late and went to `riverrun.late_rows`.
+    pub late: u64,
+}
+
+/// Everything a statement may read, as of one tick.
+pub trait ReadVersion: Send + Sync {
+    /// (epoch, n).
+    fn tick(&self) -> (u64, u64);
+    /// The rows of a source, table or materialized view that was named to [`Engine::read`].
+    fn table(&self, oid: Oid) -> Option<Arc<dyn TableProvider>>;
+    /// For `watermark()` and its kin.
+    fn event_times(&self) -> Arc<dyn EventTimes>;
+}
+
+impl Engine {
+    /// Starts threads and serves until [`Engine::stop`].
+    pub fn start(options: EngineOptions) -> Result<Engine, EngineError> {
+        super::Inner::start(options).map(|inner| Engine { inner })
+    }
+
+    /// The catalog as it is now; a later DDL makes a new one.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.inner.catalog()
+    }
+
+    /// CREATE SOURCE | TABLE | VIEW | MATERIALIZED VIEW | SCHEMA | DATABASE. `text` is the statement's text.
+    pub async fn create(&self, statement: &Statement, text: &str, names: &NameContext) -> Result<DdlOutcome, EngineError> {
+        self.inner.create(statement, text, names).await
+    }
+
+    pub async fn drop(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {
+        self.inner.drop(statement, names).await
+    }
+
+    /// One tick's version of the objects. A view that still reads history is an error unless `allow_partial`.
+    pub async fn read(&self, objects: &[Oid], allow_partial: bool) -> Result<Arc<dyn ReadVersion>, EngineError> {
+        self.inner.read(objects, allow_partial).await
+    }
+
+    /// Applies all changes in one tick, or none. Returns when every view over the tables has absorbed them.
+    pub async fn write(&self, changes: Vec<TableChange>) -> Result<WriteOutcome, EngineError> {
+        self.inner.write(changes).await
+    }
+
+    /// Returns when the source, or every source under a view, has been read to its end offsets as of now and the views
+    /// have absorbed that.
+    pub async fn wait_for(&self, name: &Name, names: &NameContext, timeout: Option<Duration>) -> Result<(), EngineError> {
+        self.inner.wait_for(name, names, timeout).await
+    }
+
+    /// [`Engine::wait_for`] for everything.
+    pub async fn flush(&self) -> Result<(), EngineError> {
+        self.inner.flush().await
+    }
+
+    /// Figures for the tables of the schema `riverrun`, as of the last tick.
+    pub fn stats(&self) -> Arc<Stats> {
+        self.inner.stats()
+    }
+
+    /// Stops every thread; returns when they have ended.
+    pub async fn stop(&self) {
+        self.inner.stop().await
+    }
+}

@@ -1,0 +1,185 @@
+//! What the executor is told to do: plain data in execution order. `EXPLAIN` prints exactly this.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, FieldRef, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+
+use crate::catalog::Oid;
+
+/// Index of a node in [`StreamPlan::nodes`].
+pub type NodeId = usize;
+
+/// The dataflow of one view. Nodes stand in execution order: every input of a node comes before it, the last node is
+/// the view's output.
+#[derive(Debug, Clone)]
+pub struct StreamPlan {
+    pub nodes: Vec<Node>,
+    /// A bound on the windows kept, in microseconds of event time behind the watermark (`WITH (retention = ...)`).
+    pub retention_us: Option<i64>,
+    pub emit: Emit,
+}
+
+/// When a window view shows a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emit {
+    /// Open windows are shown with their value so far, and corrected.
+    OnUpdate,
+    /// A window is shown once, when it is final.
+    OnWindowClose,
+}
+
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub op: Op,
+    pub inputs: Vec<NodeId>,
+    /// The columns this node puts out.
+    pub schema: SchemaRef,
+    /// True if this node's output never takes a row back.
+    pub append_only: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Rows of a source, a table or a materialized view: the columns at `projection` of the object's schema.
+    Scan { object: Oid, name: String, kind: ScanKind, projection: Vec<usize> },
+    /// Keeps the rows for which the predicate is true (not NULL).
+    Filter { predicate: Arc<dyn PhysicalExpr> },
+    /// One output column per expression.
+    Project { exprs: Vec<Arc<dyn PhysicalExpr>> },
+    /// Copies each row into every window that covers it, adding `window_start` and `window_end` as the last two
+    /// columns. Used only where the aggregation above cannot be kept as slices.
+    AssignWindows { time_column: usize, window: Window },
+    /// Groups, by window if there is one. Output: the `group` columns in order, then one column per call.
+    Aggregate(Aggregate),
+    UnionAll,
+    /// Keeps rows `offset + 1 ..= offset + limit` of each partition in the given order; ties are broken by the whole row.
+    /// With `row_number`, a last column (Int64 or UInt64 by the schema) gives the row's position, from 1.
+    TopN { partition_by: Vec<usize>, order_by: Vec<OrderBy>, offset: u64, limit: u64, row_number: bool },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScanKind {
+    Source,
+    Table,
+    MaterializedView,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderBy {
+    pub column: usize,
+    pub descending: bool,
+    pub nulls_first: bool,
+}
+
+/// A family of half-open windows `[start, start + size)` with `start = offset (mod slide)`, counted from the epoch.
+/// TUMBLE is `slide == size`. All microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window {
+    pub size_us: i64,
+    pub slide_us: i64,
+    pub offset_us: i64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Aggregate {
+    /// Group columns in the order of the output.
+    pub group: Vec<GroupColumn>,
+    /// With windows: the time column of the input (Timestamp(us) with or without zone, or Date32) and the family. The time
+    /// is never an expression; the planner projects first.
+    pub window: Option<(usize, Window)>,
+    pub calls: Vec<Call>,
+}
+
+#[derive(Debug, Clone)]
+pub enum GroupColumn {
+    Key(Arc<dyn PhysicalExpr>),
+    WindowStart,
+    WindowEnd,
+}
+
+/// One aggregate call over the input's columns.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub function: Function,
+    pub args: Vec<Arc<dyn PhysicalExpr>>,
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    pub distinct: bool,
+    /// Name and type of the output column.
+    pub output: FieldRef,
+}
+
+/// Functions whose states are ours, and the rest that DataFusion merges from partial states.
+#[derive(Debug, Clone)]
+pub enum Function {
+    /// `count(*)` has no arguments; `count(x)` counts rows where x is not NULL.
+    Count,
+    /// Exact for integers and decimals; the argument has been cast to the output's kind (Int64, Float64, Decimal128).
+    Sum,
+    Min,
+    Max,
+    /// Output Float64 or Decimal128, of a Float64 or Decimal128 argument.
+    Avg,
+    /// HyperLogLog over one argument; output Int64 or UInt64 by `output`.
+    ApproxDistinct,
+    /// Any other aggregate function DataFusion can merge from partial state. It carries its own arguments, DISTINCT and
+    /// ORDER BY; `Call::args` repeats the argument expressions for evaluation, `Call::filter` stays ours.
+    DataFusion(Arc<AggregateFunctionExpr>),
+}
+
+impl Window {
+    /// Slices of this width, aligned to `offset_us`, tile every window of the family.
+    pub fn slice_us(&self) -> i64 {
+        let (mut a, mut b) = (self.size_us, self.slide_us);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    }
+}
+
+impl StreamPlan {
+    pub fn output(&self) -> &Node {
+        self.nodes.last().expect("a plan has at least a scan")
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.size_us == self.slide_us {
+            write!(f, "TUMBLE(size={}", Micros(self.size_us))?;
+        } else {
+            write!(f, "HOP(slide={}, size={}", Micros(self.slide_us), Micros(self.size_us))?;
+        }
+        if self.offset_us != 0 {
+            write!(f, ", offset={}", Micros(self.offset_us))?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// A duration in the largest unit that divides it, for people.
+pub struct Micros(pub i64);
+
+impl fmt::Display for Micros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(i64, &str); 5] =
+            [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
+        for (unit, name) in UNITS {
+            if self.0 != 0 && self.0 % unit == 0 {
+                return write!(f, "{}{name}", self.0 / unit);
+            }
+        }
+        write!(f, "{}us", self.0)
+    }
+}
+
+/// The type that a group column of a window carries: that of the time column, DATE having become a timestamp.
+pub fn window_type(time: &DataType) -> DataType {
+    match time {
+        DataType::Timestamp(_, zone) => DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, zone.clone()),
+        _ => DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None),
+    }
+}

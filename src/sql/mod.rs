@@ -1,0 +1,5 @@
+//! Text → [`Statement`]. Knows no catalog.
+
+mod ast;
+
+pub use ast::*;

@@ -67,7 +67,12 @@ impl Engine {
     }
 
     /// CREATE SOURCE | TABLE | VIEW | MATERIALIZED VIEW | SCHEMA | DATABASE. `text` is the statement's text.
-    pub async fn create(&self, statement: &Statement, text: &str, names: &NameContext) -> Result<DdlOutcome, EngineError> {
+    pub async fn create(
+        &self,
+        statement: &Statement,
+        text: &str,
+        names: &NameContext,
+    ) -> Result<DdlOutcome, EngineError> {
         self.inner.create(statement, text, names).await
     }
 
@@ -87,7 +92,12 @@ impl Engine {
 
     /// Returns when the source, or every source under a view, has been read to its end offsets as of now and the views
     /// have absorbed that.
-    pub async fn wait_for(&self, name: &Name, names: &NameContext, timeout: Option<Duration>) -> Result<(), EngineError> {
+    pub async fn wait_for(
+        &self,
+        name: &Name,
+        names: &NameContext,
+        timeout: Option<Duration>,
+    ) -> Result<(), EngineError> {
         self.inner.wait_for(name, names, timeout).await
     }
 

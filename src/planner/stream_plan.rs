@@ -44,20 +44,38 @@ pub struct Node {
 #[derive(Debug, Clone)]
 pub enum Op {
     /// Rows of a source, a table or a materialized view: the columns at `projection` of the object's schema.
-    Scan { object: Oid, name: String, kind: ScanKind, projection: Vec<usize> },
+    Scan {
+        object: Oid,
+        name: String,
+        kind: ScanKind,
+        projection: Vec<usize>,
+    },
     /// Keeps the rows for which the predicate is true (not NULL).
-    Filter { predicate: Arc<dyn PhysicalExpr> },
+    Filter {
+        predicate: Arc<dyn PhysicalExpr>,
+    },
     /// One output column per expression.
-    Project { exprs: Vec<Arc<dyn PhysicalExpr>> },
+    Project {
+        exprs: Vec<Arc<dyn PhysicalExpr>>,
+    },
     /// Copies each row into every window that covers it, adding `window_start` and `window_end` as the last two
     /// columns. Used only where the aggregation above cannot be kept as slices.
-    AssignWindows { time_column: usize, window: Window },
+    AssignWindows {
+        time_column: usize,
+        window: Window,
+    },
     /// Groups, by window if there is one. Output: the `group` columns in order, then one column per call.
     Aggregate(Aggregate),
     UnionAll,
     /// Keeps rows `offset + 1 ..= offset + limit` of each partition in the given order; ties are broken by the whole row.
     /// With `row_number`, a last column (Int64 or UInt64 by the schema) gives the row's position, from 1.
-    TopN { partition_by: Vec<usize>, order_by: Vec<OrderBy>, offset: u64, limit: u64, row_number: bool },
+    TopN {
+        partition_by: Vec<usize>,
+        order_by: Vec<OrderBy>,
+        offset: u64,
+        limit: u64,
+        row_number: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,7 +33,9 @@ pub enum ObjectKind {
     Source(Arc<Source>),
     Table(Arc<Table>),
     /// A plain view: its query as text, planned anew wherever it is named.
-    View { query: String },
+    View {
+        query: String,
+    },
     MaterializedView(Arc<MaterializedView>),
 }
 

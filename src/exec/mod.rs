@@ -1,6 +1,9 @@
 //! Deltas in, deltas out. No I/O, no clock, no async: time and inputs are handed in, so the same inputs give the same
 //! outputs.
 
-mod delta;
+pub mod delta;
+pub mod horizon;
+pub mod id_set;
+pub mod law;
 
 pub use delta::Delta;

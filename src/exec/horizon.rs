@@ -1,0 +1,87 @@
+//! How far a column of times has come, as a function of the sources under it.
+
+use crate::catalog::Oid;
+use crate::planner::stream_plan::Window;
+
+/// The time below which nothing changes in a column any more. Evaluated with a source's watermark it says what is closed,
+/// with its `final_until` what is final.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Horizon {
+    /// The event time of a source, or of a table with a WATERMARK.
+    Source(Oid),
+    /// `window_start` of windows over a column: the start of the oldest window that is not closed.
+    WindowStart(Box<Horizon>, Window),
+    /// `window_end`: that start plus the size.
+    WindowEnd(Box<Horizon>, Window),
+    /// Of several inputs.
+    Least(Vec<Horizon>),
+}
+
+impl Horizon {
+    /// Of several; equal ones count once.
+    pub fn least(all: Vec<Horizon>) -> Horizon {
+        let mut distinct: Vec<Horizon> = Vec::new();
+        for one in all {
+            if !distinct.contains(&one) {
+                distinct.push(one);
+            }
+        }
+        if distinct.len() == 1 { distinct.remove(0) } else { Horizon::Least(distinct) }
+    }
+
+    /// `None` while a source has none.
+    pub fn evaluate(&self, source_us: &dyn Fn(Oid) -> Option<i64>) -> Option<i64> {
+        match self {
+            Horizon::Source(oid) => source_us(*oid),
+            Horizon::WindowStart(inner, window) => {
+                Some(oldest_open_end(*window, inner.evaluate(source_us)?).saturating_sub(window.size_us))
+            }
+            Horizon::WindowEnd(inner, window) => Some(oldest_open_end(*window, inner.evaluate(source_us)?)),
+            Horizon::Least(all) => {
+                all.iter().map(|one| one.evaluate(source_us)).collect::<Option<Vec<_>>>()?.into_iter().min()
+            }
+        }
+    }
+
+    pub fn sources(&self) -> Vec<Oid> {
+        match self {
+            Horizon::Source(oid) => vec![*oid],
+            Horizon::WindowStart(inner, _) | Horizon::WindowEnd(inner, _) => inner.sources(),
+            Horizon::Least(all) => all.iter().flat_map(Horizon::sources).collect(),
+        }
+    }
+}
+
+/// The end of the oldest window that time `now_us` has not passed: the smallest end above it.
+pub fn oldest_open_end(window: Window, now_us: i64) -> i64 {
+    newest_closed_end(window, now_us).saturating_add(window.slide_us)
+}
+
+/// The end of the newest window that time `now_us` has passed: the largest end at or below it.
+pub fn newest_closed_end(window: Window, now_us: i64) -> i64 {
+    let phase = window.offset_us.saturating_add(window.size_us);
+    now_us.saturating_sub(now_us.saturating_sub(phase).rem_euclid(window.slide_us))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_lie_on_the_slide_whatever_the_size() {
+        let window = Window { size_us: 25, slide_us: 10, offset_us: 3 };
+        // Windows end at 8 (mod 10).
+        for (now, closed) in [(8, 8), (17, 8), (18, 18), (-2, -2), (-3, -12)] {
+            assert_eq!((newest_closed_end(window, now), oldest_open_end(window, now)), (closed, closed + 10));
+        }
+    }
+
+    #[test]
+    fn a_rollup_is_final_only_with_the_windows_under_it() {
+        let minute = Window { size_us: 60, slide_us: 60, offset_us: 0 };
+        let start = Horizon::WindowStart(Box::new(Horizon::Source(1)), minute);
+        assert_eq!(start.evaluate(&|_| Some(119)), Some(60));
+        assert_eq!(start.evaluate(&|_| Some(120)), Some(120));
+        assert_eq!(start.evaluate(&|_| None), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! Group keys and the dense ids they are interned to.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, UInt32Array};
+use arrow::compute::{concat, take};
+use arrow::datatypes::{FieldRef, Schema};
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+
+use super::ExecError;
+
+/// Keys stand in chunks of this many, so that a snapshot shares all of them but the last.
+pub const CHUNK: usize = 8192;
+
+/// Interns group keys to ids 0, 1, 2, ... in the order of first sight. Ids are a cache of one process: nothing durable
+/// names them.
+pub struct KeyDictionary {
+    groups: Option<Box<dyn GroupValues>>,
+    len: usize,
+    frozen: Vec<Arc<Vec<ArrayRef>>>,
+    /// Key columns of the ids past the frozen chunks, in pieces.
+    tail: Vec<Vec<ArrayRef>>,
+    scratch: Vec<usize>,
+}
+
+/// The keys as of a snapshot: id `i` is row `i % CHUNK` of chunk `i / CHUNK`.
+#[derive(Clone)]
+pub struct KeySnapshot {
+    pub chunks: Vec<Arc<Vec<ArrayRef>>>,
+    pub len: usize,
+}
+
+impl KeyDictionary {
+    /// No fields: there is one group, id 0, which exists once a row has come.
+    pub fn new(fields: &[FieldRef]) -> Result<Self, ExecError> {
+        let groups = if fields.is_empty() {
+            None
+        } else {
+            Some(new_group_values(Arc::new(Schema::new(fields.to_vec())), &GroupOrdering::None)?)
+        };
+        Ok(KeyDictionary { groups, len: 0, frozen: Vec::new(), tail: Vec::new(), scratch: Vec::new() })
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn bytes(&self) -> usize {
+        let chunks: usize = self.frozen.iter().flat_map(|c| c.iter()).map(|a| a.get_array_memory_size()).sum();
+        let tail: usize = self.tail.iter().flatten().map(|a| a.get_array_memory_size()).sum();
+        self.groups.as_ref().map_or(0, |g| g.size()) + chunks + tail
+    }
+
+    /// Appends the id of each of the `rows` rows of `columns` to `ids`.
+    pub fn intern(&mut self, columns: &[ArrayRef], rows: usize, ids: &mut Vec<u32>) -> Result<(), ExecError> {
+        let Some(groups) = &mut self.groups else {
+            ids.resize(ids.len() + rows, 0);
+            self.len = self.len.max(usize::from(rows > 0));
+            return Ok(());
+        };
+        self.scratch.clear();
+        groups.intern(columns, &mut self.scratch)?;
+        let before = ids.len();
+        ids.extend(self.scratch.iter().map(|&id| id as u32));
+        if groups.len() > self.len {
+            let mut fresh = Vec::with_capacity(groups.len() - self.len);
+            for (row, &id) in ids[before..].iter().enumerate() {
+                if id as usize == self.len + fresh.len() {
+                    fresh.push(row as u32);
+                }
+            }
+            self.len += fresh.len();
+            let fresh = UInt32Array::from(fresh);
+            let piece = columns.iter().map(|c| take(c, &fresh, None)).collect::<Result<Vec<_>, _>>()?;
+            self.tail.push(piece);
+            self.freeze()?;
+        }
+        Ok(())
+    }
+
+    /// Moves full chunks out of the tail.
+    fn freeze(&mut self) -> Result<(), ExecError> {
+        if self.len - self.frozen.len() * CHUNK < CHUNK {
+            return Ok(());
+        }
+        let mut columns = self.join_tail()?;
+        while self.len - self.frozen.len() * CHUNK >= CHUNK {
+            // A slice would keep the whole tail alive, so the chunk is copied out.
+            let chunk = columns.iter().map(|c| concat(&[&c.slice(0, CHUNK)])).collect::<Result<Vec<_>, _>>()?;
+            columns = columns.iter().map(|c| c.slice(CHUNK, c.len() - CHUNK)).collect();
+            self.frozen.push(Arc::new(chunk));
+        }
+        let rest = columns.iter().map(|c| concat(&[c.as_ref()])).collect::<Result<Vec<_>, _>>()?;
+        self.tail = if rest.first().is_some_and(|c| !c.is_empty()) { vec![rest] } else { Vec::new() };
+        Ok(())
+    }
+
+    fn join_tail(&self) -> Result<Vec<ArrayRef>, ExecError> {
+        let Some(first) = self.tail.first() else { return Ok(Vec::new()) };
+        (0..first.len())
+            .map(|column| {
+                let pieces: Vec<_> = self.tail.iter().map(|piece| piece[column].as_ref()).collect();
+                Ok(concat(&pieces)?)
+            })
+            .collect()
+    }
+
+    pub fn snapshot(&mut self) -> Result<KeySnapshot, ExecError> {
+        let mut chunks = self.frozen.clone();
+        if !self.tail.is_empty() {
+            let tail = self.join_tail()?;
+            self.tail = vec![tail.clone()];
+            chunks.push(Arc::new(tail));
+        } else if self.groups.is_none() && self.len > 0 {
+            chunks.push(Arc::new(Vec::new()));
+        }
+        Ok(KeySnapshot { chunks, len: self.len })
+    }
+}
+
+impl KeySnapshot {
+    /// The key columns of sorted `ids`, which all lie in one chunk.
+    pub fn take(&self, ids: &[u32]) -> Result<Vec<ArrayRef>, ExecError> {
+        let Some(&first) = ids.first() else { return Ok(Vec::new()) };
+        let chunk = &self.chunks[first as usize / CHUNK];
+        let base = (first as usize / CHUNK * CHUNK) as u32;
+        let start = (first - base) as usize;
+        let contiguous = ids[ids.len() - 1] - first + 1 == ids.len() as u32;
+        if contiguous {
+            return Ok(chunk.iter().map(|c| c.slice(start, ids.len())).collect());
+        }
+        let rows: UInt32Array = ids.iter().map(|id| id - base).collect::<Vec<_>>().into();
+        Ok(chunk.iter().map(|c| take(c, &rows, None)).collect::<Result<Vec<_>, _>>()?)
+    }
+}

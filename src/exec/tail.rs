@@ -1,0 +1,253 @@
+//! What comes after the workers: the operators of one view over deltas, a tick at a time, on one thread.
+
+use std::sync::Arc;
+
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+
+use super::feed::FeedStep;
+use super::flow::{Flow, Input, Output, TailNode};
+use super::horizon::Horizon;
+use super::operator::{self, Operator};
+use super::slice_store::{SliceStore, StoreSnapshot};
+use super::window_view::{Changes, Shown, WindowView};
+use super::{Delta, ExecError};
+use crate::catalog::Oid;
+use crate::planner::stream_plan::Op;
+
+/// The tail of one view.
+pub struct Tail {
+    nodes: Vec<(TailNode, Stage)>,
+}
+
+enum Stage {
+    Operator(Box<dyn Operator>),
+    Aggregate(Box<AggregateStage>),
+}
+
+struct AggregateStage {
+    step: FeedStep,
+    store: SliceStore,
+    view: WindowView,
+    /// There once something downstream wants changes.
+    changes: Option<Changes>,
+    horizon: Option<Horizon>,
+}
+
+/// Event time as of a tick, by source.
+pub trait Times {
+    fn watermark_us(&self, source: Oid) -> Option<i64>;
+    fn final_until_us(&self, source: Oid) -> Option<i64>;
+}
+
+impl Tail {
+    pub fn new(flow: &Flow) -> Result<Tail, ExecError> {
+        let mut nodes = Vec::new();
+        // The last aggregation is read in place; its changes are worked out only when somebody downstream asks.
+        let read_in_place = match &flow.output {
+            Output::Aggregate { node, .. } => Some(*node),
+            _ => None,
+        };
+        for (i, node) in flow.tail.iter().enumerate() {
+            let stage = match &node.aggregate {
+                None => Stage::Operator(operator::build(&node.node, &node.input_schemas)?),
+                Some((aggregate, horizon)) => {
+                    let time = aggregate.time.map(|column| {
+                        let name = node.input_schemas[0].field(column).name();
+                        Arc::new(Column::new(name, column)) as Arc<dyn PhysicalExpr>
+                    });
+                    let mut store = SliceStore::new(aggregate.layout.clone())?;
+                    let changes = if read_in_place == Some(i) {
+                        None
+                    } else {
+                        store.track_changes();
+                        Some(Changes::new(aggregate.view.clone())?)
+                    };
+                    Stage::Aggregate(Box::new(AggregateStage {
+                        step: FeedStep::of_aggregate(aggregate, time),
+                        store,
+                        view: aggregate.view.clone(),
+                        changes,
+                        horizon: horizon.clone(),
+                    }))
+                }
+            };
+            nodes.push((node.clone(), stage));
+        }
+        Ok(Tail { nodes })
+    }
+
+    /// One tick. `external` gives the deltas of what is not a node of this tail. Returns each node's output.
+    pub fn step(
+        &mut self,
+        external: &dyn Fn(Input) -> Vec<Delta>,
+        times: &dyn Times,
+        retention_us: Option<i64>,
+    ) -> Result<Vec<Delta>, ExecError> {
+        let mut outputs: Vec<Delta> = Vec::with_capacity(self.nodes.len());
+        for (node, stage) in &mut self.nodes {
+            let mut inputs = Vec::with_capacity(node.inputs.len());
+            for (i, input) in node.inputs.iter().enumerate() {
+                inputs.push(match input {
+                    Input::Node(n) => outputs[*n].clone(),
+                    other => {
+                        let deltas = external(*other);
+                        let schema = match node.input_schemas.get(i) {
+                            Some(schema) => schema.clone(),
+                            // A scan's own projection: the object's schema is what came.
+                            None => match deltas.first() {
+                                Some(delta) => delta.rows.schema(),
+                                None => Arc::new(arrow::datatypes::Schema::empty()),
+                            },
+                        };
+                        concat(&schema, &deltas)?
+                    }
+                });
+            }
+            outputs.push(stage.step(node, &inputs, times, retention_us)?);
+        }
+        Ok(outputs)
+    }
+
+    /// From now on the aggregation at `node` says what changes; returns all it shows now.
+    pub fn begin_changes(&mut self, node: usize, times: &dyn Times, retention_us: Option<i64>) -> Result<Delta, ExecError> {
+        let Stage::Aggregate(stage) = &mut self.nodes[node].1 else {
+            return Err(ExecError::Invariant("changes were asked of a node that keeps no store".into()));
+        };
+        let shown = stage.shown(times, retention_us);
+        let mut changes = Changes::new(stage.view.clone())?;
+        stage.store.track_changes();
+        stage.store.take_dirty();
+        let all = changes.begin(&mut stage.store, &shown)?;
+        stage.changes = Some(changes);
+        Ok(all)
+    }
+
+    pub fn gives_changes(&self, node: usize) -> bool {
+        matches!(&self.nodes[node].1, Stage::Aggregate(stage) if stage.changes.is_some())
+    }
+
+    pub fn snapshot(&mut self, node: usize) -> Result<StoreSnapshot, ExecError> {
+        match &mut self.nodes[node].1 {
+            Stage::Aggregate(stage) => stage.store.snapshot(),
+            Stage::Operator(_) => Err(ExecError::Invariant("a snapshot was asked of a node that keeps no store".into())),
+        }
+    }
+
+    /// (operator, rows, bytes) of each node's state.
+    pub fn state(&self) -> Vec<(String, usize, usize)> {
+        self.nodes
+            .iter()
+            .map(|(node, stage)| match stage {
+                Stage::Operator(op) => (op_name(&node.node.op).to_string(), op.rows(), op.bytes()),
+                Stage::Aggregate(stage) => {
+                    let rows = stage.store.slices().map(|(_, rows, _, _)| rows).sum();
+                    let changes = stage.changes.as_ref().map_or(0, Changes::bytes);
+                    ("Aggregate".to_string(), rows, stage.store.bytes() + changes)
+                }
+            })
+            .collect()
+    }
+
+    /// Expressions that failed on a row and gave NULL.
+    pub fn errors(&self) -> (u64, Option<String>) {
+        let mut total = (0, None);
+        for (_, stage) in &self.nodes {
+            let (count, sample) = match stage {
+                Stage::Operator(op) => op.errors(),
+                Stage::Aggregate(stage) => stage.step.errors(),
+            };
+            total.0 += count;
+            total.1 = total.1.or(sample);
+        }
+        total
+    }
+}
+
+impl AggregateStage {
+    fn shown(&self, times: &dyn Times, retention_us: Option<i64>) -> Shown {
+        shown(self.horizon.as_ref(), times, retention_us)
+    }
+}
+
+/// What a window view over `horizon` shows.
+pub fn shown(horizon: Option<&Horizon>, times: &dyn Times, retention_us: Option<i64>) -> Shown {
+    let Some(horizon) = horizon else { return Shown::default() };
+    let watermark_us = horizon.evaluate(&|source| times.watermark_us(source));
+    Shown {
+        horizon_us: retention_us.zip(watermark_us).map(|(kept, now)| now.saturating_sub(kept)),
+        final_until_us: horizon.evaluate(&|source| times.final_until_us(source)),
+    }
+}
+
+impl Stage {
+    fn step(
+        &mut self,
+        node: &TailNode,
+        inputs: &[Delta],
+        times: &dyn Times,
+        retention_us: Option<i64>,
+    ) -> Result<Delta, ExecError> {
+        let empty = || Delta::empty(node.node.schema.clone());
+        match self {
+            Stage::Operator(operator) if inputs.iter().all(Delta::is_empty) => {
+                let _ = operator;
+                Ok(empty())
+            }
+            Stage::Operator(operator) => operator.step(inputs),
+            Stage::Aggregate(stage) => {
+                if !inputs[0].is_empty() {
+                    let rows = stage.step.rows(&inputs[0])?;
+                    stage.store.apply(&rows)?;
+                }
+                let shown = stage.shown(times, retention_us);
+                let dirty = stage.store.take_dirty();
+                let out = match &mut stage.changes {
+                    Some(changes) => changes.step(&mut stage.store, &dirty, &shown)?,
+                    None => empty(),
+                };
+                if let Some(final_until_us) = shown.final_until_us {
+                    stage.store.close(final_until_us)?;
+                }
+                if let (Some(horizon_us), Some(window)) = (shown.horizon_us, stage.view.window) {
+                    let renumbered = stage.store.forget(horizon_us.saturating_sub(window.size_us))?;
+                    if let (Some(renumbered), Some(changes)) = (renumbered, &mut stage.changes) {
+                        changes.renumber(&renumbered);
+                    }
+                }
+                Ok(out)
+            }
+        }
+    }
+}
+
+/// One delta of several with the same columns.
+pub fn concat(schema: &SchemaRef, deltas: &[Delta]) -> Result<Delta, ExecError> {
+    match deltas {
+        [] => Ok(Delta::empty(schema.clone())),
+        [one] => Ok(one.clone()),
+        many => {
+            let rows = concat_batches(schema, many.iter().map(|d| &d.rows))?;
+            let weights = many
+                .iter()
+                .any(|d| d.weights.is_some())
+                .then(|| many.iter().flat_map(|d| (0..d.num_rows()).map(|row| d.weight(row))).collect());
+            Ok(Delta { rows, weights })
+        }
+    }
+}
+
+
+fn op_name(op: &Op) -> &'static str {
+    match op {
+        Op::Scan { .. } => "Scan",
+        Op::Filter { .. } => "Filter",
+        Op::Project { .. } => "Project",
+        Op::AssignWindows { .. } => "AssignWindows",
+        Op::Aggregate(_) => "Aggregate",
+        Op::UnionAll => "UnionAll",
+        Op::TopN { .. } => "TopN",
+    }
+}

@@ -1,0 +1,386 @@
+//! The edge of the slice store: where windows become rows.
+//!
+//! [`WindowView`] says how one aggregation of a plan is read from a store; [`WindowView::read`] gives its rows as of a
+//! snapshot, [`Changes`] gives them as deltas for whatever stands downstream.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array, new_empty_array};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::row::{OwnedRow, RowConverter, SortField};
+
+use super::id_set::IdSet;
+use super::keys::KeySnapshot;
+use super::slice_store::{Grid, Merged, SliceStore, StoreLayout, StoreSnapshot, by_chunk};
+use super::{Delta, ExecError};
+use crate::planner::stream_plan::{Emit, Window};
+
+/// A group column of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Index of the store's key column.
+    Key(usize),
+    WindowStart,
+    WindowEnd,
+}
+
+/// How one aggregation is read from a store.
+#[derive(Debug, Clone)]
+pub struct WindowView {
+    /// `None`: no windows, the store has no grid.
+    pub window: Option<Window>,
+    pub group: Vec<Group>,
+    /// The store's measures in the order of the output.
+    pub measures: Vec<usize>,
+    /// Group columns, then measures.
+    pub schema: SchemaRef,
+    pub emit: Emit,
+    /// An aggregation without GROUP BY has one row even over no input. True in the one part that is to give it.
+    pub shows_empty: bool,
+}
+
+/// Which windows a view shows, by event time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Windows that end at or before this are forgotten (`retention`).
+    pub horizon_us: Option<i64>,
+    /// Nothing changes before this time. EMIT ON WINDOW CLOSE shows windows that end at or before it.
+    pub final_until_us: Option<i64>,
+}
+
+impl WindowView {
+    /// The slices that make up the window that starts at `start_us`.
+    fn slices_of(&self, grid: Option<Grid>, start_us: i64) -> Range<i64> {
+        match (self.window, grid) {
+            (Some(window), Some(grid)) => {
+                let first = grid.slice_of(start_us);
+                first..first + window.size_us / grid.width_us
+            }
+            _ => 0..1,
+        }
+    }
+
+    /// Starts of the windows that cover a slice, ascending.
+    fn windows_over(&self, grid: Option<Grid>, slice: i64) -> impl Iterator<Item = i64> + use<> {
+        let (first, last, step) = match (self.window, grid) {
+            (Some(window), Some(grid)) => {
+                let start = grid.start_us(slice);
+                // The last start at or before the slice, then back while the window still reaches over the whole slice.
+                let last = start - (start - window.offset_us).rem_euclid(window.slide_us);
+                let covers = window.size_us - grid.width_us - (start - last);
+                if covers < 0 {
+                    (0, -1, 1)
+                } else {
+                    (last - covers / window.slide_us * window.slide_us, last, window.slide_us)
+                }
+            }
+            _ => (0, 0, 1),
+        };
+        (0..).map(move |i| first + i * step).take_while(move |&start| start <= last)
+    }
+
+    fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, start_us: i64) -> bool {
+        let Some(window) = self.window else { return true };
+        let end_us = start_us.saturating_add(window.size_us);
+        let whole = first_kept_us.is_none_or(|kept| start_us >= kept);
+        let kept = shown.horizon_us.is_none_or(|horizon| end_us > horizon);
+        let closed = self.emit == Emit::OnUpdate || shown.final_until_us.is_some_and(|f| end_us <= f);
+        whole && kept && closed
+    }
+
+    /// Starts of all windows that may hold rows and are shown, ascending, with `start_us` in `range`.
+    pub fn windows(&self, snapshot: &StoreSnapshot, shown: &Shown, range: Range<i64>) -> Vec<i64> {
+        let grid = snapshot.layout.grid;
+        let first_kept_us = kept_from(grid, snapshot.first_kept);
+        let mut starts = BTreeSet::new();
+        for slice in &snapshot.slices {
+            for start in self.windows_over(grid, slice.slice) {
+                if range.contains(&start) && self.shows(first_kept_us, shown, start) {
+                    starts.insert(start);
+                }
+            }
+        }
+        if self.shows_empty && starts.is_empty() {
+            starts.insert(0);
+        }
+        starts.into_iter().collect()
+    }
+
+    /// The rows of one window, in batches of at most [`super::keys::CHUNK`] rows, ascending by id. `outputs` selects columns of the
+    /// schema.
+    pub fn read(
+        &self,
+        snapshot: &StoreSnapshot,
+        start_us: i64,
+        only: Option<&IdSet>,
+        outputs: &[usize],
+    ) -> Result<Vec<Vec<ArrayRef>>, ExecError> {
+        let measures: Vec<usize> = outputs.iter().filter_map(|&o| self.measure_of(o)).collect();
+        let range = self.slices_of(snapshot.layout.grid, start_us);
+        let mut merged = snapshot.merge(range, &measures, only)?;
+        if self.shows_empty && merged.ids.is_empty() && only.is_none() {
+            merged = self.empty_group(&snapshot.layout, &measures)?;
+            return Ok(vec![self.columns(&[], 1, start_us, &merged.outputs, outputs)?]);
+        }
+        let mut batches = Vec::new();
+        let mut at = 0;
+        for ids in by_chunk(&merged.ids) {
+            let keys = snapshot.keys.take(ids)?;
+            let values: Vec<ArrayRef> = merged.outputs.iter().map(|c| c.slice(at, ids.len())).collect();
+            batches.push(self.columns(&keys, ids.len(), start_us, &values, outputs)?);
+            at += ids.len();
+        }
+        Ok(batches)
+    }
+
+    fn measure_of(&self, output: usize) -> Option<usize> {
+        output.checked_sub(self.group.len()).map(|call| self.measures[call])
+    }
+
+    fn empty_group(&self, layout: &StoreLayout, measures: &[usize]) -> Result<Merged, ExecError> {
+        let outputs = measures
+            .iter()
+            .map(|&m| {
+                let mut states = layout.measures[m].create();
+                states.resize(1);
+                states.finish()
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Merged { ids: vec![0], counts: vec![0], outputs })
+    }
+
+    /// Puts output columns together; `values` holds the measures among `outputs`, in their order.
+    fn columns(
+        &self,
+        keys: &[ArrayRef],
+        rows: usize,
+        start_us: i64,
+        values: &[ArrayRef],
+        outputs: &[usize],
+    ) -> Result<Vec<ArrayRef>, ExecError> {
+        let mut values = values.iter();
+        outputs
+            .iter()
+            .map(|&output| {
+                Ok(match self.group.get(output) {
+                    Some(Group::Key(key)) => keys[*key].clone(),
+                    Some(side) => self.window_column(*side, output, vec![start_us; rows])?,
+                    None => values.next().expect("one value per measure asked for").clone(),
+                })
+            })
+            .collect()
+    }
+
+    fn window_column(&self, side: Group, output: usize, starts_us: Vec<i64>) -> Result<ArrayRef, ExecError> {
+        let size_us = self.window.map_or(0, |w| w.size_us);
+        let times: TimestampMicrosecondArray = match side {
+            Group::WindowEnd => starts_us.into_iter().map(|s| s.saturating_add(size_us)).collect::<Vec<_>>().into(),
+            _ => starts_us.into(),
+        };
+        match self.schema.field(output).data_type() {
+            DataType::Timestamp(_, zone) => Ok(Arc::new(times.with_timezone_opt(zone.clone()))),
+            other => Err(ExecError::Invariant(format!("a window column has type {other}"))),
+        }
+    }
+}
+
+fn kept_from(grid: Option<Grid>, first_kept: Option<i64>) -> Option<i64> {
+    Some(grid?.start_us(first_kept?))
+}
+
+/// A view's output as deltas: remembers what it last said of each key and window that can still change.
+///
+/// State: one row per key and window that is not final. Cost per tick: the keys that changed times the windows over them
+/// times the slices of a window.
+pub struct Changes {
+    view: WindowView,
+    emitted: BTreeMap<i64, HashMap<u32, OwnedRow>>,
+    converter: RowConverter,
+    /// EMIT ON WINDOW CLOSE: windows that end at or before this have been shown.
+    closed_until_us: Option<i64>,
+    shown_empty: bool,
+}
+
+impl Changes {
+    pub fn new(view: WindowView) -> Result<Self, ExecError> {
+        let fields = view.schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
+        Ok(Changes {
+            view,
+            emitted: BTreeMap::new(),
+            converter: RowConverter::new(fields)?,
+            closed_until_us: None,
+            shown_empty: false,
+        })
+    }
+
+    pub fn rows(&self) -> usize {
+        self.emitted.values().map(HashMap::len).sum()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.emitted.values().flat_map(HashMap::values).map(|row| row.as_ref().len() + 48).sum()
+    }
+
+    /// All that the view shows now, for a consumer that begins here. Call it once, before the first [`Changes::step`].
+    pub fn begin(&mut self, store: &mut SliceStore, shown: &Shown) -> Result<Delta, ExecError> {
+        let snapshot = store.snapshot()?;
+        let all: Vec<(i64, Vec<u32>)> = snapshot.slices.iter().map(|s| (s.slice, s.ids.clone())).collect();
+        self.step(store, &all, shown)
+    }
+
+    /// The change that `dirty` (ids by slice, from [`SliceStore::take_dirty`]) makes in what the view shows.
+    pub fn step(&mut self, store: &mut SliceStore, dirty: &[(i64, Vec<u32>)], shown: &Shown) -> Result<Delta, ExecError> {
+        let mut out = DeltaRows::default();
+        match self.view.emit {
+            Emit::OnUpdate => self.update(store, dirty, shown, &mut out)?,
+            Emit::OnWindowClose => self.close(store, shown, &mut out)?,
+        }
+        // What cannot change any more need not be remembered; what retention forgets goes without a retraction.
+        if let Some(window) = self.view.window {
+            let done = |end: i64| shown.final_until_us.is_some_and(|f| end <= f) || shown.horizon_us.is_some_and(|h| end <= h);
+            self.emitted.retain(|start, _| !done(start.saturating_add(window.size_us)));
+        }
+        out.finish(&self.converter, &self.view.schema)
+    }
+
+    /// Follows a renumbering of the store's keys.
+    pub fn renumber(&mut self, renumbered: &[u32]) {
+        for rows in self.emitted.values_mut() {
+            *rows = rows
+                .drain()
+                .filter_map(|(id, row)| match renumbered.get(id as usize) {
+                    Some(&id) if id != u32::MAX => Some((id, row)),
+                    _ => None,
+                })
+                .collect();
+        }
+    }
+
+    fn update(
+        &mut self,
+        store: &mut SliceStore,
+        dirty: &[(i64, Vec<u32>)],
+        shown: &Shown,
+        out: &mut DeltaRows,
+    ) -> Result<(), ExecError> {
+        let grid = store.layout().grid;
+        let first_kept_us = kept_from(grid, store.first_kept());
+        let mut by_window: BTreeMap<i64, BTreeSet<u32>> = BTreeMap::new();
+        for (slice, ids) in dirty {
+            for start in self.view.windows_over(grid, *slice) {
+                if self.view.shows(first_kept_us, shown, start) {
+                    by_window.entry(start).or_default().extend(ids);
+                }
+            }
+        }
+        if self.view.shows_empty && !self.shown_empty {
+            by_window.entry(0).or_default();
+            self.shown_empty = true;
+        }
+        let keys = store.keys()?;
+        for (start, ids) in by_window {
+            let ids: Vec<u32> = ids.into_iter().collect();
+            self.update_window(store, &keys, start, ids, out)?;
+        }
+        Ok(())
+    }
+
+    fn update_window(
+        &mut self,
+        store: &SliceStore,
+        keys: &KeySnapshot,
+        start: i64,
+        ids: Vec<u32>,
+        out: &mut DeltaRows,
+    ) -> Result<(), ExecError> {
+        let merged = store.look_up(self.view.slices_of(store.layout().grid, start), &ids, &self.view.measures)?;
+        let emitted = self.emitted.entry(start).or_default();
+        if self.view.shows_empty {
+            // One group, id 0, there whether it has rows or not.
+            let merged = match merged.counts.first() {
+                Some(&count) if count > 0 => merged,
+                _ => self.view.empty_group(store.layout(), &self.view.measures)?,
+            };
+            let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
+            let columns = self.view.columns(&[], 1, start, &merged.outputs, &all)?;
+            let row = self.converter.convert_columns(&columns)?.row(0).owned();
+            return Ok(out.replace(emitted.insert(0, row.clone()), row));
+        }
+        for &id in ids.iter().zip(&merged.counts).filter(|(_, count)| **count <= 0).map(|(id, _)| id) {
+            if let Some(old) = emitted.remove(&id) {
+                out.add(old, -1);
+            }
+        }
+        let merged = merged.without_empty()?;
+        let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
+        let mut at = 0;
+        for ids in by_chunk(&merged.ids) {
+            let values: Vec<ArrayRef> = merged.outputs.iter().map(|c| c.slice(at, ids.len())).collect();
+            let columns = self.view.columns(&keys.take(ids)?, ids.len(), start, &values, &all)?;
+            let rows = self.converter.convert_columns(&columns)?;
+            for (row, &id) in rows.iter().zip(ids) {
+                let row = row.owned();
+                out.replace(emitted.insert(id, row.clone()), row);
+            }
+            at += ids.len();
+        }
+        Ok(())
+    }
+
+    /// Shows the windows that have become final since the last call, whole and once.
+    fn close(&mut self, store: &mut SliceStore, shown: &Shown, out: &mut DeltaRows) -> Result<(), ExecError> {
+        let (Some(window), Some(final_until_us)) = (self.view.window, shown.final_until_us) else { return Ok(()) };
+        if self.closed_until_us.is_some_and(|c| c >= final_until_us) {
+            return Ok(());
+        }
+        // By ends: those past the last call's and at or before this one's.
+        let from = self.closed_until_us.map_or(i64::MIN, |c| c.saturating_sub(window.size_us).saturating_add(1));
+        let to = final_until_us.saturating_sub(window.size_us).saturating_add(1);
+        self.closed_until_us = Some(final_until_us);
+        let snapshot = store.snapshot()?;
+        let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
+        for start in self.view.windows(&snapshot, shown, from..to) {
+            for columns in self.view.read(&snapshot, start, None, &all)? {
+                out.whole.push(RecordBatch::try_new(self.view.schema.clone(), columns)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rows on their way into a delta.
+#[derive(Default)]
+struct DeltaRows {
+    rows: Vec<OwnedRow>,
+    weights: Vec<i64>,
+    whole: Vec<RecordBatch>,
+}
+
+impl DeltaRows {
+    fn add(&mut self, row: OwnedRow, weight: i64) {
+        self.rows.push(row);
+        self.weights.push(weight);
+    }
+
+    fn replace(&mut self, old: Option<OwnedRow>, new: OwnedRow) {
+        if old.as_ref() == Some(&new) {
+            return;
+        }
+        if let Some(old) = old {
+            self.add(old, -1);
+        }
+        self.add(new, 1);
+    }
+
+    fn finish(self, converter: &RowConverter, schema: &SchemaRef) -> Result<Delta, ExecError> {
+        if self.rows.is_empty() {
+            let rows = arrow::compute::concat_batches(schema, &self.whole)?;
+            return Ok(Delta::inserts(rows));
+        }
+        let columns = converter.convert_rows(self.rows.iter().map(OwnedRow::row))?;
+        Ok(Delta::weighted(RecordBatch::try_new(schema.clone(), columns)?, self.weights))
+    }
+}

@@ -2,8 +2,13 @@
 //! outputs.
 
 pub mod delta;
+mod error;
+pub mod expr;
+pub mod hash;
 pub mod horizon;
 pub mod id_set;
 pub mod law;
+pub mod state;
 
 pub use delta::Delta;
+pub use error::ExecError;

@@ -1,0 +1,31 @@
+//! What can go wrong in the executor.
+
+use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// Fix the SQL: this cannot be kept up to date. `hint` says what works instead.
+    #[error("{what} cannot be kept up to date")]
+    Unsupported { what: String, hint: String },
+    /// A stored or received state is not in the form this version reads: rebuild it from the log.
+    #[error("a stored state of {function} cannot be read: {reason}")]
+    State { function: String, reason: String },
+    /// An expression or function failed where no single row can be blamed.
+    #[error(transparent)]
+    DataFusion(Box<DataFusionError>),
+    #[error(transparent)]
+    Arrow(Box<ArrowError>),
+}
+
+impl From<DataFusionError> for ExecError {
+    fn from(e: DataFusionError) -> Self {
+        ExecError::DataFusion(Box::new(e))
+    }
+}
+
+impl From<ArrowError> for ExecError {
+    fn from(e: ArrowError) -> Self {
+        ExecError::Arrow(Box::new(e))
+    }
+}

@@ -24,20 +24,47 @@ pub enum Statement {
     CreateTable(CreateTable),
     CreateView(CreateView),
     CreateMaterializedView(CreateMaterializedView),
-    CreateSchema { name: Name, if_not_exists: bool },
-    CreateDatabase { name: Name, if_not_exists: bool },
+    CreateSchema {
+        name: Name,
+        if_not_exists: bool,
+    },
+    CreateDatabase {
+        name: Name,
+        if_not_exists: bool,
+    },
     Drop(Drop),
     /// `SHOW SOURCES | TABLES | VIEWS | MATERIALIZED VIEWS | SCHEMAS | DATABASES [FROM schema] [LIKE 'p']`.
-    ShowObjects { what: ShowWhat, schema: Option<Name>, like: Option<String> },
-    ShowCreate { kind: ObjectType, name: Name },
+    ShowObjects {
+        what: ShowWhat,
+        schema: Option<Name>,
+        like: Option<String>,
+    },
+    ShowCreate {
+        kind: ObjectType,
+        name: Name,
+    },
     /// `SHOW name` or `SHOW ALL` of a setting.
-    ShowSetting { name: Option<String> },
+    ShowSetting {
+        name: Option<String>,
+    },
     /// `DESCRIBE name`, `SHOW COLUMNS FROM name`.
-    Describe { name: Name },
-    Explain { statement: Box<Statement>, analyze: bool, verbose: bool },
+    Describe {
+        name: Name,
+    },
+    Explain {
+        statement: Box<Statement>,
+        analyze: bool,
+        verbose: bool,
+    },
     /// `EXPLAIN ANALYZE MATERIALIZED VIEW v`.
-    ExplainView { name: Name, analyze: bool },
-    WaitFor { name: Name, timeout_ms: Option<u64> },
+    ExplainView {
+        name: Name,
+        analyze: bool,
+    },
+    WaitFor {
+        name: Name,
+        timeout_ms: Option<u64>,
+    },
     Flush,
     /// SELECT, VALUES, TABLE, WITH ...
     Query(Box<ast::Query>),
@@ -47,16 +74,37 @@ pub enum Statement {
     /// `COPY t [(columns)] FROM STDIN` or `COPY (query | t) TO STDOUT`; anything but STDIN and STDOUT is refused.
     Copy(Box<ast::Statement>),
     Set(Set),
-    Begin { read_only: bool },
+    Begin {
+        read_only: bool,
+        isolation: Option<Isolation>,
+    },
     Commit,
     Rollback,
-    Prepare { name: String, statement: Box<Parsed> },
-    Execute { name: String, arguments: Vec<ast::Expr> },
-    Deallocate { name: Option<String> },
+    /// `PREPARE name [(types)] AS statement`.
+    Prepare {
+        name: String,
+        types: Vec<ast::DataType>,
+        statement: Box<Parsed>,
+    },
+    Execute {
+        name: String,
+        arguments: Vec<ast::Expr>,
+    },
+    Deallocate {
+        name: Option<String>,
+    },
     Discard,
-    Declare { cursor: String, query: Box<ast::Query> },
-    Fetch { cursor: String, count: FetchCount },
-    Close { cursor: Option<String> },
+    Declare {
+        cursor: String,
+        query: Box<ast::Query>,
+    },
+    Fetch {
+        cursor: String,
+        count: FetchCount,
+    },
+    Close {
+        cursor: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +116,32 @@ pub enum FetchCount {
 #[derive(Debug, Clone)]
 pub enum Set {
     /// `SET [SESSION | LOCAL] name = value`; `None` is DEFAULT, also `RESET name`.
-    Setting { name: String, value: Option<String>, local: bool },
+    Setting {
+        name: String,
+        value: Option<String>,
+        local: bool,
+    },
     ResetAll,
+    /// `SET TRANSACTION` and `SET SESSION CHARACTERISTICS` with more than one mode: settings in the order given.
+    Several(Vec<Set>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+impl Isolation {
+    /// As the setting `transaction_isolation` shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Isolation::ReadCommitted => "read committed",
+            Isolation::RepeatableRead => "repeatable read",
+            Isolation::Serializable => "serializable",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +199,7 @@ pub struct CreateSource {
     pub includes: Vec<(Include, String)>,
     /// Keys in lower case, values as text.
     pub options: BTreeMap<String, String>,
-    /// `FORMAT PLAIN ENCODE JSON [( ... )]`: both in upper case, with the encode options.
+    /// `FORMAT PLAIN ENCODE JSON [( ... )]`: both in upper case, with the encode options. PLAIN and JSON if not given.
     pub format: String,
     pub encode: String,
     pub encode_options: BTreeMap<String, String>,

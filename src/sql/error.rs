@@ -1,0 +1,75 @@
+//! What can be wrong with a text.
+
+/// The text must be changed; every variant says how. Positions count characters of the whole text from 1, as Postgres does.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SqlError {
+    /// Not SQL as Postgres or Riverrun know it.
+    #[error("{message}")]
+    Syntax { message: String, hint: Option<String>, position: Option<usize> },
+    /// Understood, and not offered; the hint says what works instead.
+    #[error("{what} is not supported")]
+    Unsupported { what: String, hint: Option<String>, position: Option<usize> },
+    /// A literal or an option whose value does not fit.
+    #[error("{message}")]
+    Value { message: String, hint: Option<String>, position: Option<usize> },
+    /// A column named twice.
+    #[error("column \"{column}\" specified more than once")]
+    DuplicateColumn { column: String, position: Option<usize> },
+    /// A statement nested so deeply that working on it could exhaust the stack.
+    #[error("statement is nested too deeply")]
+    TooDeep { position: Option<usize> },
+}
+
+impl SqlError {
+    /// Where in the text, in characters from 1; `None` when the fault is in a value handed in alone.
+    pub fn position(&self) -> Option<usize> {
+        match self {
+            SqlError::Syntax { position, .. }
+            | SqlError::Unsupported { position, .. }
+            | SqlError::Value { position, .. }
+            | SqlError::DuplicateColumn { position, .. }
+            | SqlError::TooDeep { position } => *position,
+        }
+    }
+
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            SqlError::Syntax { hint, .. } | SqlError::Unsupported { hint, .. } | SqlError::Value { hint, .. } => {
+                hint.as_deref()
+            }
+            SqlError::DuplicateColumn { .. } => None,
+            SqlError::TooDeep { .. } => Some("simplify the statement, or split it with views"),
+        }
+    }
+
+    pub(super) fn syntax(message: impl Into<String>, position: usize) -> Self {
+        SqlError::Syntax { message: message.into(), hint: None, position: Some(position) }
+    }
+
+    pub(super) fn value(message: impl Into<String>) -> Self {
+        SqlError::Value { message: message.into(), hint: None, position: None }
+    }
+
+    pub(super) fn with_hint(mut self, text: impl Into<String>) -> Self {
+        if let SqlError::Syntax { hint, .. } | SqlError::Unsupported { hint, .. } | SqlError::Value { hint, .. } =
+            &mut self
+        {
+            *hint = Some(text.into());
+        }
+        self
+    }
+
+    /// The same error at a position, if it has none yet.
+    pub(super) fn at(mut self, place: usize) -> Self {
+        match &mut self {
+            SqlError::Syntax { position, .. }
+            | SqlError::Unsupported { position, .. }
+            | SqlError::Value { position, .. }
+            | SqlError::DuplicateColumn { position, .. }
+            | SqlError::TooDeep { position } => {
+                position.get_or_insert(place);
+            }
+        }
+        self
+    }
+}

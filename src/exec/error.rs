@@ -11,6 +11,18 @@ pub enum ExecError {
     /// A stored or received state is not in the form this version reads: rebuild it from the log.
     #[error("a stored state of {function} cannot be read: {reason}")]
     State { function: String, reason: String },
+    /// Fix the data: a row of this key is there already, or comes twice. The key as Postgres shows it, `(a, b)=(1, x)`.
+    #[error("key {key} already exists")]
+    DuplicateKey { key: String },
+    /// Try again: a row to be taken away is not there (any more).
+    #[error("row {row} is not there")]
+    RowMissing { row: String },
+    /// Report a bug: a stream took back a row more often than it had added it.
+    #[error("row {row} was taken back more often than it was added (weight {weight})")]
+    NegativeWeight { row: String, weight: i64 },
+    /// Report a bug.
+    #[error("broken invariant: {0}")]
+    Invariant(String),
     /// An expression or function failed where no single row can be blamed.
     #[error(transparent)]
     DataFusion(Box<DataFusionError>),

@@ -1,6 +1,7 @@
 //! Deltas in, deltas out. No I/O, no clock, no async: time and inputs are handed in, so the same inputs give the same
 //! outputs.
 
+pub mod arrangement;
 pub mod delta;
 mod error;
 pub mod expr;
@@ -8,7 +9,13 @@ pub mod hash;
 pub mod horizon;
 pub mod id_set;
 pub mod law;
+pub mod operator;
+pub mod rows;
 pub mod state;
+pub mod table_state;
+#[cfg(test)]
+pub(crate) mod text;
+pub mod window;
 
 pub use delta::Delta;
 pub use error::ExecError;

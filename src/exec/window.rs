@@ -1,0 +1,125 @@
+//! Which windows and slices a moment belongs to. All times are microseconds since the epoch, before it too.
+
+use crate::planner::stream_plan::Window;
+
+/// The largest moment at or before `ts_us` that is `phase_us` modulo `width_us`: where the slice or window of this width
+/// begins. Rounds down on both sides of the epoch. Within one width of the end of time it is the end of time.
+pub fn floor_to(ts_us: i64, width_us: i64, phase_us: i64) -> i64 {
+    ts_us.saturating_sub(past_floor(ts_us, width_us, phase_us))
+}
+
+/// How far `ts_us` lies behind its floor: in `0 .. width_us`, computed without overflow.
+fn past_floor(ts_us: i64, width_us: i64, phase_us: i64) -> i64 {
+    let past = ts_us.rem_euclid(width_us) - phase_us.rem_euclid(width_us);
+    if past < 0 { past + width_us } else { past }
+}
+
+/// The starts of the windows that contain `ts_us`, oldest first: `start = offset (mod slide)` and
+/// `start <= ts_us < start + size`. None if one of them would begin or end outside the range of a timestamp; none either
+/// for a moment in the gap between windows, where the slide is longer than the size.
+pub fn windows_of(ts_us: i64, window: Window) -> Windows {
+    let Window { size_us, slide_us, offset_us } = window;
+    let none = Windows { next_us: 0, slide_us, left: 0 };
+    let past = past_floor(ts_us, slide_us, offset_us);
+    if past >= size_us {
+        return none;
+    }
+    let older = (size_us - past - 1) / slide_us;
+    let newest = ts_us.checked_sub(past).filter(|start| start.checked_add(size_us).is_some());
+    let oldest = newest.and_then(|newest| newest.checked_sub(older.checked_mul(slide_us)?));
+    match oldest {
+        Some(next_us) => Windows { next_us, slide_us, left: older as usize + 1 },
+        None => none,
+    }
+}
+
+/// See [`windows_of`].
+#[derive(Debug, Clone)]
+pub struct Windows {
+    next_us: i64,
+    slide_us: i64,
+    left: usize,
+}
+
+impl Iterator for Windows {
+    type Item = i64;
+
+    fn next(&mut self) -> Option<i64> {
+        self.left = self.left.checked_sub(1)?;
+        let start = self.next_us;
+        // The last step may leave the range; nobody looks at it then.
+        self.next_us = self.next_us.wrapping_add(self.slide_us);
+        Some(start)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Windows {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(ts_us: i64, (slide_us, size_us, offset_us): (i64, i64, i64), starts: &[i64]) {
+        let found: Vec<i64> = windows_of(ts_us, Window { size_us, slide_us, offset_us }).collect();
+        assert_eq!(found, starts, "windows of {ts_us}");
+    }
+
+    #[test]
+    fn starts_are_half_open_aligned_and_floored_before_the_epoch() {
+        check(0, (10, 10, 0), &[0]);
+        check(9, (10, 10, 0), &[0]);
+        check(10, (10, 10, 0), &[10]);
+        check(-1, (10, 10, 0), &[-10]);
+        check(-10, (10, 10, 0), &[-10]);
+        check(25, (10, 30, 0), &[0, 10, 20]);
+        check(25, (10, 25, 0), &[10, 20]);
+        check(24, (10, 25, 0), &[0, 10, 20]);
+        check(5, (10, 30, 0), &[-20, -10, 0]);
+        check(25, (10, 10, 3), &[23]);
+        check(25, (10, 10, -7), &[23]);
+        check(2, (10, 10, 13), &[-7]);
+    }
+
+    #[test]
+    fn between_windows_there_is_none() {
+        check(15, (20, 10, 0), &[]);
+        check(9, (20, 10, 0), &[0]);
+    }
+
+    #[test]
+    fn windows_that_leave_the_range_of_time_are_none() {
+        check(i64::MIN, (10, 10, 0), &[]);
+        check(i64::MAX, (10, 10, 0), &[]);
+        check(i64::MIN, (1, 1, 0), &[i64::MIN]);
+        assert_eq!(floor_to(i64::MIN, 1000, 0), i64::MIN);
+    }
+
+    proptest! {
+        /// A row is in exactly the windows that contain it: every start tried one by one.
+        #[test]
+        fn exactly_the_windows_that_contain_it(
+            ts in -500i64..500, slide in 1i64..40, size in 1i64..90, offset in -100i64..100,
+        ) {
+            let window = Window { size_us: size, slide_us: slide, offset_us: offset };
+            let naive: Vec<i64> = (-1000..1000)
+                .filter(|start| (start - offset) % slide == 0 && *start <= ts && ts < start + size)
+                .collect();
+            prop_assert_eq!(windows_of(ts, window).collect::<Vec<_>>(), naive);
+        }
+
+        #[test]
+        fn the_floor_is_aligned_and_at_most_one_width_back(
+            ts in any::<i64>(), width in 1i64..1_000_000_000, phase in any::<i64>(),
+        ) {
+            prop_assume!(ts > i64::MIN + width);
+            let floor = floor_to(ts, width, phase);
+            prop_assert!(floor <= ts && ts - floor < width);
+            prop_assert_eq!((i128::from(floor) - i128::from(phase)).rem_euclid(i128::from(width)), 0);
+        }
+    }
+}

@@ -93,8 +93,8 @@ impl FeedStep {
         let all = self.filters.iter().chain(&self.time).chain(&self.keys).chain(self.args.iter().flatten());
         let mut total = (0, None);
         for evaluator in all.chain(self.call_filters.iter().flatten()) {
-            total.0 += evaluator.errors();
-            total.1 = total.1.or_else(|| evaluator.sample().map(str::to_string));
+            total.0 += evaluator.errors;
+            total.1 = total.1.or_else(|| evaluator.sample.clone());
         }
         total
     }

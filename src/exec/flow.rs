@@ -82,6 +82,8 @@ pub struct TailNode {
     pub node: Node,
     pub inputs: Vec<Input>,
     pub input_schemas: Vec<SchemaRef>,
+    /// No input ever takes a row back.
+    pub append_only_inputs: bool,
     /// For an Aggregate: how it is kept, and below which time its slices are final.
     pub aggregate: Option<(TailAggregate, Option<Horizon>)>,
 }
@@ -172,7 +174,7 @@ impl Flow {
                     .map(|(&i, field)| Arc::new(Column::new(field.name(), i)) as Expr)
                     .collect();
                 let project = Node { op: Op::Project { exprs }, ..node.clone() };
-                self.push(project, vec![Input::Object(*object)], Vec::new(), None)
+                self.push(project, vec![Input::Object(*object)], Vec::new(), node.append_only, None)
             }
             (Op::Filter { predicate }, Some(rows)) => {
                 let mut rows = rows.clone();
@@ -209,7 +211,8 @@ impl Flow {
                     }
                     _ => None,
                 };
-                self.push(node.clone(), inputs, schemas, aggregate)
+                let append_only = node.inputs.iter().all(|&i| plan.nodes[i].append_only);
+                self.push(node.clone(), inputs, schemas, append_only, aggregate)
             }
         })
     }
@@ -219,9 +222,10 @@ impl Flow {
         node: Node,
         inputs: Vec<Input>,
         input_schemas: Vec<SchemaRef>,
+        append_only_inputs: bool,
         aggregate: Option<(TailAggregate, Option<Horizon>)>,
     ) -> Stream {
-        self.tail.push(TailNode { node, inputs, input_schemas, aggregate });
+        self.tail.push(TailNode { node, inputs, input_schemas, append_only_inputs, aggregate });
         Stream::Tail(Input::Node(self.tail.len() - 1))
     }
 
@@ -418,7 +422,7 @@ fn columns_of<'a>(exprs: impl Iterator<Item = &'a Expr>) -> Vec<usize> {
 /// The expression with column `i` replaced by `columns[i]`.
 pub fn substitute(expr: &Expr, columns: &[Expr]) -> Result<Expr, ExecError> {
     let replaced = expr.clone().transform_up(|e| {
-        Ok(match e.as_any().downcast_ref::<Column>() {
+        Ok(match e.downcast_ref::<Column>() {
             Some(column) => Transformed::yes(columns[column.index()].clone()),
             None => Transformed::no(e),
         })
@@ -429,7 +433,7 @@ pub fn substitute(expr: &Expr, columns: &[Expr]) -> Result<Expr, ExecError> {
 /// The expression over a batch that holds only the columns at `present` (ascending indexes of the schema it is over).
 pub fn over_present(expr: &Expr, present: &[usize]) -> Result<Expr, ExecError> {
     let moved = expr.clone().transform_up(|e| {
-        Ok(match e.as_any().downcast_ref::<Column>() {
+        Ok(match e.downcast_ref::<Column>() {
             Some(column) => {
                 let at = present.binary_search(&column.index()).expect("every column an expression names is built");
                 Transformed::yes(Arc::new(Column::new(column.name(), at)) as Expr)
@@ -444,7 +448,7 @@ fn node_horizons(node: &Node, before: &[Vec<Option<Horizon>>], objects: &dyn Obj
     let width = node.schema.fields().len();
     let input = |i: usize| node.inputs.get(i).map(|&n| before[n].as_slice()).unwrap_or_default();
     let through = |expr: &Expr| {
-        let column = expr.as_any().downcast_ref::<Column>()?;
+        let column = expr.downcast_ref::<Column>()?;
         input(0).get(column.index()).cloned().flatten()
     };
     match &node.op {

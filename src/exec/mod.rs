@@ -4,18 +4,25 @@
 pub mod arrangement;
 pub mod delta;
 mod error;
+pub mod exchange;
 pub mod expr;
+pub mod feed;
+pub mod flow;
 pub mod hash;
 pub mod horizon;
 pub mod id_set;
+pub mod keys;
 pub mod law;
 pub mod operator;
 pub mod rows;
+pub mod slice_store;
 pub mod state;
 pub mod table_state;
+pub mod tail;
 #[cfg(test)]
 pub(crate) mod text;
 pub mod window;
+pub mod window_view;
 
 pub use delta::Delta;
 pub use error::ExecError;

@@ -178,7 +178,8 @@ impl OpenSlice {
         let order = UInt32Array::from(order);
         let mut states = Vec::with_capacity(self.states.len());
         for column in &self.states {
-            states.push(if in_order { column.states() } else { take(&column.states(), &order, None)? });
+            let column = column.states()?;
+            states.push(if in_order { column } else { take(&column, &order, None)? });
         }
         let batch = Arc::new(SliceBatch {
             slice,

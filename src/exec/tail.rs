@@ -52,7 +52,7 @@ impl Tail {
         };
         for (i, node) in flow.tail.iter().enumerate() {
             let stage = match &node.aggregate {
-                None => Stage::Operator(operator::build(&node.node, &node.input_schemas)?),
+                None => Stage::Operator(operator::build(&node.node, node.append_only_inputs)?),
                 Some((aggregate, horizon)) => {
                     let time = aggregate.time.map(|column| {
                         let name = node.input_schemas[0].field(column).name();

@@ -1,0 +1,574 @@
+//! A worker's share of a source: reads records, decides which count, and evaluates what consumers want of them.
+//!
+//! The main reader goes on for ever. A consumer that comes when it has already read something gets a second reader for the
+//! offsets before that, [`Backfill`]: it applies the same law with the same facts, comes to the same verdicts, records none, and
+//! ends where the main reader stood. Since what a consumer makes of rows does not depend on their order, both feed it at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, BooleanArray, BooleanBufferBuilder, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
+
+use super::worker::{PassId, ReadRows};
+use crate::catalog::Oid;
+use crate::connector::{
+    self, ColumnSpec, ConnectorError, Decoded, DecodeOptions, Health, JsonDecoder, PartitionOffset, Records, SourceOptions,
+};
+use crate::exec::exchange::{SourceProgress, StoreId};
+use crate::exec::feed::{FeedStep, PassStep, micros};
+use crate::exec::flow::{Feed, Pass};
+use crate::exec::law::{Bounds, LateReason, PartitionLaw, PartitionProgress, Row};
+use crate::exec::{Delta, ExecError};
+
+/// One poll brings about this much at most: enough to amortise a batch, little enough to stay in cache.
+const POLL_BYTES: usize = 4 << 20;
+
+/// What reads rows of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Consumer {
+    Store(StoreId),
+    Pass(PassId),
+}
+
+/// A consumer with what it wants.
+#[derive(Debug, Clone)]
+pub enum Attached {
+    Feed(StoreId, Arc<Feed>),
+    Pass(PassId, Arc<Pass>),
+}
+
+impl Attached {
+    fn consumer(&self) -> Consumer {
+        match self {
+            Attached::Feed(store, _) => Consumer::Store(*store),
+            Attached::Pass(pass, _) => Consumer::Pass(*pass),
+        }
+    }
+
+    fn columns(&self) -> Vec<usize> {
+        match self {
+            Attached::Feed(_, feed) => feed.source_columns(),
+            Attached::Pass(_, pass) => pass.source_columns(),
+        }
+    }
+}
+
+/// What a worker must know of a source.
+#[derive(Clone)]
+pub struct SourceSetup {
+    pub source: Oid,
+    pub options: SourceOptions,
+    pub decode: DecodeOptions,
+    pub columns: Vec<ColumnSpec>,
+    pub schema: SchemaRef,
+    /// Index of the event-time column.
+    pub time_column: Option<usize>,
+    pub bounds: Bounds,
+}
+
+/// How many records of a partition got which verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub read: u64,
+    pub accepted: u64,
+    pub late: u64,
+    pub duplicate: u64,
+    pub dead: u64,
+    pub skipped: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct PartitionReport {
+    pub partition: i32,
+    pub position: i64,
+    pub end: Option<i64>,
+    pub counts: Counts,
+    pub watermark_us: Option<i64>,
+    pub idle: bool,
+    pub error: Option<String>,
+}
+
+/// A record that does not count, with why.
+#[derive(Debug, Clone)]
+pub struct LateRow {
+    pub source: Oid,
+    pub partition: i32,
+    pub offset: i64,
+    pub event_time_us: Option<i64>,
+    pub watermark_us: Option<i64>,
+    pub payload: Vec<u8>,
+    pub reason: LateReason,
+}
+
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    pub source: Oid,
+    pub partition: i32,
+    pub offset: i64,
+    /// The record's own timestamp, -1 if it has none.
+    pub timestamp_ms: i64,
+    pub payload: Vec<u8>,
+    pub reason: String,
+}
+
+/// Records of a tick that do not count.
+#[derive(Debug, Default)]
+pub struct Verdicts {
+    pub late: Vec<LateRow>,
+    pub dead: Vec<DeadLetter>,
+}
+
+struct Partition {
+    start: i64,
+    position: i64,
+    end: Option<i64>,
+    /// Since when it has stood at its end.
+    at_end_since_us: Option<i64>,
+    idle: bool,
+    law: PartitionLaw,
+    counts: Counts,
+    error: Option<String>,
+}
+
+/// Records → rows, for a set of columns.
+struct Decoding {
+    decoder: JsonDecoder,
+    /// Columns built, ascending.
+    present: Vec<usize>,
+    consumers: Vec<(Attached, Step)>,
+}
+
+enum Step {
+    Feed(FeedStep),
+    Pass(PassStep),
+}
+
+struct Backfill {
+    reader: connector::Reader,
+    decoding: Decoding,
+    consumer: Consumer,
+    /// Position, law and the offset to stop at.
+    partitions: BTreeMap<i32, (i64, PartitionLaw, i64)>,
+    to_read: i64,
+}
+
+pub struct SourceReader {
+    setup: SourceSetup,
+    reader: Option<connector::Reader>,
+    partitions: BTreeMap<i32, Partition>,
+    decoding: Option<Decoding>,
+    backfills: Vec<Backfill>,
+    records: Records,
+    verdicts: Verdicts,
+    trouble: Option<String>,
+}
+
+type Out = Vec<(Consumer, Result<ReadRows, ExecError>)>;
+
+impl SourceReader {
+    pub fn new(setup: SourceSetup) -> Self {
+        SourceReader {
+            setup,
+            reader: None,
+            partitions: BTreeMap::new(),
+            decoding: None,
+            backfills: Vec::new(),
+            records: Records::default(),
+            verdicts: Verdicts::default(),
+            trouble: None,
+        }
+    }
+
+    pub fn bounds(&self) -> &Bounds {
+        &self.setup.bounds
+    }
+
+    pub fn add_partitions(&mut self, partitions: &[(i32, i64)]) {
+        for &(partition, start) in partitions {
+            self.partitions.entry(partition).or_insert_with(|| Partition {
+                start,
+                position: start,
+                end: None,
+                at_end_since_us: None,
+                idle: false,
+                law: PartitionLaw::default(),
+                counts: Counts::default(),
+                error: None,
+            });
+        }
+        let added: Vec<_> =
+            partitions.iter().map(|&(partition, offset)| PartitionOffset { partition, offset }).collect();
+        let result = match &mut self.reader {
+            Some(reader) => reader.add(&added),
+            None => connector::Reader::new(&self.setup.options).and_then(|mut reader| {
+                reader.assign(&added)?;
+                self.reader = Some(reader);
+                Ok(())
+            }),
+        };
+        if let Err(error) = result {
+            self.trouble = Some(error.to_string());
+        }
+    }
+
+    /// Learns where partitions end.
+    pub fn set_ends(&mut self, ends: &[(i32, i64)], now_us: i64) {
+        for &(partition, end) in ends {
+            if let Some(state) = self.partitions.get_mut(&partition) {
+                state.end = Some(end);
+                state.note_end(now_us);
+            }
+        }
+    }
+
+    pub fn attach(&mut self, attached: Attached) {
+        let begun = self.partitions.values().any(|p| p.position > p.start);
+        if begun {
+            match self.backfill(&attached) {
+                Ok(backfill) => self.backfills.push(backfill),
+                Err(error) => self.trouble = Some(error),
+            }
+        }
+        let mut consumers = self.consumers();
+        consumers.push(attached);
+        self.decode_for(consumers);
+    }
+
+    pub fn detach(&mut self, consumer: Consumer) {
+        self.backfills.retain(|b| b.consumer != consumer);
+        let consumers = self.consumers().into_iter().filter(|a| a.consumer() != consumer).collect();
+        self.decode_for(consumers);
+    }
+
+    fn consumers(&self) -> Vec<Attached> {
+        self.decoding.iter().flat_map(|d| d.consumers.iter().map(|(attached, _)| attached.clone())).collect()
+    }
+
+    fn decode_for(&mut self, consumers: Vec<Attached>) {
+        if consumers.is_empty() {
+            self.decoding = None;
+            return;
+        }
+        match Decoding::new(&self.setup, consumers) {
+            Ok(decoding) => self.decoding = Some(decoding),
+            Err(error) => self.trouble = Some(error),
+        }
+    }
+
+    fn backfill(&self, attached: &Attached) -> Result<Backfill, String> {
+        let mut reader = connector::Reader::new(&self.setup.options).map_err(|e| e.to_string())?;
+        let mut partitions = BTreeMap::new();
+        let mut assigned = Vec::new();
+        for (&partition, state) in &self.partitions {
+            if state.position > state.start {
+                let law = PartitionLaw::replaying(state.law.facts().clone());
+                partitions.insert(partition, (state.start, law, state.position));
+                assigned.push(PartitionOffset { partition, offset: state.start });
+            }
+        }
+        reader.assign(&assigned).map_err(|e| e.to_string())?;
+        let to_read = partitions.values().map(|(start, _, until)| until - start).sum();
+        Ok(Backfill {
+            reader,
+            decoding: Decoding::new(&self.setup, vec![attached.clone()])?,
+            consumer: attached.consumer(),
+            partitions,
+            to_read,
+        })
+    }
+
+    /// Reads once, main reader and backfills. Returns the bytes that came.
+    pub fn read(&mut self, now_us: i64, out: &mut Out) -> usize {
+        let mut bytes = self.read_main(now_us, out);
+        for backfill in &mut self.backfills {
+            match backfill.read(&self.setup, &mut self.records, out) {
+                Ok(read) => bytes += read,
+                Err(error) => self.trouble = Some(error.to_string()),
+            }
+        }
+        self.backfills.retain(|b| !b.done());
+        bytes
+    }
+
+    fn read_main(&mut self, now_us: i64, out: &mut Out) -> usize {
+        let (Some(reader), Some(decoding)) = (&mut self.reader, &mut self.decoding) else { return 0 };
+        self.records.clear();
+        if let Err(error) = reader.poll(&mut self.records, POLL_BYTES, Duration::ZERO) {
+            if let ConnectorError::OffsetLost { partition, .. } = &error
+                && let Some(state) = self.partitions.get_mut(partition)
+            {
+                state.error = Some(error.to_string());
+            }
+            self.trouble = Some(error.to_string());
+        } else if let Health::Retrying { message } = reader.health() {
+            self.trouble = Some(message.clone());
+        } else if self.partitions.values().all(|p| p.error.is_none()) {
+            self.trouble = None;
+        }
+        let bytes = self.records.bytes.len();
+        if !self.records.is_empty() {
+            judge_and_feed(&self.setup, decoding, &self.records, &mut self.partitions, now_us, &mut self.verdicts, out);
+        }
+        for (&partition, state) in &mut self.partitions {
+            if let Some(position) = reader.position(partition) {
+                state.position = state.position.max(position);
+            }
+            state.note_end(now_us);
+        }
+        bytes.max(self.records.len())
+    }
+
+    /// Where this worker's partitions stand; decides which are idle.
+    pub fn progress(&mut self, source: Oid, now_us: i64) -> SourceProgress {
+        let idle_timeout_us = self.setup.bounds.idle_timeout_us;
+        let mut progress = SourceProgress { source, partitions: Vec::new(), offsets: Vec::new() };
+        for (&partition, state) in &mut self.partitions {
+            state.note_end(now_us);
+            state.idle = state.at_end_since_us.is_some_and(|since| now_us.saturating_sub(since) >= idle_timeout_us);
+            progress.partitions.push(PartitionProgress {
+                partition,
+                watermark_us: state.law.watermark_us(),
+                idle: state.idle,
+            });
+            progress.offsets.push((partition, state.position));
+        }
+        progress
+    }
+
+    /// An idle partition, and one from which nothing has come, begin at the source's watermark when a row comes.
+    pub fn source_stands_at(&mut self, watermark_us: Option<i64>) {
+        for state in self.partitions.values_mut() {
+            let begins = state.idle || state.position == state.start;
+            state.law.raise_when_it_returns(if begins { watermark_us } else { None });
+        }
+    }
+
+    pub fn report(&mut self, source: Oid, verdicts: &mut Verdicts) -> super::worker::SourceReport {
+        verdicts.late.append(&mut self.verdicts.late);
+        verdicts.dead.append(&mut self.verdicts.dead);
+        let partitions = self
+            .partitions
+            .iter()
+            .map(|(&partition, p)| PartitionReport {
+                partition,
+                position: p.position,
+                end: p.end,
+                counts: p.counts,
+                watermark_us: p.law.watermark_us(),
+                idle: p.idle,
+                error: p.error.clone(),
+            })
+            .collect();
+        super::worker::SourceReport {
+            source,
+            partitions,
+            trouble: self.trouble.clone(),
+            unseen_columns: self.decoding.as_ref().map(|d| d.decoder.unseen_columns()).unwrap_or_default(),
+            backfills: self.backfills.iter().map(|b| (b.consumer, b.read_so_far(), b.to_read)).collect(),
+        }
+    }
+
+    /// Expressions of a consumer that failed on a row and gave NULL.
+    pub fn errors(&self, consumer: Consumer) -> (u64, Option<String>) {
+        let step = self.decoding.iter().flat_map(|d| &d.consumers).find(|(a, _)| a.consumer() == consumer);
+        match step {
+            Some((_, Step::Feed(step))) => step.errors(),
+            Some((_, Step::Pass(step))) => step.errors(),
+            None => (0, None),
+        }
+    }
+}
+
+impl Partition {
+    fn note_end(&mut self, now_us: i64) {
+        match self.end {
+            Some(end) if self.position >= end => {
+                self.at_end_since_us.get_or_insert(now_us);
+            }
+            _ => self.at_end_since_us = None,
+        }
+    }
+}
+
+impl Decoding {
+    fn new(setup: &SourceSetup, consumers: Vec<Attached>) -> Result<Decoding, String> {
+        let mut present: BTreeSet<usize> = consumers.iter().flat_map(Attached::columns).collect();
+        present.extend(setup.time_column);
+        let present: Vec<usize> = present.into_iter().collect();
+        let decoder =
+            JsonDecoder::new(&setup.columns, &present, setup.decode.clone()).map_err(|error| error.to_string())?;
+        let mut steps = Vec::new();
+        for attached in consumers {
+            let step = match &attached {
+                Attached::Feed(_, feed) => FeedStep::of_feed(feed, &present).map(Step::Feed),
+                Attached::Pass(_, pass) => PassStep::of(pass, &present).map(Step::Pass),
+            };
+            steps.push((attached, step.map_err(|error| error.to_string())?));
+        }
+        Ok(Decoding { decoder, present, consumers: steps })
+    }
+
+    fn feed(&mut self, rows: RecordBatch, out: &mut Out) {
+        if rows.num_rows() == 0 {
+            return;
+        }
+        let delta = Delta::inserts(rows);
+        for (attached, step) in &mut self.consumers {
+            let rows = match step {
+                Step::Feed(step) => step.rows(&delta).map(ReadRows::Store),
+                Step::Pass(step) => step.rows(&delta).map(ReadRows::Pass),
+            };
+            out.push((attached.consumer(), rows));
+        }
+    }
+}
+
+impl Backfill {
+    fn read(&mut self, setup: &SourceSetup, records: &mut Records, out: &mut Out) -> Result<usize, ConnectorError> {
+        records.clear();
+        self.reader.poll(records, POLL_BYTES, Duration::ZERO)?;
+        let bytes = records.bytes.len();
+        let partitions = &self.partitions;
+        records.records.retain(|r| partitions.get(&r.partition).is_some_and(|(_, _, until)| r.offset < *until));
+        if !records.is_empty() {
+            let decoded = self.decoding.decoder.decode(records, 0..records.len());
+            let times = event_times(setup, &self.decoding.present, &decoded);
+            let mut keep = BooleanBufferBuilder::new(decoded.rows.len());
+            for (row, &record) in decoded.rows.iter().enumerate() {
+                let record = &records.records[record as usize];
+                let law = &mut self.partitions.get_mut(&record.partition).expect("records were chosen by partition").1;
+                let row = Row {
+                    offset: record.offset,
+                    event_time_us: times.as_ref().and_then(|t| t.is_valid(row).then(|| t.value(row))),
+                    arrival_us: record.timestamp_ms.saturating_mul(1000),
+                    arrival_in_log: record.log_append_time,
+                };
+                keep.append(law.judge(&setup.bounds, row).is_ok());
+            }
+            self.decoding.feed(kept(decoded.batch, keep), out);
+        }
+        let mut finished = Vec::new();
+        for (&partition, (position, _, until)) in &mut self.partitions {
+            if let Some(reached) = self.reader.position(partition) {
+                *position = reached.min(*until);
+            }
+            if *position >= *until {
+                finished.push(partition);
+            }
+        }
+        self.reader.remove(&finished);
+        Ok(bytes)
+    }
+
+    fn done(&self) -> bool {
+        self.partitions.values().all(|(position, _, until)| position >= until)
+    }
+
+    fn read_so_far(&self) -> i64 {
+        self.to_read - self.partitions.values().map(|(position, _, until)| until - position).sum::<i64>()
+    }
+}
+
+fn judge_and_feed(
+    setup: &SourceSetup,
+    decoding: &mut Decoding,
+    records: &Records,
+    partitions: &mut BTreeMap<i32, Partition>,
+    now_us: i64,
+    verdicts: &mut Verdicts,
+    out: &mut Out,
+) {
+    let decoded = decoding.decoder.decode(records, 0..records.len());
+    count_records(records, partitions);
+    for dead in &decoded.dead {
+        let record = &records.records[dead.record as usize];
+        if let Some(partition) = partitions.get_mut(&record.partition) {
+            partition.counts.dead += 1;
+        }
+        verdicts.dead.push(DeadLetter {
+            source: setup.source,
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            payload: records.value(dead.record as usize).unwrap_or_default().to_vec(),
+            reason: dead.reason.clone(),
+        });
+    }
+    for &record in &decoded.skipped {
+        if let Some(partition) = partitions.get_mut(&records.records[record as usize].partition) {
+            partition.counts.skipped += 1;
+        }
+    }
+    let times = event_times(setup, &decoding.present, &decoded);
+    let mut keep = BooleanBufferBuilder::new(decoded.rows.len());
+    let mut row = 0;
+    while row < decoded.rows.len() {
+        let of = records.records[decoded.rows[row] as usize].partition;
+        // Records come in runs of one partition.
+        let Some(state) = partitions.get_mut(&of) else {
+            keep.append(false);
+            row += 1;
+            continue;
+        };
+        while row < decoded.rows.len() {
+            let index = decoded.rows[row] as usize;
+            let record = &records.records[index];
+            if record.partition != of {
+                break;
+            }
+            let event_time_us = times.as_ref().and_then(|t| t.is_valid(row).then(|| t.value(row)));
+            let arrival_us = if record.log_append_time { record.timestamp_ms.saturating_mul(1000) } else { now_us };
+            let seen = Row { offset: record.offset, event_time_us, arrival_us, arrival_in_log: record.log_append_time };
+            match state.law.judge(&setup.bounds, seen) {
+                Ok(()) => {
+                    state.counts.accepted += 1;
+                    keep.append(true);
+                }
+                Err((reason, watermark_us)) => {
+                    state.counts.late += 1;
+                    keep.append(false);
+                    verdicts.late.push(LateRow {
+                        source: setup.source,
+                        partition: of,
+                        offset: record.offset,
+                        event_time_us,
+                        watermark_us,
+                        payload: records.value(index).unwrap_or_default().to_vec(),
+                        reason,
+                    });
+                }
+            }
+            row += 1;
+        }
+    }
+    decoding.feed(kept(decoded.batch, keep), out);
+}
+
+fn count_records(records: &Records, partitions: &mut BTreeMap<i32, Partition>) {
+    for run in records.records.chunk_by(|a, b| a.partition == b.partition) {
+        if let Some(state) = partitions.get_mut(&run[0].partition) {
+            state.counts.read += run.len() as u64;
+            state.position = state.position.max(run[run.len() - 1].offset + 1);
+            state.idle = false;
+            state.at_end_since_us = None;
+        }
+    }
+}
+
+/// Event times of the decoded rows in microseconds; `None` for a source without a watermark.
+fn event_times(setup: &SourceSetup, present: &[usize], decoded: &Decoded) -> Option<arrow::array::Int64Array> {
+    let at = present.binary_search(&setup.time_column?).expect("the time column is always built");
+    Some(micros(decoded.batch.column(at)).expect("the planner checked that the column is a time"))
+}
+
+fn kept(batch: RecordBatch, mut keep: BooleanBufferBuilder) -> RecordBatch {
+    let mask = BooleanArray::new(keep.finish(), None);
+    if mask.true_count() == batch.num_rows() {
+        return batch;
+    }
+    filter_record_batch(&batch, &mask).expect("one bit per row")
+}
+

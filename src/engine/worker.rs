@@ -1,0 +1,637 @@
+//! A worker thread: reads its partitions, decides what counts, evaluates feeds, and owns the stores' parts for its buckets.
+//!
+//! Commands come over one channel, so that every worker sees them at the same place between ticks. At [`Command::EndTick`] it
+//! exchanges rows with the others, merges what came, closes slices and reports.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
+use arrow::compute::take;
+use crossbeam_channel::{Receiver, Sender};
+
+use super::clock;
+use super::reader::{Attached, Consumer, PartitionReport, SourceReader, SourceSetup, Verdicts};
+use crate::catalog::Oid;
+use crate::exec::bucket;
+use crate::exec::exchange::{Batch, Body, Inbox, Message, SourceProgress, StoreId, Transport};
+use crate::exec::flow::{Feed, Pass};
+use crate::exec::horizon::Horizon;
+use crate::exec::law::source_watermark;
+use crate::exec::slice_store::{PartialRows, SliceStore, StoreLayout, StoreRows, StoreSnapshot};
+use crate::exec::tail::{Times, shown};
+use crate::exec::window_view::{Changes, WindowView};
+use crate::exec::{Delta, ExecError};
+
+/// Names the change stream of one view's feed.
+pub type EdgeId = u64;
+/// Names a pass.
+pub type PassId = u64;
+
+/// While nothing is to be read, a worker looks again after this long.
+const IDLE_WAIT: Duration = Duration::from_millis(1);
+/// A worker reads at most this much in a tick, so that what a tick merges is bounded.
+const MAX_TICK_BYTES: usize = 64 << 20;
+/// Rows are aggregated before the exchange while that makes them at least this many times fewer.
+const WORTH_AGGREGATING: usize = 2;
+/// After it did not pay, this many ticks pass before it is tried again.
+const TRY_AGAIN_TICKS: u32 = 50;
+
+pub(super) enum Command {
+    AddSource(Box<SourceSetup>),
+    /// Partitions of a source that this worker is to read, from these offsets.
+    AddPartitions { source: Oid, partitions: Vec<(i32, i64)> },
+    /// Where the partitions end now.
+    Ends { source: Oid, ends: Vec<(i32, i64)> },
+    AddStore { store: StoreId, source: Oid, layout: Arc<StoreLayout> },
+    Attach { source: Oid, attached: Attached },
+    /// The store has been given all its history: slices may close.
+    Release { store: StoreId },
+    /// What the store must keep, by event time behind the watermark.
+    Keep { store: StoreId, keep_us: Option<i64> },
+    AddEdge { edge: EdgeId, store: StoreId, view: WindowView, retention_us: Option<i64>, tells_all: bool },
+    DropEdge { edge: EdgeId, store: StoreId },
+    DropStore { source: Oid, store: StoreId },
+    DropPass { source: Oid, pass: PassId },
+    DropSource { source: Oid },
+    EndTick { tick: u64, snapshots: Vec<StoreId>, detail: bool },
+    Stop,
+}
+
+/// What a worker says at the end of a tick.
+pub(super) struct Report {
+    pub worker: usize,
+    pub tick: u64,
+    pub passes: Vec<(PassId, Delta)>,
+    pub edges: Vec<(EdgeId, Delta)>,
+    pub sources: Vec<SourceReport>,
+    pub verdicts: Verdicts,
+    pub snapshots: Vec<(StoreId, StoreSnapshot)>,
+    pub times: HashMap<Oid, SourceTime>,
+    /// There when the tick asked for detail.
+    pub stores: Option<Vec<StoreReport>>,
+    /// Stores and passes that broke, with what broke them.
+    pub failures: Vec<(Consumer, String)>,
+}
+
+pub(super) struct SourceReport {
+    pub source: Oid,
+    pub partitions: Vec<PartitionReport>,
+    /// Trouble of the reader, in words.
+    pub trouble: Option<String>,
+    pub unseen_columns: Vec<String>,
+    /// Consumers whose history is still being read: (consumer, rows read, rows to read).
+    pub backfills: Vec<(Consumer, i64, i64)>,
+}
+
+pub(super) struct StoreReport {
+    pub store: StoreId,
+    /// (slice, rows, bytes, closed).
+    pub slices: Vec<(i64, usize, usize, bool)>,
+    pub keys: usize,
+    pub bytes: usize,
+    pub forgotten_rows: u64,
+    pub errors: (u64, Option<String>),
+}
+
+/// A source's event time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceTime {
+    pub watermark_us: Option<i64>,
+    pub final_until_us: Option<i64>,
+}
+
+impl Times for HashMap<Oid, SourceTime> {
+    fn watermark_us(&self, source: Oid) -> Option<i64> {
+        self.get(&source)?.watermark_us
+    }
+
+    fn final_until_us(&self, source: Oid) -> Option<i64> {
+        self.get(&source)?.final_until_us
+    }
+}
+
+struct Part {
+    source: Oid,
+    store: SliceStore,
+    /// Before the exchange; none with one worker.
+    before: Option<PreAggregate>,
+    edges: Vec<Edge>,
+    /// Still being given its history.
+    held: bool,
+    keep_us: Option<i64>,
+    failed: bool,
+}
+
+struct Edge {
+    id: EdgeId,
+    changes: Changes,
+    retention_us: Option<i64>,
+    is_new: bool,
+    tells_all: bool,
+}
+
+struct PreAggregate {
+    store: SliceStore,
+    rows: usize,
+    rests_ticks: u32,
+}
+
+/// Channels between the threads of one process.
+pub(super) struct Channels {
+    pub owners: Vec<Sender<Message>>,
+}
+
+impl Transport for Channels {
+    fn send(&mut self, owner: usize, message: Message) {
+        // An owner that has gone takes the process's state with it; the coordinator sees that and says so.
+        let _ = self.owners[owner].send(message);
+    }
+}
+
+pub(super) struct Worker {
+    index: usize,
+    workers: usize,
+    epoch: u64,
+    tick: u64,
+    commands: Receiver<Command>,
+    reports: Sender<Report>,
+    incoming: Receiver<Message>,
+    inbox: Inbox,
+    transport: Box<dyn Transport>,
+    /// Messages sent to each owner in this tick.
+    sent: Vec<u32>,
+    sources: BTreeMap<Oid, SourceReader>,
+    stores: HashMap<StoreId, Part>,
+    passes: Vec<(PassId, Delta)>,
+    times: HashMap<Oid, SourceTime>,
+    bytes_this_tick: usize,
+    failures: Vec<(Consumer, String)>,
+}
+
+/// The buckets that `owner` of `owners` has.
+pub(super) fn buckets_of(owner: usize, owners: usize) -> RangeInclusive<u8> {
+    let first = (owner * 256).div_ceil(owners);
+    let next = ((owner + 1) * 256).div_ceil(owners);
+    first as u8..=(next - 1) as u8
+}
+
+fn owner_of(bucket: u8, owners: usize) -> usize {
+    bucket as usize * owners / 256
+}
+
+impl Worker {
+    #[expect(clippy::too_many_arguments, reason = "the ends of every channel a worker has")]
+    pub fn new(
+        index: usize,
+        workers: usize,
+        epoch: u64,
+        commands: Receiver<Command>,
+        reports: Sender<Report>,
+        incoming: Receiver<Message>,
+        transport: Box<dyn Transport>,
+    ) -> Self {
+        Worker {
+            index,
+            workers,
+            epoch,
+            tick: 1,
+            commands,
+            reports,
+            incoming,
+            inbox: Inbox::new(workers as u32, epoch, 1),
+            transport,
+            sent: vec![0; workers],
+            sources: BTreeMap::new(),
+            stores: HashMap::new(),
+            passes: Vec::new(),
+            times: HashMap::new(),
+            bytes_this_tick: 0,
+            failures: Vec::new(),
+        }
+    }
+
+    /// Runs until [`Command::Stop`] or until the coordinator is gone.
+    pub fn run(mut self) {
+        loop {
+            while let Ok(command) = self.commands.try_recv() {
+                if !self.handle(command) {
+                    return;
+                }
+            }
+            let read = self.bytes_this_tick < MAX_TICK_BYTES && self.read();
+            if read {
+                continue;
+            }
+            let next = if self.sources.is_empty() || self.bytes_this_tick >= MAX_TICK_BYTES {
+                self.commands.recv().map_err(|_| ())
+            } else {
+                match self.commands.recv_timeout(IDLE_WAIT) {
+                    Ok(command) => Ok(command),
+                    Err(crossbeam_channel::RecvTimeoutError::Timeout) => continue,
+                    Err(crossbeam_channel::RecvTimeoutError::Disconnected) => Err(()),
+                }
+            };
+            match next {
+                Ok(command) if self.handle(command) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// False to stop.
+    fn handle(&mut self, command: Command) -> bool {
+        match command {
+            Command::Stop => return false,
+            Command::EndTick { tick, snapshots, detail } => return self.end_tick(tick, &snapshots, detail),
+            Command::AddSource(setup) => {
+                let source = setup.source;
+                self.sources.insert(source, SourceReader::new(*setup));
+            }
+            Command::AddPartitions { source, partitions } => {
+                if let Some(reader) = self.sources.get_mut(&source) {
+                    reader.add_partitions(&partitions);
+                }
+            }
+            Command::Ends { source, ends } => {
+                if let Some(reader) = self.sources.get_mut(&source) {
+                    reader.set_ends(&ends, clock::now_us());
+                }
+            }
+            Command::AddStore { store, source, layout } => self.add_store(store, source, layout),
+            Command::Attach { source, attached } => {
+                if let Some(reader) = self.sources.get_mut(&source) {
+                    reader.attach(attached);
+                }
+            }
+            Command::Release { store } => self.with_part(store, |part| part.held = false),
+            Command::Keep { store, keep_us } => self.with_part(store, |part| part.keep_us = keep_us),
+            Command::AddEdge { edge, store, view, retention_us, tells_all } => {
+                let changes = Changes::new(self.own_view(view));
+                match changes {
+                    Ok(changes) => self.with_part(store, |part| {
+                        part.store.track_changes();
+                        part.edges.push(Edge { id: edge, changes, retention_us, is_new: true, tells_all });
+                    }),
+                    Err(error) => self.fail(Consumer::Store(store), &error),
+                }
+            }
+            Command::DropEdge { edge, store } => self.with_part(store, |part| part.edges.retain(|e| e.id != edge)),
+            Command::DropStore { source, store } => {
+                self.stores.remove(&store);
+                self.detach(source, Consumer::Store(store));
+            }
+            Command::DropPass { source, pass } => self.detach(source, Consumer::Pass(pass)),
+            Command::DropSource { source } => {
+                self.sources.remove(&source);
+                self.times.remove(&source);
+            }
+        }
+        true
+    }
+
+    fn add_store(&mut self, id: StoreId, source: Oid, layout: Arc<StoreLayout>) {
+        let made = SliceStore::new(layout.clone()).and_then(|store| {
+            let before = match self.workers {
+                1 => None,
+                _ => Some(PreAggregate { store: SliceStore::new(layout)?, rows: 0, rests_ticks: 0 }),
+            };
+            Ok((store, before))
+        });
+        match made {
+            Ok((store, before)) => {
+                let part = Part { source, store, before, edges: Vec::new(), held: true, keep_us: None, failed: false };
+                self.stores.insert(id, part);
+            }
+            Err(error) => self.fail(Consumer::Store(id), &error),
+        }
+    }
+
+    /// An aggregation without GROUP BY shows its row where the empty key lives.
+    fn own_view(&self, view: WindowView) -> WindowView {
+        let shows_empty = view.shows_empty && owner_of(bucket::EMPTY_KEY, self.workers) == self.index;
+        WindowView { shows_empty, ..view }
+    }
+
+    fn with_part(&mut self, store: StoreId, change: impl FnOnce(&mut Part)) {
+        if let Some(part) = self.stores.get_mut(&store) {
+            change(part);
+        }
+    }
+
+    fn detach(&mut self, source: Oid, consumer: Consumer) {
+        if let Some(reader) = self.sources.get_mut(&source) {
+            reader.detach(consumer);
+        }
+    }
+
+    fn fail(&mut self, consumer: Consumer, error: &ExecError) {
+        if let Consumer::Store(store) = consumer
+            && let Some(part) = self.stores.get_mut(&store)
+        {
+            if part.failed {
+                return;
+            }
+            part.failed = true;
+        }
+        self.failures.push((consumer, error.to_string()));
+    }
+
+    /// Reads once from every source; false if nothing came.
+    fn read(&mut self) -> bool {
+        let now_us = clock::now_us();
+        let mut outcome = Vec::new();
+        let mut bytes = 0;
+        for reader in self.sources.values_mut() {
+            bytes += reader.read(now_us, &mut outcome);
+        }
+        for (consumer, attached) in outcome {
+            let result = match (consumer, attached) {
+                (Consumer::Store(store), Ok(ReadRows::Store(rows))) => self.route(store, rows),
+                (Consumer::Pass(pass), Ok(ReadRows::Pass(delta))) => {
+                    self.passes.push((pass, delta));
+                    Ok(())
+                }
+                (_, Ok(_)) => Ok(()),
+                (_, Err(error)) => Err(error),
+            };
+            if let Err(error) = result {
+                self.fail(consumer, &error);
+            }
+        }
+        self.bytes_this_tick += bytes;
+        bytes > 0
+    }
+
+    /// Brings rows to the owners of their keys, aggregated first where that pays.
+    fn route(&mut self, id: StoreId, rows: StoreRows) -> Result<(), ExecError> {
+        let Some(part) = self.stores.get_mut(&id) else { return Ok(()) };
+        if part.failed || rows.rows == 0 {
+            return Ok(());
+        }
+        match &mut part.before {
+            None => part.store.apply(&rows),
+            Some(before) if before.rests_ticks == 0 => {
+                before.rows += rows.rows;
+                before.store.apply(&rows)
+            }
+            Some(_) => {
+                for (owner, selected) in by_owner(&rows.keys, rows.rows, self.workers) {
+                    let Some(selected) = selected else { continue };
+                    let rows = select_raw(&rows, &selected)?;
+                    if owner == self.index {
+                        self.with_store(id, |store| store.apply(&rows))?;
+                    } else {
+                        self.send(owner, id, Batch::Raw(rows));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn with_store(
+        &mut self,
+        id: StoreId,
+        add: impl FnOnce(&mut SliceStore) -> Result<(), ExecError>,
+    ) -> Result<(), ExecError> {
+        match self.stores.get_mut(&id) {
+            Some(part) => add(&mut part.store),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&mut self, owner: usize, store: StoreId, batch: Batch) {
+        let number = self.sent[owner];
+        self.sent[owner] += 1;
+        let body = Body::Rows { store, buckets: buckets_of(owner, self.workers), batch };
+        let message = Message { sender: self.index as u32, epoch: self.epoch, tick: self.tick, number, body };
+        self.transport.send(owner, message);
+    }
+
+    /// Sends what was aggregated in this tick.
+    fn flush(&mut self, id: StoreId) -> Result<(), ExecError> {
+        let Some(Part { before: Some(before), .. }) = self.stores.get_mut(&id) else { return Ok(()) };
+        if before.rests_ticks > 0 {
+            before.rests_ticks -= 1;
+            return Ok(());
+        }
+        if before.rows == 0 {
+            return Ok(());
+        }
+        let drained = before.store.drain()?;
+        let groups: usize = drained.iter().map(|p| p.slices.len()).sum();
+        if groups * WORTH_AGGREGATING > before.rows {
+            before.rests_ticks = TRY_AGAIN_TICKS;
+        }
+        before.rows = 0;
+        for partial in drained {
+            for (owner, selected) in by_owner(&partial.keys, partial.slices.len(), self.workers) {
+                let Some(selected) = selected else { continue };
+                let partial = select_partial(&partial, &selected)?;
+                if owner == self.index {
+                    self.with_store(id, |store| store.merge(&partial))?;
+                } else {
+                    self.send(owner, id, Batch::Partial(partial));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end_tick(&mut self, tick: u64, snapshots: &[StoreId], detail: bool) -> bool {
+        let now_us = clock::now_us();
+        let mut ids: Vec<StoreId> = self.stores.keys().copied().collect();
+        ids.sort_unstable();
+        for &id in &ids {
+            if let Err(error) = self.flush(id) {
+                self.fail(Consumer::Store(id), &error);
+            }
+        }
+        let progress: Vec<SourceProgress> =
+            self.sources.iter_mut().map(|(&source, reader)| reader.progress(source, now_us)).collect();
+        for owner in 0..self.workers {
+            let body = Body::End { messages: self.sent[owner], progress: progress.clone() };
+            let message = Message { sender: self.index as u32, epoch: self.epoch, tick, number: u32::MAX, body };
+            if owner == self.index {
+                self.inbox.accept(message);
+            } else {
+                self.transport.send(owner, message);
+            }
+        }
+        let input = loop {
+            if let Some(input) = self.inbox.complete() {
+                break input;
+            }
+            match self.incoming.recv() {
+                Ok(message) => self.inbox.accept(message),
+                Err(_) => return false,
+            }
+        };
+        for (store, batch) in input.rows {
+            let result = self.with_store(store, |store| match &batch {
+                Batch::Raw(rows) => store.apply(rows),
+                Batch::Partial(rows) => store.merge(rows),
+            });
+            if let Err(error) = result {
+                self.fail(Consumer::Store(store), &error);
+            }
+        }
+        self.advance_times(&input.progress);
+        let mut edges = Vec::new();
+        for &id in &ids {
+            if let Err(error) = self.step_store(id, &mut edges) {
+                self.fail(Consumer::Store(id), &error);
+            }
+        }
+        let report = self.report(tick, snapshots, detail, edges);
+        self.sent.fill(0);
+        self.bytes_this_tick = 0;
+        self.tick = tick + 1;
+        self.reports.send(report).is_ok()
+    }
+
+    /// Every worker comes to the same times, from what all have said.
+    fn advance_times(&mut self, progress: &[SourceProgress]) {
+        for (&source, reader) in &mut self.sources {
+            let before = self.times.entry(source).or_default();
+            let partitions = progress.iter().filter(|p| p.source == source).flat_map(|p| p.partitions.iter().copied());
+            before.watermark_us = source_watermark(before.watermark_us, partitions);
+            let lateness_us = reader.bounds().allowed_lateness_us;
+            before.final_until_us = before.watermark_us.map(|w| w.saturating_sub(lateness_us));
+            reader.source_stands_at(before.watermark_us);
+        }
+    }
+
+    fn step_store(&mut self, id: StoreId, out: &mut Vec<(EdgeId, Delta)>) -> Result<(), ExecError> {
+        let Some(part) = self.stores.get_mut(&id) else { return Ok(()) };
+        if part.failed {
+            return Ok(());
+        }
+        let horizon = Horizon::Source(part.source);
+        let held = HashMap::new();
+        let times: &HashMap<Oid, SourceTime> = if part.held { &held } else { &self.times };
+        let dirty = part.store.take_dirty();
+        for edge in &mut part.edges {
+            let shown = shown(Some(&horizon), times, edge.retention_us);
+            let delta = if edge.is_new {
+                edge.is_new = false;
+                let all = edge.changes.begin(&mut part.store, &shown)?;
+                if edge.tells_all { Some(all) } else { None }
+            } else {
+                Some(edge.changes.step(&mut part.store, &dirty, &shown)?)
+            };
+            out.extend(delta.filter(|d| !d.is_empty()).map(|d| (edge.id, d)));
+        }
+        let now = shown(Some(&horizon), times, part.keep_us);
+        if let Some(final_until_us) = now.final_until_us {
+            part.store.close(final_until_us)?;
+        }
+        if let Some(horizon_us) = now.horizon_us
+            && let Some(renumbered) = part.store.forget(horizon_us)?
+        {
+            part.edges.iter_mut().for_each(|edge| edge.changes.renumber(&renumbered));
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, tick: u64, snapshots: &[StoreId], detail: bool, edges: Vec<(EdgeId, Delta)>) -> Report {
+        let mut verdicts = Verdicts::default();
+        let mut sources = Vec::new();
+        for (&source, reader) in &mut self.sources {
+            sources.push(reader.report(source, &mut verdicts));
+        }
+        let mut taken = Vec::new();
+        for &id in snapshots {
+            let Some(part) = self.stores.get_mut(&id) else { continue };
+            match part.store.snapshot() {
+                Ok(snapshot) => taken.push((id, snapshot)),
+                Err(error) => self.fail(Consumer::Store(id), &error),
+            }
+        }
+        let stores = detail.then(|| {
+            self.stores
+                .iter()
+                .map(|(&store, part)| StoreReport {
+                    store,
+                    slices: part.store.slices().collect(),
+                    keys: part.store.num_keys(),
+                    bytes: part.store.bytes() + part.edges.iter().map(|e| e.changes.bytes()).sum::<usize>(),
+                    forgotten_rows: part.store.forgotten_rows(),
+                    errors: self.sources.get(&part.source).map_or((0, None), |r| r.errors(Consumer::Store(store))),
+                })
+                .collect()
+        });
+        Report {
+            worker: self.index,
+            tick,
+            passes: std::mem::take(&mut self.passes),
+            edges,
+            sources,
+            verdicts,
+            snapshots: taken,
+            times: self.times.clone(),
+            stores,
+            failures: std::mem::take(&mut self.failures),
+        }
+    }
+}
+
+/// Rows for a consumer.
+pub(super) enum ReadRows {
+    Store(StoreRows),
+    Pass(Delta),
+}
+
+/// What [`Command::Attach`] attaches.
+pub(super) fn attached_feed(store: StoreId, feed: &Feed) -> Attached {
+    Attached::Feed(store, Arc::new(feed.clone()))
+}
+
+pub(super) fn attached_pass(pass: PassId, plan: &Pass) -> Attached {
+    Attached::Pass(pass, Arc::new(plan.clone()))
+}
+
+/// Row numbers by owner; `None` where an owner has none.
+fn by_owner(keys: &[ArrayRef], rows: usize, owners: usize) -> Vec<(usize, Option<UInt32Array>)> {
+    let mut selected: Vec<Vec<u32>> = vec![Vec::with_capacity(rows / owners + 1); owners];
+    for (row, bucket) in bucket::buckets(keys, rows).into_iter().enumerate() {
+        selected[owner_of(bucket, owners)].push(row as u32);
+    }
+    selected.into_iter().enumerate().map(|(o, s)| (o, (!s.is_empty()).then(|| UInt32Array::from(s)))).collect()
+}
+
+fn take_all(columns: &[ArrayRef], rows: &UInt32Array) -> Result<Vec<ArrayRef>, ExecError> {
+    Ok(columns.iter().map(|c| take(c, rows, None)).collect::<Result<_, _>>()?)
+}
+
+fn pick(values: &[i64], rows: &UInt32Array) -> Vec<i64> {
+    rows.values().iter().map(|&row| values[row as usize]).collect()
+}
+
+fn select_raw(rows: &StoreRows, selected: &UInt32Array) -> Result<StoreRows, ExecError> {
+    let filter = |filter: &BooleanArray| -> Result<BooleanArray, ExecError> {
+        let taken = take(filter, selected, None)?;
+        Ok(taken.as_any().downcast_ref::<BooleanArray>().expect("take keeps the type").clone())
+    };
+    Ok(StoreRows {
+        rows: selected.len(),
+        slices: pick(&rows.slices, selected),
+        keys: take_all(&rows.keys, selected)?,
+        args: rows.args.iter().map(|args| take_all(args, selected)).collect::<Result<_, _>>()?,
+        filters: rows.filters.iter().map(|f| f.as_ref().map(filter).transpose()).collect::<Result<_, _>>()?,
+        weights: rows.weights.as_ref().map(|w| pick(w, selected)),
+    })
+}
+
+fn select_partial(rows: &PartialRows, selected: &UInt32Array) -> Result<PartialRows, ExecError> {
+    Ok(PartialRows {
+        slices: pick(&rows.slices, selected),
+        keys: take_all(&rows.keys, selected)?,
+        counts: pick(&rows.counts, selected),
+        states: take_all(&rows.states, selected)?,
+    })
+}
+

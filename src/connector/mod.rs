@@ -1,1 +1,47 @@
 //! Records from outside: Kafka (sole user of rdkafka), the generator, and the formats.
+//!
+//! ```text
+//! WITH (...) ── SourceOptions::parse ──┬── metadata() ── partitions, watermarks, start offsets
+//!                                      └── reader()  ── poll ──> Records ── JsonDecoder::decode ──> Arrow + verdicts
+//! ```
+//!
+//! This room knows no catalog, no SQL and no plan: it is given option maps, column types and offsets. It keeps no offsets
+//! either: who reads says where to begin, and asks for the position. Records leave it in one contiguous buffer with
+//! ranges ([`Records`]), never as an object each.
+
+mod error;
+mod json;
+mod kafka;
+mod records;
+mod source;
+
+pub use error::ConnectorError;
+pub use json::{ColumnSpec, Dead, Decoded, EpochUnit, IncludeKind, JsonDecoder, JsonOptions, TimestampMode};
+pub use kafka::{Isolation, KafkaOptions, Start};
+pub use records::{Record, RecordMeta, Records, Span};
+pub use source::{Metadata, Reader, SourceOptions, Waker};
+
+/// An offset of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartitionOffset {
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// The first offset of a partition that can be read, and the one after the last: the end under the source's isolation level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watermarks {
+    pub partition: i32,
+    pub low: i64,
+    pub high: i64,
+}
+
+/// Whether a source can be read just now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    Running,
+    /// It is tried again and again; `message` says what is wrong and what to do.
+    Retrying {
+        message: String,
+    },
+}

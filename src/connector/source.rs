@@ -1,0 +1,185 @@
+//! One face for every connector. Engine threads own [`Reader`]s; any thread may hold a [`Waker`] or ask a [`Metadata`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::error::ConnectorError;
+use super::json::ColumnSpec;
+use super::kafka::{self, KafkaOptions};
+use super::records::Records;
+use super::{Health, PartitionOffset, Watermarks};
+
+/// Checked options of `WITH (connector = ..., ...)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceOptions {
+    Kafka(KafkaOptions),
+}
+
+/// Reads records of assigned partitions.
+pub enum Reader {
+    Kafka(kafka::Reader),
+}
+
+/// Answers questions about the topic. Calls block for at most the timeout given.
+pub enum Metadata {
+    Kafka(kafka::Metadata),
+}
+
+/// Interrupts a [`Reader::poll`] from another thread.
+#[derive(Clone)]
+pub enum Waker {
+    Kafka(kafka::Waker),
+}
+
+impl SourceOptions {
+    /// Checks every option by name and value; connects to nothing. The caller has taken out what is not the connector's.
+    /// `columns` are those declared: a generator's options name them.
+    pub fn parse(options: &BTreeMap<String, String>, columns: &[ColumnSpec]) -> Result<SourceOptions, ConnectorError> {
+        let _ = columns;
+        match options.get("connector").map(|c| c.trim().to_ascii_lowercase()).as_deref() {
+            Some("kafka") => KafkaOptions::parse(options).map(SourceOptions::Kafka),
+            Some(other) => Err(ConnectorError::UnknownConnector { connector: other.to_string() }),
+            None => Err(ConnectorError::MissingOption {
+                option: "connector".into(),
+                hint: "write connector = 'kafka' or connector = 'datagen'".into(),
+            }),
+        }
+    }
+
+    /// What dead letters and `riverrun.sources` call the origin of the records: the topic.
+    pub fn topic(&self) -> &str {
+        match self {
+            SourceOptions::Kafka(options) => &options.topic,
+        }
+    }
+
+    /// A connection for questions. Connects in the background.
+    pub fn metadata(&self) -> Result<Metadata, ConnectorError> {
+        match self {
+            SourceOptions::Kafka(options) => kafka::Metadata::new(options).map(Metadata::Kafka),
+        }
+    }
+
+    /// A reader with no partitions yet. Connects in the background.
+    pub fn reader(&self) -> Result<Reader, ConnectorError> {
+        match self {
+            SourceOptions::Kafka(options) => kafka::Reader::new(options).map(Reader::Kafka),
+        }
+    }
+}
+
+impl Metadata {
+    /// The partitions in order. Also the check that everything about the source is right: unreachable brokers, refused
+    /// credentials, TLS, a missing topic and missing rights are different errors.
+    pub fn partitions(&self, timeout: Duration) -> Result<Vec<i32>, ConnectorError> {
+        match self {
+            Metadata::Kafka(metadata) => metadata.partitions(timeout),
+        }
+    }
+
+    /// First offset and end of each partition given.
+    pub fn watermarks(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<Watermarks>, ConnectorError> {
+        match self {
+            Metadata::Kafka(metadata) => metadata.watermarks(partitions, timeout),
+        }
+    }
+
+    /// Where a new source begins by its options. To be asked once, at CREATE SOURCE.
+    pub fn start_offsets(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<PartitionOffset>, ConnectorError> {
+        match self {
+            Metadata::Kafka(metadata) => metadata.start_offsets(partitions, timeout),
+        }
+    }
+
+    /// The first record at or after `time_ms` (milliseconds since the epoch), or the end if there is none.
+    pub fn offsets_for_time(
+        &self,
+        partitions: &[i32],
+        time_ms: i64,
+        timeout: Duration,
+    ) -> Result<Vec<PartitionOffset>, ConnectorError> {
+        match self {
+            Metadata::Kafka(metadata) => metadata.offsets_for_time(partitions, time_ms, timeout),
+        }
+    }
+}
+
+impl Reader {
+    /// Reads exactly these partitions, each from its offset on.
+    pub fn assign(&mut self, partitions: &[PartitionOffset]) -> Result<(), ConnectorError> {
+        match self {
+            Reader::Kafka(reader) => reader.assign(partitions),
+        }
+    }
+
+    /// Reads these partitions too; one that is assigned already is taken to the offset given.
+    pub fn add(&mut self, partitions: &[PartitionOffset]) -> Result<(), ConnectorError> {
+        match self {
+            Reader::Kafka(reader) => reader.add(partitions),
+        }
+    }
+
+    pub fn remove(&mut self, partitions: &[i32]) {
+        match self {
+            Reader::Kafka(reader) => reader.remove(partitions),
+        }
+    }
+
+    /// No records of these partitions until they are resumed.
+    pub fn pause(&mut self, partitions: &[i32]) -> Result<(), ConnectorError> {
+        match self {
+            Reader::Kafka(reader) => reader.pause(partitions),
+        }
+    }
+
+    pub fn resume(&mut self, partitions: &[i32]) -> Result<(), ConnectorError> {
+        match self {
+            Reader::Kafka(reader) => reader.resume(partitions),
+        }
+    }
+
+    /// Appends records to `into` until it holds about `max_bytes` (one record, or what one batch brings, may exceed it) or
+    /// nothing more has arrived; waits up to `timeout` for the first. Returns early when woken. Records appended before an
+    /// error count.
+    pub fn poll(&mut self, into: &mut Records, max_bytes: usize, timeout: Duration) -> Result<(), ConnectorError> {
+        match self {
+            Reader::Kafka(reader) => reader.poll(into, max_bytes, timeout),
+        }
+    }
+
+    /// The next offset to read of an assigned partition: at the end of the log its end offset, whatever the last records are.
+    pub fn position(&self, partition: i32) -> Option<i64> {
+        match self {
+            Reader::Kafka(reader) => reader.position(partition),
+        }
+    }
+
+    /// The positions of all assigned partitions.
+    pub fn positions(&self) -> Vec<PartitionOffset> {
+        match self {
+            Reader::Kafka(reader) => reader.positions(),
+        }
+    }
+
+    /// As of the last poll.
+    pub fn health(&self) -> &Health {
+        match self {
+            Reader::Kafka(reader) => reader.health(),
+        }
+    }
+
+    pub fn waker(&self) -> Waker {
+        match self {
+            Reader::Kafka(reader) => Waker::Kafka(reader.waker()),
+        }
+    }
+}
+
+impl Waker {
+    /// The poll under way, or else the next one, returns at once.
+    pub fn wake(&self) {
+        match self {
+            Waker::Kafka(waker) => waker.wake(),
+        }
+    }
+}

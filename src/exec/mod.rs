@@ -2,6 +2,7 @@
 //! outputs.
 
 pub mod arrangement;
+pub mod bucket;
 pub mod delta;
 mod error;
 pub mod exchange;
@@ -14,6 +15,8 @@ pub mod id_set;
 pub mod keys;
 pub mod law;
 pub mod operator;
+#[cfg(test)]
+pub(crate) mod rough_transport;
 pub mod rows;
 pub mod slice_store;
 pub mod state;

@@ -503,6 +503,20 @@ mod tests {
         assert_eq!(rows.snapshot().batches(Some(&[1])).unwrap().iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
     }
 
+    #[test]
+    fn a_large_delta_is_cut_so_that_a_change_copies_little() {
+        let n = 2 * SEGMENT_ROWS as i64 + 10;
+        let schema = parse("i").rows.schema();
+        let ids: arrow::array::ArrayRef = Arc::new(arrow::array::Int64Array::from_iter_values(0..n));
+        let mut rows = multiset(schema.clone());
+        rows.apply(&Delta::inserts(RecordBatch::try_new(schema, vec![ids]).unwrap())).unwrap();
+        rows.apply(&parse("i\n- 5\n+ -5")).unwrap();
+        let snapshot = rows.snapshot();
+        assert_eq!((snapshot.num_parts(), snapshot.num_rows() as i64), (4, n));
+        let copied: Vec<bool> = snapshot.parts.iter().map(|(_, weights)| weights.is_some()).collect();
+        assert_eq!(copied, [true, false, false, false]);
+    }
+
     /// Thousands of small ticks leave few segments, few dead rows, and the right rows.
     #[test]
     fn rewriting_keeps_segments_few() {

@@ -166,3 +166,31 @@ pub fn consolidate(delta: &Delta) -> Result<Delta, ArrowError> {
     let rows = take_rows(&delta.rows, net.entries.iter().map(|&(row, _)| row).collect())?;
     Ok(Delta::weighted(rows, net.entries.iter().map(|&(_, weight)| weight).collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::text::{parse, parse_schema};
+
+    fn check(text: &str) -> Vec<(String, i64)> {
+        let delta = consolidate(&parse(text)).unwrap();
+        (0..delta.num_rows()).map(|row| (describe_row(delta.rows.columns(), row), delta.weight(row))).collect()
+    }
+
+    #[test]
+    fn consolidating_adds_up_and_drops_what_cancels() {
+        let rows = check("i s\n+ 1 a\n- 2 b\n+ 1 .\n+2 1 a\n+ 2 b\n- 3 c");
+        assert_eq!(rows, [("(1, a)".to_string(), 3), ("(1, null)".to_string(), 1), ("(3, c)".to_string(), -1)]);
+        let delta = Delta::weighted(batch_of(&parse_schema(""), vec![], 3).unwrap(), vec![1, 1, -3]);
+        assert_eq!(consolidate(&delta).unwrap().weights, Some(vec![-1]));
+    }
+
+    #[test]
+    fn rows_without_columns_keep_their_number() {
+        let schema = parse_schema("");
+        let batch = batch_of(&schema, vec![], 3).unwrap();
+        assert_eq!(take_rows(&batch, vec![0, 2]).unwrap().num_rows(), 2);
+        assert_eq!(gather_rows(&schema, &[&batch, &batch], &[(0, 1), (1, 1)]).unwrap().num_rows(), 2);
+        assert_eq!(RowCodec::whole(&schema).unwrap().encode(&batch).unwrap().num_rows(), 3);
+    }
+}

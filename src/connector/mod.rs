@@ -9,12 +9,14 @@
 //! either: who reads says where to begin, and asks for the position. Records leave it in one contiguous buffer with
 //! ranges ([`Records`]), never as an object each.
 
+mod embedded;
 mod error;
 mod json;
 mod kafka;
 mod records;
 mod source;
 
+pub use embedded::{EmbeddedBroker, Producer};
 pub use error::ConnectorError;
 pub use json::{ColumnSpec, Dead, Decoded, EpochUnit, IncludeKind, JsonDecoder, JsonOptions, TimestampMode};
 pub use kafka::{Isolation, KafkaOptions, Start};

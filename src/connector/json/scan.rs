@@ -151,7 +151,7 @@ impl<'a> Scanner<'a> {
             self.at = digits;
             return Err(self.error("a number must not begin with 0"));
         }
-        let mut integer = (count <= 18).then_some(if negative { -value } else { value });
+        let mut integer = (count <= 18).then_some(if negative { value.wrapping_neg() } else { value });
         if let Some(b'.' | b'e' | b'E') = self.peek() {
             integer = None;
             if self.eat(b'.') {

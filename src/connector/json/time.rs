@@ -204,7 +204,7 @@ mod tests {
         while day.year() < 10_000 {
             let text = day.format("%Y-%m-%d").to_string();
             assert_eq!(date(text.as_bytes()), Ok((day - epoch).num_days() as i32), "{text}");
-            day += chrono::Days::new(13);
+            day = day + chrono::Days::new(13);
         }
     }
 

@@ -14,6 +14,8 @@ mod native;
 mod offsets;
 mod options;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 pub use metadata::Metadata;
 pub use options::{Isolation, KafkaOptions, Start};

@@ -334,7 +334,7 @@ mod tests {
         insta::assert_snapshot!(check("properties.fetch.max.byte=1"), @"unknown option properties.fetch.max.byte: did you mean properties.fetch.max.bytes?");
         insta::assert_snapshot!(check("properties.fetch.max.bytes=many"), @r#"option properties.fetch.max.bytes: Invalid value for configuration property "fetch.max.bytes""#);
         insta::assert_snapshot!(check("properties.security.protocol=telnet"), @r#"option properties.security.protocol: Invalid value "telnet" for configuration property "security.protocol""#);
-        insta::assert_snapshot!(check("properties.ssl.truststore.location=/x"), @"");
+        insta::assert_snapshot!(check("properties.ssl.truststore.location=/x"), @"option properties.ssl.truststore.location: Java TrustStores are not supported, use `ssl.ca.location` and a certificate file instead. See https://github.com/confluentinc/librdkafka/wiki/Using-SSL-with-librdkafka for more information.");
         insta::assert_snapshot!(check("properties.security.protocol=SASL_PLAINTEXT\nproperties.sasl.mechanism=GSSAPI"), @"");
     }
 }

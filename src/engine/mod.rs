@@ -1,1 +1,395 @@
+//! Owns the catalog, the dataflows and the ticks; the only place where time passes.
+//!
+//! ```text
+//!  Engine (api)  ──requests──►  Coordinator thread  ──commands──►  Worker threads ◄──exchange──► Worker threads
+//!     ▲  DDL, reads, writes      ends ticks, steps tails            read, judge, feed, own stores
+//!     └────────── versions, acks ◄──────────────────── reports ◄────────────┘
+//! ```
 
+mod api;
+mod clock;
+mod coordinator;
+mod error;
+mod install;
+mod read;
+mod reader;
+mod source_table;
+mod stats;
+mod table;
+mod topic;
+mod version;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, unbounded};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, WriteOutcome};
+pub use clock::{Stopwatch, now_us};
+pub use error::EngineError;
+pub use reader::Counts;
+pub use stats::{PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+
+use self::coordinator::{Coordinator, NewSource, Reply, Request};
+use self::reader::SourceSetup;
+use self::stats::Kept;
+use self::worker::{Channels, Worker};
+use crate::catalog::{Catalog, NameContext, Object, ObjectKind, Oid, Source};
+use crate::connector::{ColumnSpec, IncludeKind, JsonOptions, SourceOptions};
+use crate::exec::law::Bounds;
+use crate::planner;
+use crate::sql::{Drop, Include, Name, Statement, interval_us};
+
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Threads that read, decode and aggregate.
+    pub workers: usize,
+}
+
+impl Default for EngineOptions {
+    /// One worker per core.
+    fn default() -> Self {
+        EngineOptions { workers: thread::available_parallelism().map_or(1, usize::from) }
+    }
+}
+
+/// The most workers: each owns at least one of the 256 buckets.
+pub const MOST_WORKERS: usize = 256;
+
+pub(crate) struct Inner {
+    catalog: RwLock<Arc<Catalog>>,
+    /// One DDL statement at a time.
+    ddl: tokio::sync::Mutex<()>,
+    requests: Sender<Request>,
+    stats: Arc<RwLock<Arc<Stats>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Inner {
+    fn start(options: EngineOptions) -> Result<Arc<Inner>, EngineError> {
+        let workers = options.workers;
+        if workers == 0 || workers > MOST_WORKERS {
+            return Err(EngineError::Invalid {
+                message: format!("{workers} workers: from 1 to {MOST_WORKERS} are possible"),
+                hint: "Leave --workers out for one per core.".into(),
+            });
+        }
+        // Each start has an epoch of its own, so that a tick's id never comes twice.
+        let epoch = u64::try_from(now_us()).unwrap_or(0);
+        let (requests, asked) = unbounded();
+        let (reports, reported) = unbounded();
+        let kept = Arc::new(Kept::default());
+        let stats = Arc::new(RwLock::new(Arc::new(Stats { kept: kept.clone(), ..Stats::default() })));
+        let (owners, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
+        let mut threads = Vec::new();
+        let mut commands = Vec::new();
+        let failed = |e: std::io::Error| EngineError::NotReady {
+            message: format!("a thread cannot be started: {e}"),
+            hint: "Raise the limit of threads for this process.".into(),
+        };
+        for (index, incoming) in inboxes.into_iter().enumerate() {
+            let (send, receive) = unbounded();
+            commands.push(send);
+            let transport = Box::new(Channels { owners: owners.clone() });
+            let worker = Worker::new(index, workers, epoch, receive, reports.clone(), incoming, transport);
+            let name = format!("worker-{index}");
+            threads.push(thread::Builder::new().name(name).spawn(move || worker.run()).map_err(failed)?);
+        }
+        drop(reports);
+        let coordinator = Coordinator::new(epoch, asked, requests.clone(), commands, reported, kept, stats.clone());
+        let run = move || coordinator.run();
+        threads.push(thread::Builder::new().name("coordinator".into()).spawn(run).map_err(failed)?);
+        Ok(Arc::new(Inner {
+            catalog: RwLock::new(Arc::new(Catalog::new())),
+            ddl: tokio::sync::Mutex::new(()),
+            requests,
+            stats,
+            threads: Mutex::new(threads),
+        }))
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.read().clone()
+    }
+
+    fn stats(&self) -> Arc<Stats> {
+        self.stats.read().clone()
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(make(reply)).map_err(|_| EngineError::Stopped)?;
+        answer.await.map_err(|_| EngineError::Stopped)?
+    }
+
+    async fn create(
+        &self,
+        statement: &Statement,
+        text: &str,
+        names: &NameContext,
+    ) -> Result<DdlOutcome, EngineError> {
+        let _one_at_a_time = self.ddl.lock().await;
+        let catalog = self.catalog();
+        match statement {
+            Statement::CreateSchema { name, if_not_exists } => {
+                let (database, schema) = catalog.schema_name(name, names)?;
+                let made = catalog.create_schema(&database, &schema);
+                return self.made_namespace(made, "CREATE SCHEMA", &schema, *if_not_exists);
+            }
+            Statement::CreateDatabase { name, if_not_exists } => {
+                let database = name.to_string();
+                let made = catalog.create_database(&database);
+                return self.made_namespace(made, "CREATE DATABASE", &database, *if_not_exists);
+            }
+            _ => {}
+        }
+        let definition = planner::define(statement, text, &catalog, names)?;
+        let tag = tag_of(&definition.object.kind).to_string();
+        let mut notices = definition.notices;
+        let made = if definition.replace {
+            catalog.replace_view(definition.object)
+        } else {
+            catalog.create(definition.object)
+        };
+        let (next, oid) = match made {
+            Err(error) if definition.if_not_exists && error.is_already_there() => {
+                notices.push(format!("{error}, skipping"));
+                return Ok(DdlOutcome { tag, notices });
+            }
+            made => made?,
+        };
+        let object = next.get(oid).ok_or(EngineError::Stopped)?;
+        let setup = match &object.kind {
+            ObjectKind::Source(source) => Some(Box::new(self.prepare_source(&object, source, &mut notices).await?)),
+            _ => None,
+        };
+        let plan = definition.plan.map(Box::new);
+        notices.extend(self.ask(|reply| Request::Create { object, setup, plan, reply }).await?);
+        *self.catalog.write() = Arc::new(next);
+        Ok(DdlOutcome { tag, notices })
+    }
+
+    fn made_namespace(
+        &self,
+        made: Result<Catalog, crate::catalog::CatalogError>,
+        tag: &str,
+        name: &str,
+        if_not_exists: bool,
+    ) -> Result<DdlOutcome, EngineError> {
+        let mut notices = Vec::new();
+        match made {
+            Ok(next) => *self.catalog.write() = Arc::new(next),
+            Err(error) if if_not_exists && error.is_already_there() => {
+                notices.push(format!("\"{name}\" already exists, skipping"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(DdlOutcome { tag: tag.to_string(), notices })
+    }
+
+    /// Checks a source's options and, as far as brokers answer, its topic.
+    async fn prepare_source(
+        &self,
+        object: &Object,
+        source: &Source,
+        notices: &mut Vec<String>,
+    ) -> Result<NewSource, EngineError> {
+        let (setup, connector) = source_setup(object, source)?;
+        let options = setup.options.clone();
+        let must_know = options.starts_at_a_moment();
+        let look = move || if must_know { topic::fixed_starts(&options) } else { topic::starts_if_reachable(&options) };
+        let looked = tokio::task::spawn_blocking(look).await.map_err(|_| EngineError::Stopped)?;
+        let starts = match looked {
+            Ok(starts) => starts,
+            Err(error) if must_know || !error.is_retryable() => return Err(error.into()),
+            Err(error) => {
+                notices.push(format!("{error}; reading begins once that is mended"));
+                BTreeMap::new()
+            }
+        };
+        Ok(NewSource { setup, connector, starts })
+    }
+
+    async fn drop(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {
+        let _one_at_a_time = self.ddl.lock().await;
+        let catalog = self.catalog();
+        let plan = catalog.drop_plan(statement.kind, &statement.names, statement.if_exists, statement.cascade, names)?;
+        let next = catalog.after_drop(&plan)?;
+        *self.catalog.write() = Arc::new(next);
+        let oids = plan.oids.clone();
+        self.ask(|reply| Request::Drop { oids, reply }).await?;
+        let kind = match statement.kind {
+            crate::sql::ObjectType::Source => "SOURCE",
+            crate::sql::ObjectType::Table => "TABLE",
+            crate::sql::ObjectType::View => "VIEW",
+            crate::sql::ObjectType::MaterializedView => "MATERIALIZED VIEW",
+            crate::sql::ObjectType::Schema => "SCHEMA",
+            crate::sql::ObjectType::Database => "DATABASE",
+        };
+        Ok(DdlOutcome { tag: format!("DROP {kind}"), notices: plan.notices })
+    }
+
+    async fn read(&self, objects: &[Oid], allow_partial: bool) -> Result<Arc<dyn ReadVersion>, EngineError> {
+        let objects = objects.to_vec();
+        let version = self.ask(|reply| Request::Read { objects, allow_partial, reply }).await?;
+        Ok(version)
+    }
+
+    async fn write(&self, changes: Vec<TableChange>) -> Result<WriteOutcome, EngineError> {
+        self.ask(|reply| Request::Write { changes, reply }).await
+    }
+
+    async fn explain_view(&self, view: Oid) -> Result<Vec<String>, EngineError> {
+        self.ask(|reply| Request::Explain { view, reply }).await
+    }
+
+    async fn wait_for(
+        &self,
+        name: &Name,
+        names: &NameContext,
+        timeout: Option<Duration>,
+    ) -> Result<(), EngineError> {
+        let object = self.catalog().resolve(name, names)?;
+        let sources = self.sources_under(object.oid);
+        within(timeout, format!("WAIT FOR {name}"), self.wait_for_sources(sources)).await
+    }
+
+    async fn flush(&self) -> Result<(), EngineError> {
+        let catalog = self.catalog();
+        let all = catalog.databases().into_iter().flat_map(|d| catalog.objects(&d.name).collect::<Vec<_>>());
+        let sources = all.filter(|o| matches!(o.kind, ObjectKind::Source(_))).map(|o| o.oid).collect();
+        self.wait_for_sources(sources).await
+    }
+
+    fn sources_under(&self, oid: Oid) -> BTreeSet<Oid> {
+        let catalog = self.catalog();
+        let mut sources = BTreeSet::new();
+        let mut left = vec![oid];
+        while let Some(object) = left.pop().and_then(|oid| catalog.get(oid)) {
+            match object.kind {
+                ObjectKind::Source(_) => {
+                    sources.insert(object.oid);
+                }
+                _ => left.extend(&object.depends_on),
+            }
+        }
+        sources
+    }
+
+    /// Ends are taken now; a source that no view reads has nothing to wait for.
+    async fn wait_for_sources(&self, sources: BTreeSet<Oid>) -> Result<(), EngineError> {
+        let catalog = self.catalog();
+        let read: BTreeSet<Oid> = self.stats().sources.iter().filter(|s| s.state != "idle").map(|s| s.oid).collect();
+        let mut ends = BTreeMap::new();
+        for oid in sources.into_iter().filter(|oid| read.contains(oid)) {
+            let Some(object) = catalog.get(oid) else { continue };
+            let ObjectKind::Source(source) = &object.kind else { continue };
+            let (setup, _) = source_setup(&object, source)?;
+            let look = move || topic::look_once(&setup.options, &BTreeMap::new());
+            let topic = tokio::task::spawn_blocking(look).await.map_err(|_| EngineError::Stopped)??;
+            ends.insert(oid, topic.ends);
+        }
+        self.ask(|reply| Request::Wait { ends, reply }).await
+    }
+
+    async fn stop(&self) {
+        // A coordinator that has gone already needs no word.
+        let _ = self.requests.send(Request::Stop);
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let join = move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread of the engine panicked");
+                }
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(join).await {
+            tracing::error!(%error, "waiting for the engine's threads failed");
+        }
+    }
+}
+
+async fn within<T>(
+    timeout: Option<Duration>,
+    waiting: String,
+    work: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    match timeout {
+        None => work.await,
+        Some(timeout) => {
+            tokio::time::timeout(timeout, work).await.unwrap_or(Err(EngineError::Timeout { waiting }))
+        }
+    }
+}
+
+fn tag_of(kind: &ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Source(_) => "CREATE SOURCE",
+        ObjectKind::Table(_) => "CREATE TABLE",
+        ObjectKind::View { .. } => "CREATE VIEW",
+        ObjectKind::MaterializedView(_) => "CREATE MATERIALIZED VIEW",
+    }
+}
+
+/// Splits a source's options into the engine's and the connector's.
+fn source_setup(object: &Object, source: &Source) -> Result<(SourceSetup, String), EngineError> {
+    let mut options = source.options.clone();
+    let mut bounds = Bounds { delay_us: source.watermark.as_ref().map(|w| w.delay_us), ..Bounds::default() };
+    for (name, bound) in [
+        ("allowed_lateness", &mut bounds.allowed_lateness_us),
+        ("idle_timeout", &mut bounds.idle_timeout_us),
+        ("max_future", &mut bounds.max_future_us),
+    ] {
+        let Some(text) = options.remove(name) else { continue };
+        if source.watermark.is_none() {
+            return Err(EngineError::Invalid {
+                message: format!("option {name} needs a watermark"),
+                hint: "Declare WATERMARK FOR ts AS ts - INTERVAL '10 seconds' among the columns.".into(),
+            });
+        }
+        *bound = interval_us(&text)?;
+        if *bound < 0 {
+            return Err(EngineError::Invalid {
+                message: format!("option {name} is negative"),
+                hint: "Give an interval such as '1 minute'.".into(),
+            });
+        }
+    }
+    let mut columns: Vec<ColumnSpec> = object
+        .columns
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(i, field)| ColumnSpec {
+            name: field.name().clone(),
+            data_type: field.data_type().clone(),
+            not_null: source.not_null.contains(&i),
+            include: None,
+        })
+        .collect();
+    for (column, include) in &source.includes {
+        columns[*column].include = Some(match include {
+            Include::Partition => IncludeKind::Partition,
+            Include::Offset => IncludeKind::Offset,
+            Include::Timestamp => IncludeKind::Timestamp,
+            Include::Key => IncludeKind::Key,
+        });
+    }
+    let decode = JsonOptions::parse(&source.encode_options)?;
+    let connector = options.get("connector").cloned().unwrap_or_default();
+    let setup = SourceSetup {
+        source: object.oid,
+        options: SourceOptions::parse(&options, &columns)?,
+        decode,
+        columns,
+        schema: object.columns.clone(),
+        time_column: source.watermark.as_ref().map(|w| w.column),
+        bounds,
+    };
+    Ok((setup, connector))
+}

@@ -15,7 +15,7 @@ use arrow::datatypes::SchemaRef;
 use super::worker::{PassId, ReadRows};
 use crate::catalog::Oid;
 use crate::connector::{
-    self, ColumnSpec, ConnectorError, Decoded, DecodeOptions, Health, JsonDecoder, PartitionOffset, Records, SourceOptions,
+    self, ColumnSpec, ConnectorError, Decoded, JsonOptions, Health, JsonDecoder, PartitionOffset, Records, SourceOptions,
 };
 use crate::exec::exchange::{SourceProgress, StoreId};
 use crate::exec::feed::{FeedStep, PassStep, micros};
@@ -61,7 +61,7 @@ impl Attached {
 pub struct SourceSetup {
     pub source: Oid,
     pub options: SourceOptions,
-    pub decode: DecodeOptions,
+    pub decode: JsonOptions,
     pub columns: Vec<ColumnSpec>,
     pub schema: SchemaRef,
     /// Index of the event-time column.
@@ -203,7 +203,7 @@ impl SourceReader {
             partitions.iter().map(|&(partition, offset)| PartitionOffset { partition, offset }).collect();
         let result = match &mut self.reader {
             Some(reader) => reader.add(&added),
-            None => connector::Reader::new(&self.setup.options).and_then(|mut reader| {
+            None => self.setup.options.reader().and_then(|mut reader| {
                 reader.assign(&added)?;
                 self.reader = Some(reader);
                 Ok(())
@@ -259,7 +259,7 @@ impl SourceReader {
     }
 
     fn backfill(&self, attached: &Attached) -> Result<Backfill, String> {
-        let mut reader = connector::Reader::new(&self.setup.options).map_err(|e| e.to_string())?;
+        let mut reader = self.setup.options.reader().map_err(|e| e.to_string())?;
         let mut partitions = BTreeMap::new();
         let mut assigned = Vec::new();
         for (&partition, state) in &self.partitions {

@@ -93,6 +93,7 @@ pub(super) struct StoreReport {
     pub keys: usize,
     pub bytes: usize,
     pub forgotten_rows: u64,
+    pub first_kept: Option<i64>,
     pub errors: (u64, Option<String>),
 }
 
@@ -180,6 +181,11 @@ pub(super) fn buckets_of(owner: usize, owners: usize) -> RangeInclusive<u8> {
 
 fn owner_of(bucket: u8, owners: usize) -> usize {
     bucket as usize * owners / 256
+}
+
+/// Does this worker own the key of an aggregation without keys?
+pub(super) fn holds_empty_key(worker: usize, workers: usize) -> bool {
+    owner_of(bucket::bucket(bucket::EMPTY_KEY), workers) == worker
 }
 
 impl Worker {
@@ -311,7 +317,7 @@ impl Worker {
 
     /// An aggregation without GROUP BY shows its row where the empty key lives.
     fn own_view(&self, view: WindowView) -> WindowView {
-        let shows_empty = view.shows_empty && owner_of(bucket::EMPTY_KEY, self.workers) == self.index;
+        let shows_empty = view.shows_empty && holds_empty_key(self.index, self.workers);
         WindowView { shows_empty, ..view }
     }
 
@@ -560,6 +566,7 @@ impl Worker {
                     keys: part.store.num_keys(),
                     bytes: part.store.bytes() + part.edges.iter().map(|e| e.changes.bytes()).sum::<usize>(),
                     forgotten_rows: part.store.forgotten_rows(),
+                    first_kept: part.store.first_kept(),
                     errors: self.sources.get(&part.source).map_or((0, None), |r| r.errors(Consumer::Store(store))),
                 })
                 .collect()

@@ -108,28 +108,28 @@ impl WindowView {
         starts.into_iter().collect()
     }
 
-    /// The rows of one window, in batches of at most [`super::keys::CHUNK`] rows, ascending by id. `outputs` selects columns of the
-    /// schema.
+    /// The rows of one window, in batches of at most [`super::keys::CHUNK`] rows, ascending by id, each with its
+    /// number of rows. `outputs` selects columns of the schema.
     pub fn read(
         &self,
         snapshot: &StoreSnapshot,
         start_us: i64,
         only: Option<&IdSet>,
         outputs: &[usize],
-    ) -> Result<Vec<Vec<ArrayRef>>, ExecError> {
+    ) -> Result<Vec<(usize, Vec<ArrayRef>)>, ExecError> {
         let measures: Vec<usize> = outputs.iter().filter_map(|&o| self.measure_of(o)).collect();
         let range = self.slices_of(snapshot.layout.grid, start_us);
         let mut merged = snapshot.merge(range, &measures, only)?;
         if self.shows_empty && merged.ids.is_empty() && only.is_none() {
             merged = self.empty_group(&snapshot.layout, &measures)?;
-            return Ok(vec![self.columns(&[], 1, start_us, &merged.outputs, outputs)?]);
+            return Ok(vec![(1, self.columns(&[], 1, start_us, &merged.outputs, outputs)?)]);
         }
         let mut batches = Vec::new();
         let mut at = 0;
         for ids in by_chunk(&merged.ids) {
             let keys = snapshot.keys.take(ids)?;
             let values: Vec<ArrayRef> = merged.outputs.iter().map(|c| c.slice(at, ids.len())).collect();
-            batches.push(self.columns(&keys, ids.len(), start_us, &values, outputs)?);
+            batches.push((ids.len(), self.columns(&keys, ids.len(), start_us, &values, outputs)?));
             at += ids.len();
         }
         Ok(batches)
@@ -342,7 +342,7 @@ impl Changes {
         let snapshot = store.snapshot()?;
         let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
         for start in self.view.windows(&snapshot, shown, from..to) {
-            for columns in self.view.read(&snapshot, start, None, &all)? {
+            for (_, columns) in self.view.read(&snapshot, start, None, &all)? {
                 out.whole.push(RecordBatch::try_new(self.view.schema.clone(), columns)?);
             }
         }

@@ -1,0 +1,780 @@
+//! The coordinator thread: gathers requests, ends ticks, steps the tails of views, and publishes.
+//!
+//! A tick ends every [`TICK`], or at once when somebody waits for one. All that was asked before a tick ends with it: a write is
+//! acknowledged, a read gets the version of that tick, a new view is there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::RwLock;
+use tokio::sync::oneshot;
+
+use super::clock::{self, Stopwatch};
+use super::error::EngineError;
+use super::reader::{Consumer, PartitionReport, SourceSetup};
+use super::stats::{Kept, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+use super::table::Table;
+use super::topic::{Seen, TopicWatch};
+use super::version::Version;
+use super::worker::{Command, EdgeId, PassId, Report, SourceTime, StoreReport};
+use super::{TableChange, WriteOutcome};
+use crate::catalog::{Object, Oid};
+use crate::exec::Delta;
+use crate::exec::arrangement::Arrangement;
+use crate::exec::exchange::StoreId;
+use crate::exec::flow::{Feed, Flow, Input, Output};
+use crate::exec::slice_store::StoreSnapshot;
+use crate::exec::tail::{Tail, Times};
+use crate::exec::window_view::WindowView;
+use crate::planner::stream_plan::StreamPlan;
+
+/// How often a tick ends when nobody asks for one.
+pub const TICK: Duration = Duration::from_millis(100);
+/// Figures of stores are gathered every so many ticks.
+const DETAIL_EVERY: u64 = 10;
+
+pub(super) enum Request {
+    /// A source, table, view or materialized view that is in the catalog from now on.
+    Create { object: Arc<Object>, setup: Option<Box<NewSource>>, plan: Option<Box<StreamPlan>>, reply: Reply<Vec<String>> },
+    /// In an order in which nothing is left that reads what has gone.
+    Drop { oids: Vec<Oid>, reply: Reply<()> },
+    Read { objects: Vec<Oid>, allow_partial: bool, reply: Reply<Arc<Version>> },
+    Write { changes: Vec<TableChange>, reply: Reply<WriteOutcome> },
+    /// Until the sources are read to these ends and every view over them has absorbed that.
+    Wait { ends: BTreeMap<Oid, Vec<(i32, i64)>>, reply: Reply<()> },
+    Topic(Seen),
+    /// Text for EXPLAIN ANALYZE.
+    Explain { view: Oid, reply: Reply<Vec<String>> },
+    Stop,
+}
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
+
+pub(super) struct NewSource {
+    pub setup: SourceSetup,
+    pub connector: String,
+    pub starts: BTreeMap<i32, i64>,
+}
+
+pub(super) struct Source {
+    pub object: Arc<Object>,
+    pub setup: SourceSetup,
+    pub connector: String,
+    pub starts: BTreeMap<i32, i64>,
+    /// There while some view reads the source.
+    pub watch: Option<TopicWatch>,
+    pub begun: bool,
+    pub assigned: BTreeMap<i32, usize>,
+    pub partitions: BTreeMap<i32, PartitionReport>,
+    pub trouble: Option<String>,
+    pub topic_trouble: Option<String>,
+    pub unseen_columns: Vec<String>,
+    /// Consumers whose history is still read: rows read, rows to read.
+    pub backfills: HashMap<Consumer, (i64, i64)>,
+    /// The ends as of the last look at the topic, by the number of that look.
+    pub ends: Vec<(i32, i64)>,
+}
+
+pub(super) struct Store {
+    pub source: Oid,
+    pub feed: Arc<Feed>,
+    /// Views that read it, with what each must keep by event time behind the watermark.
+    pub users: BTreeMap<Oid, Option<i64>>,
+    pub held: bool,
+    pub made_in: u64,
+    pub reports: BTreeMap<usize, StoreReport>,
+}
+
+pub(super) struct FeedUse {
+    pub store: StoreId,
+    pub view: WindowView,
+    pub edge: Option<EdgeId>,
+}
+
+pub(super) struct View {
+    pub object: Arc<Object>,
+    pub plan: StreamPlan,
+    pub flow: Flow,
+    pub tail: Tail,
+    pub arrangement: Option<Arrangement>,
+    pub feeds: Vec<FeedUse>,
+    pub passes: Vec<PassId>,
+    pub made_in: u64,
+    /// By source: the ends it must reach to be current; `None` until they are known.
+    pub targets: BTreeMap<Oid, Option<Vec<(i32, i64)>>>,
+    pub current: bool,
+    pub failed: Option<String>,
+    /// The time its last step took and the rows it gave, for EXPLAIN ANALYZE.
+    pub step_us: u64,
+    pub rows_out: u64,
+}
+
+struct Wait {
+    ends: BTreeMap<Oid, Vec<(i32, i64)>>,
+    reply: Reply<()>,
+}
+
+pub(super) struct Coordinator {
+    pub workers: usize,
+    pub epoch: u64,
+    pub tick: u64,
+    pub requests: Receiver<Request>,
+    pub say: Sender<Request>,
+    pub commands: Vec<Sender<Command>>,
+    pub reports: Receiver<Report>,
+    pub sources: BTreeMap<Oid, Source>,
+    pub tables: BTreeMap<Oid, Table>,
+    pub views: BTreeMap<Oid, View>,
+    pub stores: BTreeMap<StoreId, Store>,
+    pub times: HashMap<Oid, SourceTime>,
+    pub next_id: u64,
+    waits: Vec<Wait>,
+    kept: Arc<Kept>,
+    stats: Arc<RwLock<Arc<Stats>>>,
+    tick_ms: f64,
+}
+
+/// Everything that happened in a tick, while it is being put together.
+#[derive(Default)]
+pub(super) struct TickData {
+    pub edges: HashMap<EdgeId, Vec<Delta>>,
+    pub passes: HashMap<PassId, Vec<Delta>>,
+    /// By store, the parts in the order of workers.
+    pub snapshots: HashMap<StoreId, Vec<(usize, StoreSnapshot)>>,
+    /// What tables and views changed.
+    pub outputs: HashMap<Oid, Vec<Delta>>,
+}
+
+struct Nowhere;
+
+impl Times for Nowhere {
+    fn watermark_us(&self, _: Oid) -> Option<i64> {
+        None
+    }
+
+    fn final_until_us(&self, _: Oid) -> Option<i64> {
+        None
+    }
+}
+
+impl Coordinator {
+    #[expect(clippy::too_many_arguments, reason = "the ends of every channel it has")]
+    pub fn new(
+        epoch: u64,
+        requests: Receiver<Request>,
+        say: Sender<Request>,
+        commands: Vec<Sender<Command>>,
+        reports: Receiver<Report>,
+        kept: Arc<Kept>,
+        stats: Arc<RwLock<Arc<Stats>>>,
+    ) -> Self {
+        Coordinator {
+            workers: commands.len(),
+            epoch,
+            tick: 1,
+            requests,
+            say,
+            commands,
+            reports,
+            sources: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            views: BTreeMap::new(),
+            stores: BTreeMap::new(),
+            times: HashMap::new(),
+            next_id: 1,
+            waits: Vec::new(),
+            kept,
+            stats,
+            tick_ms: 0.0,
+        }
+    }
+
+    /// Runs until [`Request::Stop`].
+    pub fn run(mut self) {
+        let mut since = Stopwatch::start();
+        loop {
+            let left = TICK.saturating_sub(since.elapsed());
+            let mut batch = Vec::new();
+            match self.requests.recv_timeout(left) {
+                Ok(request) => batch.push(request),
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => batch.push(Request::Stop),
+            }
+            batch.extend(self.requests.try_iter());
+            if batch.iter().any(|r| matches!(r, Request::Stop)) {
+                break;
+            }
+            // What watchers say can wait for the tick that is due anyway, as nobody waits for it.
+            let somebody_waits = batch.iter().any(|r| !matches!(r, Request::Topic(_)));
+            let mut asked = Asked::default();
+            for request in batch {
+                self.take(request, &mut asked);
+            }
+            if somebody_waits || since.elapsed() >= TICK {
+                since = Stopwatch::start();
+                if !self.end_tick(asked) {
+                    tracing::error!("a worker thread ended; the engine stops");
+                    break;
+                }
+                self.tick_ms = since.elapsed().as_secs_f64() * 1000.0;
+            }
+        }
+        for commands in &self.commands {
+            let _ = commands.send(Command::Stop);
+        }
+    }
+
+    pub fn broadcast(&self, command: impl Fn() -> Command) {
+        for commands in &self.commands {
+            // A worker that has gone is noticed when its report is missing.
+            let _ = commands.send(command());
+        }
+    }
+
+    fn take(&mut self, request: Request, asked: &mut Asked) {
+        match request {
+            Request::Stop => {}
+            Request::Topic(seen) => self.topic_seen(seen),
+            Request::Create { object, setup, plan, reply } => {
+                let oid = object.oid;
+                let made = match (setup, plan) {
+                    (Some(new), _) => self.add_source(object, *new),
+                    (None, Some(plan)) => self.add_view(object, *plan),
+                    (None, None) => self.add_table(object),
+                };
+                asked.created.push((oid, made, reply));
+            }
+            Request::Drop { oids, reply } => {
+                for oid in oids {
+                    self.remove(oid);
+                }
+                asked.dropped.push(reply);
+            }
+            Request::Write { changes, reply } => {
+                let outcome = self.write(changes, &mut asked.data);
+                asked.written.push((outcome, reply));
+            }
+            Request::Read { objects, allow_partial, reply } => asked.reads.push((objects, allow_partial, reply)),
+            Request::Wait { ends, reply } => self.waits.push(Wait { ends, reply }),
+            Request::Explain { view, reply } => asked.explained.push((view, reply)),
+        }
+    }
+
+    fn end_tick(&mut self, mut asked: Asked) -> bool {
+        let tick = self.tick;
+        let mut wanted: Vec<StoreId> = Vec::new();
+        for (objects, _, _) in &asked.reads {
+            for oid in objects {
+                wanted.extend(self.store_read_by(*oid));
+            }
+        }
+        for view in self.views.values().filter(|v| v.made_in == tick) {
+            for upstream in view.object.depends_on.iter() {
+                wanted.extend(self.store_read_by(*upstream));
+            }
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        let detail = tick % DETAIL_EVERY == 1 || !asked.reads.is_empty() || !asked.explained.is_empty();
+        self.broadcast(|| Command::EndTick { tick, snapshots: wanted.clone(), detail });
+        let mut data = std::mem::take(&mut asked.data);
+        for source in self.sources.values_mut() {
+            source.backfills.clear();
+        }
+        for _ in 0..self.workers {
+            match self.reports.recv() {
+                Ok(report) => self.absorb(report, &mut data),
+                Err(_) => return false,
+            }
+        }
+        for parts in data.snapshots.values_mut() {
+            parts.sort_by_key(|(worker, _)| *worker);
+        }
+        self.release_stores();
+        self.step_tables();
+        let oids: Vec<Oid> = self.views.keys().copied().collect();
+        for &oid in &oids {
+            self.step_view(oid, &mut data);
+        }
+        for &oid in &oids {
+            self.note_current(oid);
+        }
+        self.tick += 1;
+        self.answer(asked, &mut data);
+        self.publish_stats();
+        true
+    }
+
+    /// Takes in what a worker says.
+    fn absorb(&mut self, report: Report, data: &mut TickData) {
+        debug_assert_eq!(report.tick, self.tick, "workers report the tick that was ended");
+        for (edge, delta) in report.edges {
+            data.edges.entry(edge).or_default().push(delta);
+        }
+        for (pass, delta) in report.passes {
+            data.passes.entry(pass).or_default().push(delta);
+        }
+        for (store, snapshot) in report.snapshots {
+            data.snapshots.entry(store).or_default().push((report.worker, snapshot));
+        }
+        for (source, time) in report.times {
+            self.times.insert(source, time);
+        }
+        for said in report.sources {
+            let Some(source) = self.sources.get_mut(&said.source) else { continue };
+            for partition in said.partitions {
+                source.partitions.insert(partition.partition, partition);
+            }
+            if report.worker == 0 || said.trouble.is_some() {
+                source.trouble = said.trouble;
+            }
+            // A column is unseen if no worker has seen it.
+            if report.worker == 0 {
+                source.unseen_columns = said.unseen_columns;
+            } else {
+                source.unseen_columns.retain(|c| said.unseen_columns.contains(c));
+            }
+            for (consumer, read, to_read) in said.backfills {
+                let sum = source.backfills.entry(consumer).or_default();
+                *sum = (sum.0 + read, sum.1 + to_read);
+            }
+        }
+        for store in report.stores.into_iter().flatten() {
+            if let Some(known) = self.stores.get_mut(&store.store) {
+                known.reports.insert(report.worker, store);
+            }
+        }
+        self.kept.add(clock::now_us(), report.verdicts.late, report.verdicts.dead);
+        for (consumer, reason) in report.failures {
+            self.fail_consumer(consumer, &reason);
+        }
+    }
+
+    fn fail_consumer(&mut self, consumer: Consumer, reason: &str) {
+        for view in self.views.values_mut() {
+            let hit = match consumer {
+                Consumer::Store(store) => view.feeds.iter().any(|f| f.store == store),
+                Consumer::Pass(pass) => view.passes.contains(&pass),
+            };
+            if hit {
+                fail(view, reason);
+            }
+        }
+    }
+
+    /// Lets slices close in stores that have been given all their history.
+    fn release_stores(&mut self) {
+        let mut released = Vec::new();
+        for (&id, store) in &mut self.stores {
+            let reading = self.sources.get(&store.source).is_some_and(|s| s.backfills.contains_key(&Consumer::Store(id)));
+            if store.held && store.made_in < self.tick && !reading {
+                store.held = false;
+                released.push(id);
+            }
+        }
+        for store in released {
+            self.broadcast(|| Command::Release { store });
+        }
+    }
+
+    fn step_tables(&mut self) {
+        for (&oid, table) in &self.tables {
+            if let Some(watermark_us) = table.watermark_us() {
+                let time = SourceTime { watermark_us: Some(watermark_us), final_until_us: Some(watermark_us) };
+                self.times.insert(oid, time);
+            }
+        }
+    }
+
+    fn step_view(&mut self, oid: Oid, data: &mut TickData) {
+        let Some(mut view) = self.views.remove(&oid) else { return };
+        if view.failed.is_none() {
+            let watch = Stopwatch::start();
+            match self.try_step(&mut view, data) {
+                Ok(deltas) => {
+                    view.rows_out += deltas.iter().map(|d| d.num_rows() as u64).sum::<u64>();
+                    data.outputs.insert(oid, deltas);
+                }
+                Err(error) => fail(&mut view, &error.to_string()),
+            }
+            view.step_us += watch.elapsed().as_micros() as u64;
+        }
+        self.views.insert(oid, view);
+    }
+
+    fn try_step(&mut self, view: &mut View, data: &mut TickData) -> Result<Vec<Delta>, EngineError> {
+        let mut objects: HashMap<Oid, Vec<Delta>> = HashMap::new();
+        for node in &view.flow.tail {
+            for input in &node.inputs {
+                let Input::Object(upstream) = *input else { continue };
+                if let Some(failed) = self.views.get(&upstream).and_then(|v| v.failed.as_ref()) {
+                    let name = &self.views[&upstream].object.name;
+                    return Err(EngineError::ViewFailed { view: name.clone(), reason: failed.clone() });
+                }
+                if objects.contains_key(&upstream) {
+                    continue;
+                }
+                let deltas = if view.made_in == self.tick {
+                    let rows = self.content(upstream, data)?;
+                    rows.into_iter().map(Delta::inserts).collect()
+                } else {
+                    data.outputs.get(&upstream).cloned().unwrap_or_default()
+                };
+                objects.insert(upstream, deltas);
+            }
+        }
+        let feeds = &view.feeds;
+        let passes = &view.passes;
+        let external = |input: Input| -> Vec<Delta> {
+            match input {
+                Input::Feed(i) => {
+                    feeds[i].edge.and_then(|edge| data.edges.get(&edge)).cloned().unwrap_or_default()
+                }
+                Input::Pass(i) => data.passes.get(&passes[i]).cloned().unwrap_or_default(),
+                Input::Object(oid) => objects.get(&oid).cloned().unwrap_or_default(),
+                Input::Node(_) => Vec::new(),
+            }
+        };
+        let times: &dyn Times = if self.is_held(view) { &Nowhere } else { &self.times };
+        let mut outputs = view.tail.step(&external, times, view.plan.retention_us)?;
+        let deltas = match view.flow.last {
+            Input::Node(node) => vec![outputs.swap_remove(node)],
+            other => external(other),
+        };
+        let deltas: Vec<Delta> = deltas.into_iter().filter(|d| !d.is_empty()).collect();
+        if let Some(arrangement) = &mut view.arrangement {
+            for delta in &deltas {
+                arrangement.apply(delta)?;
+            }
+        }
+        Ok(deltas)
+    }
+
+    /// Slices under a view must not close while some of its history is still to come.
+    fn is_held(&self, view: &View) -> bool {
+        let own = view.passes.iter().any(|&pass| {
+            self.sources.values().any(|s| s.backfills.contains_key(&Consumer::Pass(pass)))
+        }) || view.feeds.iter().any(|f| self.stores.get(&f.store).is_some_and(|s| s.held));
+        own || view.object.depends_on.iter().any(|oid| self.views.get(oid).is_some_and(|v| self.is_held(v)))
+    }
+
+    /// All rows of a table or view as of this tick.
+    fn content(&mut self, oid: Oid, data: &TickData) -> Result<Vec<RecordBatch>, EngineError> {
+        if let Some(table) = self.tables.get_mut(&oid) {
+            return Ok(table.state.snapshot().batches(None).map_err(crate::exec::ExecError::from)?);
+        }
+        let times = self.times.clone();
+        let Some(view) = self.views.get_mut(&oid) else { return Ok(Vec::new()) };
+        // Its changes are wanted from now on.
+        if let Output::Aggregate { node, .. } = view.flow.output
+            && !view.tail.gives_changes(node)
+        {
+            view.tail.begin_changes(node, &times, view.plan.retention_us)?;
+        }
+        super::version::content(view, data, &times, self.workers)
+    }
+
+    /// The store that a reader of the view looks into.
+    fn store_read_by(&self, oid: Oid) -> Option<StoreId> {
+        let view = self.views.get(&oid)?;
+        match &view.flow.output {
+            Output::Feed { feed, .. } => Some(view.feeds.get(*feed)?.store),
+            _ => None,
+        }
+    }
+
+    /// Has the view passed the ends it was made with, and all its history come?
+    fn note_current(&mut self, oid: Oid) {
+        let Some(view) = self.views.get(&oid) else { return };
+        if view.current {
+            return;
+        }
+        let reached = view.targets.iter().all(|(source, ends)| {
+            ends.as_ref().is_some_and(|ends| self.has_reached(*source, ends))
+        });
+        let upstream = view.object.depends_on.iter().all(|up| self.views.get(up).is_none_or(|v| v.current));
+        if reached && upstream && !self.is_held(view) && view.made_in < self.tick {
+            let view = self.views.get_mut(&oid).expect("looked up above");
+            view.current = true;
+            tracing::info!(view = view.object.name, "current");
+        }
+    }
+
+    fn has_reached(&self, source: Oid, ends: &[(i32, i64)]) -> bool {
+        let Some(source) = self.sources.get(&source) else { return true };
+        ends.iter().all(|(partition, end)| {
+            source.partitions.get(partition).map_or(*end <= start_of(source, *partition), |p| p.position >= *end)
+        })
+    }
+
+    fn topic_seen(&mut self, seen: Seen) {
+        let Some(source) = self.sources.get_mut(&seen.source) else { return };
+        let topic = match seen.topic {
+            Ok(topic) => topic,
+            Err(error) => {
+                source.topic_trouble = Some(error.to_string());
+                return;
+            }
+        };
+        source.topic_trouble = None;
+        source.ends = topic.ends.clone();
+        let mut by_worker: BTreeMap<usize, Vec<(i32, i64)>> = BTreeMap::new();
+        for &(partition, start) in &topic.starts {
+            if let std::collections::btree_map::Entry::Vacant(free) = source.assigned.entry(partition) {
+                let worker = partition.unsigned_abs() as usize % self.workers;
+                free.insert(worker);
+                source.starts.insert(partition, start);
+                by_worker.entry(worker).or_default().push((partition, start));
+            }
+        }
+        let oid = seen.source;
+        for (worker, partitions) in by_worker {
+            let _ = self.commands[worker].send(Command::AddPartitions { source: oid, partitions });
+        }
+        self.broadcast(|| Command::Ends { source: oid, ends: topic.ends.clone() });
+        for view in self.views.values_mut() {
+            if let Some(target @ None) = view.targets.get_mut(&oid) {
+                *target = Some(topic.ends.clone());
+            }
+        }
+    }
+
+    fn answer(&mut self, asked: Asked, data: &mut TickData) {
+        for (oid, made, reply) in asked.created {
+            let made = match (made, self.views.get(&oid).and_then(|v| v.failed.clone())) {
+                (Ok(_), Some(reason)) => {
+                    let view = self.views[&oid].object.name.clone();
+                    self.remove(oid);
+                    Err(EngineError::ViewFailed { view, reason })
+                }
+                (made, _) => made,
+            };
+            let _ = reply.send(made);
+        }
+        for reply in asked.dropped {
+            let _ = reply.send(Ok(()));
+        }
+        for (outcome, reply) in asked.written {
+            let _ = reply.send(outcome);
+        }
+        for (objects, allow_partial, reply) in asked.reads {
+            let _ = reply.send(self.version(&objects, allow_partial, data).map(Arc::new));
+        }
+        for (view, reply) in asked.explained {
+            let _ = reply.send(self.explain(view));
+        }
+        let waits = std::mem::take(&mut self.waits);
+        for wait in waits {
+            if wait.reply.is_closed() {
+                continue;
+            }
+            let reached = wait.ends.iter().all(|(source, ends)| self.absorbed(*source, ends));
+            if reached {
+                let _ = wait.reply.send(Ok(()));
+            } else {
+                self.waits.push(wait);
+            }
+        }
+    }
+
+    /// Every view over the source holds it up to these ends.
+    fn absorbed(&self, source: Oid, ends: &[(i32, i64)]) -> bool {
+        let no_history = self.sources.get(&source).is_none_or(|s| s.backfills.is_empty());
+        let current = self.views.values().filter(|v| v.targets.contains_key(&source)).all(|v| v.current || v.failed.is_some());
+        no_history && current && self.has_reached(source, ends)
+    }
+
+    fn publish_stats(&mut self) {
+        let stats = Stats {
+            tick: (self.epoch, self.tick - 1),
+            tick_ms: self.tick_ms,
+            accepted: self.sources.values().flat_map(|s| s.partitions.values()).map(|p| p.counts.accepted).sum(),
+            sources: self.sources.iter().map(|(&oid, source)| self.source_stats(oid, source)).collect(),
+            views: self.views.values().map(|view| self.view_stats(view)).collect(),
+            slices: self.stores.iter().flat_map(|(&id, store)| slice_stats(id, store)).collect(),
+            kept: self.kept.clone(),
+            tables: self.tables.iter().map(|(&oid, t)| (oid, t.object.name.clone())).collect(),
+        };
+        *self.stats.write() = Arc::new(stats);
+    }
+
+    fn source_stats(&self, oid: Oid, source: &Source) -> SourceStats {
+        let broken = source.partitions.values().find_map(|p| p.error.clone());
+        let trouble = source.topic_trouble.clone().or_else(|| source.trouble.clone());
+        let (state, message) = match (&source.watch, broken, trouble) {
+            (None, _, _) => ("idle", None),
+            (_, Some(error), _) => ("failed", Some(error)),
+            (_, None, Some(trouble)) => ("retrying", Some(trouble)),
+            (_, None, None) => ("running", None),
+        };
+        SourceStats {
+            oid,
+            schema: source.object.schema.clone(),
+            name: source.object.name.clone(),
+            connector: source.connector.clone(),
+            state,
+            message,
+            watermark_us: self.times.watermark_us(oid),
+            unseen_columns: source.unseen_columns.clone(),
+            partitions: source
+                .partitions
+                .values()
+                .map(|p| PartitionStats {
+                    partition: p.partition,
+                    position: p.position,
+                    end: p.end,
+                    counts: p.counts,
+                    watermark_us: p.watermark_us,
+                    idle: p.idle,
+                    error: p.error.clone(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Rows read and to read, of the view's history.
+    pub fn history(&self, view: &View) -> (i64, i64) {
+        let mut sum = (0, 0);
+        for (oid, ends) in &view.targets {
+            let Some(source) = self.sources.get(oid) else { continue };
+            for (partition, end) in ends.iter().flatten() {
+                let start = start_of(source, *partition);
+                let at = source.partitions.get(partition).map_or(start, |p| p.position);
+                sum = (sum.0 + (at.min(*end) - start).max(0), sum.1 + (end - start).max(0));
+            }
+            for (consumer, (read, to_read)) in &source.backfills {
+                let mine = match consumer {
+                    Consumer::Store(store) => view.feeds.iter().any(|f| f.store == *store),
+                    Consumer::Pass(pass) => view.passes.contains(pass),
+                };
+                if mine {
+                    sum = (sum.0 + read, sum.1 + to_read);
+                }
+            }
+        }
+        sum
+    }
+
+    fn view_stats(&self, view: &View) -> ViewStats {
+        let (state, message) = match (&view.failed, view.current) {
+            (Some(reason), _) => ("failed", Some(reason.clone())),
+            (None, true) => ("current", None),
+            (None, false) => ("reading history", None),
+        };
+        let (read, to_read) = self.history(view);
+        let stores: Vec<(StoreId, &Store)> =
+            view.feeds.iter().filter_map(|f| Some((f.store, self.stores.get(&f.store)?))).collect();
+        let mut errors = view.tail.errors();
+        for (_, store) in &stores {
+            for report in store.reports.values() {
+                errors.0 += report.errors.0;
+                errors.1 = errors.1.or_else(|| report.errors.1.clone());
+            }
+        }
+        let tail = view.tail.state();
+        let stored: usize = stores.iter().flat_map(|(_, s)| s.reports.values()).map(|r| r.bytes).sum();
+        let arranged = view.arrangement.as_ref().map_or(0, Arrangement::bytes);
+        let late = |oid: &Oid| -> u64 {
+            self.sources.get(oid).map_or(0, |s| s.partitions.values().map(|p| p.counts.late).sum())
+        };
+        ViewStats {
+            oid: view.object.oid,
+            schema: view.object.schema.clone(),
+            name: view.object.name.clone(),
+            state,
+            message,
+            progress: if view.current || to_read == 0 { f64::from(u8::from(view.current)) } else { read as f64 / to_read as f64 },
+            watermark_us: super::version::watermark_of(&view.flow.horizons, &self.times),
+            complete_from_us: stores.iter().filter_map(|(_, s)| complete_from(s)).max(),
+            rows: view.arrangement.as_ref().map(|a| a.rows() as u64),
+            state_bytes: (stored + arranged + tail.iter().map(|t| t.2).sum::<usize>()) as u64,
+            late_rows: view.targets.keys().map(late).sum(),
+            expression_errors: errors.0,
+            error_sample: errors.1,
+            stores: stores.iter().map(|(id, _)| store_name(*id)).collect(),
+        }
+    }
+
+    /// Keeps rows of tables that came too late.
+    pub fn keep(&self, now_us: i64, late: Vec<super::reader::LateRow>) {
+        self.kept.add(now_us, late, Vec::new());
+    }
+
+    fn explain(&self, oid: Oid) -> Result<Vec<String>, EngineError> {
+        let Some(view) = self.views.get(&oid) else {
+            return Err(EngineError::Invalid { message: "there is no such view".into(), hint: String::new() });
+        };
+        let mut lines = Vec::new();
+        for (i, (name, rows, bytes)) in view.tail.state().into_iter().enumerate() {
+            lines.push(format!("operator {i}: {name} rows={rows} bytes={bytes}"));
+        }
+        for feed in &view.feeds {
+            let Some(store) = self.stores.get(&feed.store) else { continue };
+            let sum = |f: fn(&StoreReport) -> usize| store.reports.values().map(f).sum::<usize>();
+            lines.push(format!(
+                "{}: keys={} slices={} rows={} bytes={} views={}",
+                store_name(feed.store),
+                sum(|r| r.keys),
+                sum(|r| r.slices.len()),
+                sum(|r| r.slices.iter().map(|s| s.1).sum()),
+                sum(|r| r.bytes),
+                store.users.len(),
+            ));
+        }
+        lines.push(format!("tail: time={:.3}ms rows_out={}", view.step_us as f64 / 1000.0, view.rows_out));
+        Ok(lines)
+    }
+}
+
+fn start_of(source: &Source, partition: i32) -> i64 {
+    source.starts.get(&partition).copied().unwrap_or(0)
+}
+
+fn complete_from(store: &Store) -> Option<i64> {
+    let grid = store.feed.layout.grid?;
+    let first = store.reports.values().filter_map(|r| r.first_kept).max()?;
+    Some(grid.start_us(first))
+}
+
+pub(super) fn store_name(id: StoreId) -> String {
+    format!("store_{id}")
+}
+
+fn slice_stats(id: StoreId, store: &Store) -> Vec<SliceStats> {
+    let grid = store.feed.layout.grid;
+    let mut all = Vec::new();
+    for (&worker, report) in &store.reports {
+        for &(slice, rows, bytes, closed) in &report.slices {
+            all.push(SliceStats {
+                store: store_name(id),
+                worker,
+                start_us: grid.map(|g| g.start_us(slice)),
+                end_us: grid.map(|g| g.start_us(slice + 1)),
+                rows: rows as u64,
+                bytes: bytes as u64,
+                closed,
+            });
+        }
+    }
+    all
+}
+
+pub(super) fn fail(view: &mut View, reason: &str) {
+    if view.failed.is_none() {
+        tracing::error!(view = view.object.name, reason, "view failed");
+        view.failed = Some(reason.to_string());
+    }
+}
+
+#[derive(Default)]
+struct Asked {
+    data: TickData,
+    created: Vec<(Oid, Result<Vec<String>, EngineError>, Reply<Vec<String>>)>,
+    dropped: Vec<Reply<()>>,
+    written: Vec<(Result<WriteOutcome, EngineError>, Reply<WriteOutcome>)>,
+    reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
+    explained: Vec<(Oid, Reply<Vec<String>>)>,
+}

@@ -1,0 +1,328 @@
+//! Sources and views come and go: what that means for workers, stores and tails.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::coordinator::{Coordinator, FeedUse, NewSource, Request, Source, Store, View, store_name};
+use super::error::EngineError;
+use super::topic::TopicWatch;
+use super::worker::{Command, attached_feed, attached_pass};
+use crate::catalog::{Object, ObjectKind, Oid};
+use crate::exec::arrangement::Arrangement;
+use crate::exec::exchange::StoreId;
+use crate::exec::flow::{Feed, Flow, Input, Objects, Output};
+use crate::exec::horizon::Horizon;
+use crate::exec::tail::Tail;
+use crate::exec::window_view::WindowView;
+use crate::planner::stream_plan::{Emit, Op, StreamPlan, Window};
+
+/// SEMANTICS 3.4: rows of windows are not copied more often than this.
+const MOST_COPIES: i64 = 1000;
+
+impl Objects for Coordinator {
+    fn horizons(&self, oid: Oid) -> Vec<Option<Horizon>> {
+        if let Some(view) = self.views.get(&oid) {
+            return view.flow.horizons.clone();
+        }
+        let object = match (self.sources.get(&oid), self.tables.get(&oid)) {
+            (Some(source), _) => &source.object,
+            (None, Some(table)) => &table.object,
+            (None, None) => return Vec::new(),
+        };
+        let time_column = match &object.kind {
+            ObjectKind::Source(source) => source.watermark.as_ref().map(|w| w.column),
+            ObjectKind::Table(table) => table.watermark.as_ref().map(|w| w.column),
+            ObjectKind::View { .. } | ObjectKind::MaterializedView(_) => None,
+        };
+        (0..object.columns.fields().len()).map(|i| (Some(i) == time_column).then_some(Horizon::Source(oid))).collect()
+    }
+}
+
+impl Coordinator {
+    fn fresh_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    pub(super) fn add_source(&mut self, object: Arc<Object>, new: NewSource) -> Result<Vec<String>, EngineError> {
+        let source = Source {
+            setup: new.setup,
+            connector: new.connector,
+            starts: new.starts,
+            watch: None,
+            begun: false,
+            assigned: BTreeMap::new(),
+            partitions: BTreeMap::new(),
+            trouble: None,
+            topic_trouble: None,
+            unseen_columns: Vec::new(),
+            backfills: Default::default(),
+            ends: Vec::new(),
+            object,
+        };
+        self.sources.insert(source.object.oid, source);
+        Ok(Vec::new())
+    }
+
+    /// Has a source read, now that somebody wants its rows.
+    fn begin_source(&mut self, oid: Oid) -> Result<(), EngineError> {
+        let Some(source) = self.sources.get_mut(&oid) else { return Ok(()) };
+        if source.watch.is_none() {
+            let say = self.say.clone();
+            let watch = TopicWatch::start(
+                oid,
+                source.setup.options.clone(),
+                source.starts.clone(),
+                move |seen| say.send(Request::Topic(seen)).is_ok(),
+            );
+            source.watch = Some(watch.map_err(|e| EngineError::NotReady {
+                message: format!("no thread can be started to watch the topic: {e}"),
+                hint: "Raise the limit of threads for this process.".into(),
+            })?);
+        } else if let Some(watch) = &source.watch {
+            watch.ask();
+        }
+        if !source.begun {
+            source.begun = true;
+            let setup = source.setup.clone();
+            self.broadcast(|| Command::AddSource(Box::new(setup.clone())));
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_view(&mut self, object: Arc<Object>, plan: StreamPlan) -> Result<Vec<String>, EngineError> {
+        let flow = Flow::of(&plan, self)?;
+        let mut notices = self.check(&flow, &plan)?;
+        let tail = Tail::new(&flow)?;
+        let arrangement = match flow.output {
+            Output::Rows(_) if plan.output().append_only => Some(Arrangement::append_only(flow.schema.clone())),
+            Output::Rows(_) => Some(Arrangement::multiset(flow.schema.clone())?),
+            Output::Feed { .. } | Output::Aggregate { .. } => None,
+        };
+        let mut targets = BTreeMap::new();
+        for source in flow.feeds.iter().map(|f| f.source).chain(flow.passes.iter().map(|p| p.rows.source)) {
+            targets.insert(source, None);
+            self.begin_source(source)?;
+        }
+        let mut feeds = Vec::new();
+        for (i, feed) in flow.feeds.iter().enumerate() {
+            let keep_us = plan.retention_us.and_then(|kept| Some(kept.saturating_add(feed.view.window?.size_us)));
+            let (store, view) = self.store_for(object.oid, feed, keep_us, &mut notices);
+            let read_in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
+            let mut use_of = FeedUse { store, view, edge: None };
+            if !read_in_place {
+                self.add_edge(&mut use_of, plan.retention_us, true);
+            }
+            feeds.push(use_of);
+        }
+        let mut passes = Vec::new();
+        for pass in &flow.passes {
+            let id = self.fresh_id();
+            self.broadcast(|| Command::Attach { source: pass.rows.source, attached: attached_pass(id, pass) });
+            passes.push(id);
+        }
+        for input in flow.tail.iter().flat_map(|n| &n.inputs) {
+            if let Input::Object(upstream) = input {
+                self.want_changes(*upstream);
+            }
+        }
+        if !targets.is_empty() {
+            notices.push(format!(
+                "materialized view \"{name}\" is reading history; WAIT FOR {name} returns when it is current",
+                name = object.name
+            ));
+        }
+        let oid = object.oid;
+        let view = View {
+            object,
+            plan,
+            flow,
+            tail,
+            arrangement,
+            feeds,
+            passes,
+            made_in: self.tick,
+            targets,
+            current: false,
+            failed: None,
+            step_us: 0,
+            rows_out: 0,
+        };
+        self.views.insert(oid, view);
+        Ok(notices)
+    }
+
+    /// What a view can be refused for only now that its parts are known.
+    fn check(&self, flow: &Flow, plan: &StreamPlan) -> Result<Vec<String>, EngineError> {
+        let windowed = match &flow.output {
+            Output::Feed { feed, .. } => flow.feeds[*feed].view.window.is_some(),
+            Output::Aggregate { node, .. } => {
+                flow.tail[*node].aggregate.as_ref().is_some_and(|(a, horizon)| a.view.window.is_some() && horizon.is_some())
+            }
+            Output::Rows(_) => false,
+        };
+        if plan.retention_us.is_some() && !windowed {
+            return Err(EngineError::Invalid {
+                message: "retention needs a view that ends in a GROUP BY of windows over a time with a watermark".into(),
+                hint: "Leave retention out, or group by window_start and window_end of HOP or TUMBLE.".into(),
+            });
+        }
+        let mut notices = Vec::new();
+        for node in &plan.nodes {
+            if let Op::AssignWindows { window, .. } = &node.op {
+                notices.extend(copies(*window, "each row")?);
+            }
+        }
+        for input in flow.tail.iter().flat_map(|n| &n.inputs) {
+            let Input::Object(oid) = input else { continue };
+            let Some(view) = self.views.get(oid) else { continue };
+            let window = match &view.flow.output {
+                Output::Feed { feed, .. } => view.flow.feeds[*feed].view.window,
+                Output::Aggregate { node, .. } => view.flow.tail[*node].aggregate.as_ref().and_then(|(a, _)| a.view.window),
+                Output::Rows(_) => None,
+            };
+            if let (Some(window), Emit::OnUpdate) = (window, view.plan.emit) {
+                notices.extend(copies(window, &format!("each row of \"{}\"", view.object.name))?);
+            }
+        }
+        Ok(notices)
+    }
+
+    /// A store that holds what the feed needs, or a new one.
+    fn store_for(
+        &mut self,
+        view_oid: Oid,
+        feed: &Feed,
+        keep_us: Option<i64>,
+        notices: &mut Vec<String>,
+    ) -> (StoreId, WindowView) {
+        let shared = self.stores.iter().find_map(|(&id, store)| Some((id, feed.read_from(&store.feed)?)));
+        let (id, view) = match shared {
+            Some((id, view)) => {
+                let users: Vec<String> = self.stores[&id]
+                    .users
+                    .keys()
+                    .filter_map(|oid| Some(format!("\"{}\"", self.views.get(oid)?.object.name)))
+                    .collect();
+                notices.push(format!("shares {} with {}", store_name(id), users.join(", ")));
+                (id, view)
+            }
+            None => {
+                let id = self.fresh_id();
+                let layout = feed.layout.clone();
+                let source = feed.source;
+                self.broadcast(|| Command::AddStore { store: id, source, layout: layout.clone() });
+                self.broadcast(|| Command::Attach { source, attached: attached_feed(id, feed) });
+                let store = Store {
+                    source,
+                    feed: Arc::new(feed.clone()),
+                    users: BTreeMap::new(),
+                    held: true,
+                    made_in: self.tick,
+                    reports: BTreeMap::new(),
+                };
+                self.stores.insert(id, store);
+                notices.push(format!("keeps its state in {}", store_name(id)));
+                (id, feed.view.clone())
+            }
+        };
+        let store = self.stores.get_mut(&id).expect("found or made above");
+        // A view may use one store twice; the longer wish holds.
+        let wish = match store.users.get(&view_oid) {
+            Some(None) => None,
+            Some(Some(before)) => keep_us.map(|k| k.max(*before)),
+            None => keep_us,
+        };
+        store.users.insert(view_oid, wish);
+        self.tell_keep(id);
+        (id, view)
+    }
+
+    /// A store keeps what its most demanding view wants.
+    fn tell_keep(&self, id: StoreId) {
+        let Some(store) = self.stores.get(&id) else { return };
+        let keep_us = store.users.values().copied().collect::<Option<Vec<i64>>>().and_then(|all| all.into_iter().max());
+        self.broadcast(|| Command::Keep { store: id, keep_us });
+    }
+
+    fn add_edge(&mut self, feed: &mut FeedUse, retention_us: Option<i64>, tells_all: bool) {
+        let edge = self.fresh_id();
+        feed.edge = Some(edge);
+        let (store, view) = (feed.store, feed.view.clone());
+        self.broadcast(|| Command::AddEdge { edge, store, view: view.clone(), retention_us, tells_all });
+    }
+
+    /// A view's changes are wanted by another.
+    fn want_changes(&mut self, oid: Oid) {
+        let Some(mut view) = self.views.remove(&oid) else { return };
+        if let Output::Feed { feed, .. } = view.flow.output
+            && view.feeds[feed].edge.is_none()
+        {
+            // Whoever begins now is given the content; the stream says what comes after.
+            self.add_edge(&mut view.feeds[feed], view.plan.retention_us, false);
+        }
+        self.views.insert(oid, view);
+    }
+
+    pub(super) fn remove(&mut self, oid: Oid) {
+        if let Some(view) = self.views.remove(&oid) {
+            for feed in &view.feeds {
+                if let Some(edge) = feed.edge {
+                    self.broadcast(|| Command::DropEdge { edge, store: feed.store });
+                }
+                let Some(store) = self.stores.get_mut(&feed.store) else { continue };
+                store.users.remove(&oid);
+                if store.users.is_empty() {
+                    let source = store.source;
+                    self.stores.remove(&feed.store);
+                    self.broadcast(|| Command::DropStore { source, store: feed.store });
+                } else {
+                    self.tell_keep(feed.store);
+                }
+            }
+            for (&pass, plan) in view.passes.iter().zip(&view.flow.passes) {
+                self.broadcast(|| Command::DropPass { source: plan.rows.source, pass });
+            }
+            for source in view.targets.keys() {
+                let read = self.views.values().any(|v| v.targets.contains_key(source));
+                if let (false, Some(source)) = (read, self.sources.get_mut(source)) {
+                    source.watch = None;
+                }
+            }
+            self.unwanted_changes(&view.object.depends_on);
+        }
+        if self.sources.remove(&oid).is_some() {
+            self.broadcast(|| Command::DropSource { source: oid });
+        }
+        self.tables.remove(&oid);
+        self.times.remove(&oid);
+    }
+
+    /// Nobody may want the changes of these any more.
+    fn unwanted_changes(&mut self, upstream: &[Oid]) {
+        for oid in upstream {
+            if self.views.values().any(|v| v.object.depends_on.contains(oid)) {
+                continue;
+            }
+            let Some(view) = self.views.get_mut(oid) else { continue };
+            let Output::Feed { feed, .. } = view.flow.output else { continue };
+            if let Some(edge) = view.feeds[feed].edge.take() {
+                let store = view.feeds[feed].store;
+                self.broadcast(|| Command::DropEdge { edge, store });
+            }
+        }
+    }
+}
+
+/// The notice that rows are copied, or the refusal.
+fn copies(window: Window, what: &str) -> Result<Option<String>, EngineError> {
+    let times = window.size_us.div_ceil(window.slide_us);
+    if times > MOST_COPIES {
+        return Err(EngineError::Invalid {
+            message: format!("{what} would be copied into {times} windows; {MOST_COPIES} is the most"),
+            hint: "Group by the windows themselves, use a larger slide, or EMIT ON WINDOW CLOSE in the inner view.".into(),
+        });
+    }
+    Ok((times > 1).then(|| format!("{what} stands in {times} windows and is copied into each")))
+}

@@ -1,0 +1,375 @@
+//! The engine's figures as tables of the schema `riverrun`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use parking_lot::Mutex;
+
+use super::reader::{Counts, DeadLetter, LateRow};
+use crate::catalog::{Oid, RIVERRUN, SystemTables};
+
+/// Late rows and dead letters of a source stay this long and no longer (SEMANTICS 1.6).
+const KEPT_US: i64 = 7 * 86_400_000_000;
+/// Or as long as they take no more memory than this.
+const KEPT_BYTES: usize = 1 << 30;
+
+/// Figures as of one tick.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// (epoch, n) of the tick.
+    pub tick: (u64, u64),
+    /// How long the last tick that had something to do took.
+    pub tick_ms: f64,
+    pub sources: Vec<SourceStats>,
+    pub views: Vec<ViewStats>,
+    pub slices: Vec<SliceStats>,
+    /// Events accepted since the start, over all sources.
+    pub accepted: u64,
+    /// Names of tables, for late rows.
+    pub tables: Vec<(Oid, String)>,
+    pub kept: Arc<Kept>,
+}
+
+#[derive(Debug, Clone)]
+pub struct SourceStats {
+    pub oid: Oid,
+    pub schema: String,
+    pub name: String,
+    pub connector: String,
+    /// `idle` (no view reads it), `running`, `retrying` or `failed`.
+    pub state: &'static str,
+    pub message: Option<String>,
+    pub watermark_us: Option<i64>,
+    pub unseen_columns: Vec<String>,
+    pub partitions: Vec<PartitionStats>,
+}
+
+#[derive(Debug, Clone)]
+pub struct PartitionStats {
+    pub partition: i32,
+    pub position: i64,
+    pub end: Option<i64>,
+    pub counts: Counts,
+    pub watermark_us: Option<i64>,
+    pub idle: bool,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ViewStats {
+    pub oid: Oid,
+    pub schema: String,
+    pub name: String,
+    /// `current`, `reading history` or `failed`.
+    pub state: &'static str,
+    pub message: Option<String>,
+    /// 0 to 1 while it reads history.
+    pub progress: f64,
+    pub watermark_us: Option<i64>,
+    /// Event time from which on the view is whole; `None`: from the beginning of its sources.
+    pub complete_from_us: Option<i64>,
+    pub rows: Option<u64>,
+    pub state_bytes: u64,
+    pub late_rows: u64,
+    pub expression_errors: u64,
+    pub error_sample: Option<String>,
+    /// Names of the stores it reads, and of the other views that read them.
+    pub stores: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct SliceStats {
+    pub store: String,
+    pub worker: usize,
+    pub start_us: Option<i64>,
+    pub end_us: Option<i64>,
+    pub rows: u64,
+    pub bytes: u64,
+    pub closed: bool,
+}
+
+/// What did not count, in chunks that readers share.
+#[derive(Debug, Default)]
+pub struct Kept {
+    late: Mutex<Ring<LateRow>>,
+    dead: Mutex<Ring<DeadLetter>>,
+}
+
+#[derive(Debug)]
+struct Ring<T> {
+    /// Arrival, bytes, rows.
+    chunks: VecDeque<(i64, usize, Arc<Vec<T>>)>,
+    bytes: usize,
+}
+
+impl<T> Default for Ring<T> {
+    fn default() -> Self {
+        Ring { chunks: VecDeque::new(), bytes: 0 }
+    }
+}
+
+impl<T> Ring<T> {
+    fn push(&mut self, now_us: i64, rows: Vec<T>, bytes_of: impl Fn(&T) -> usize) {
+        if !rows.is_empty() {
+            let bytes = rows.iter().map(bytes_of).sum();
+            self.bytes += bytes;
+            self.chunks.push_back((now_us, bytes, Arc::new(rows)));
+        }
+        while let Some((arrived_us, bytes, _)) = self.chunks.front() {
+            if self.bytes <= KEPT_BYTES && now_us.saturating_sub(*arrived_us) <= KEPT_US {
+                break;
+            }
+            self.bytes -= bytes;
+            self.chunks.pop_front();
+        }
+    }
+
+    fn all(&self) -> Vec<(i64, Arc<Vec<T>>)> {
+        self.chunks.iter().map(|(arrived_us, _, rows)| (*arrived_us, rows.clone())).collect()
+    }
+}
+
+impl Kept {
+    pub fn add(&self, now_us: i64, late: Vec<LateRow>, dead: Vec<DeadLetter>) {
+        self.late.lock().push(now_us, late, |row| row.payload.len() + size_of::<LateRow>());
+        self.dead.lock().push(now_us, dead, |row| row.payload.len() + row.reason.len() + size_of::<DeadLetter>());
+    }
+}
+
+fn time() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+fn columns_of(table: &str) -> Option<SchemaRef> {
+    use DataType::{Binary, Boolean, Float64, Int32, Int64, Utf8};
+    let columns: Vec<(&str, DataType)> = match table {
+        "sources" => vec![
+            ("id", Int64),
+            ("schema", Utf8),
+            ("name", Utf8),
+            ("connector", Utf8),
+            ("state", Utf8),
+            ("message", Utf8),
+            ("watermark", time()),
+            ("unseen_columns", Utf8),
+        ],
+        "source_partitions" => vec![
+            ("source", Utf8),
+            ("partition", Int32),
+            ("offset", Int64),
+            ("end_offset", Int64),
+            ("lag", Int64),
+            ("watermark", time()),
+            ("idle", Boolean),
+            ("read", Int64),
+            ("accepted", Int64),
+            ("late", Int64),
+            ("duplicate", Int64),
+            ("dead", Int64),
+            ("skipped", Int64),
+            ("error", Utf8),
+        ],
+        "materialized_views" => vec![
+            ("id", Int64),
+            ("schema", Utf8),
+            ("name", Utf8),
+            ("state", Utf8),
+            ("message", Utf8),
+            ("progress", Float64),
+            ("watermark", time()),
+            ("complete_from", time()),
+            ("rows", Int64),
+            ("state_bytes", Int64),
+            ("late_rows", Int64),
+            ("expression_errors", Int64),
+            ("error_sample", Utf8),
+            ("stores", Utf8),
+        ],
+        "slices" => vec![
+            ("store", Utf8),
+            ("worker", Int32),
+            ("slice_start", time()),
+            ("slice_end", time()),
+            ("rows", Int64),
+            ("bytes", Int64),
+            ("closed", Boolean),
+        ],
+        "late_rows" => vec![
+            ("source", Utf8),
+            ("partition", Int32),
+            ("offset", Int64),
+            ("event_time", time()),
+            ("watermark", time()),
+            ("arrived_at", time()),
+            ("reason", Utf8),
+            ("payload", Binary),
+        ],
+        "dead_letters" => vec![
+            ("source", Utf8),
+            ("partition", Int32),
+            ("offset", Int64),
+            ("timestamp", time()),
+            ("arrived_at", time()),
+            ("reason", Utf8),
+            ("payload", Binary),
+        ],
+        _ => return None,
+    };
+    Some(Arc::new(Schema::new(columns.into_iter().map(|(n, t)| Field::new(n, t, true)).collect::<Vec<_>>())))
+}
+
+const TABLES: [&str; 6] =
+    ["sources", "source_partitions", "materialized_views", "slices", "late_rows", "dead_letters"];
+
+fn text<S: AsRef<str>>(values: impl Iterator<Item = Option<S>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn int(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(values.collect::<Int64Array>())
+}
+
+fn count(values: impl Iterator<Item = u64>) -> ArrayRef {
+    int(values.map(|v| Some(v as i64)))
+}
+
+fn times(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+}
+
+impl Stats {
+    fn name_of(&self, source: Oid) -> Option<&str> {
+        let sources = self.sources.iter().map(|s| (s.oid, s.name.as_str()));
+        let tables = self.tables.iter().map(|(oid, name)| (*oid, name.as_str()));
+        sources.chain(tables).find(|(oid, _)| *oid == source).map(|(_, name)| name)
+    }
+
+    fn columns(&self, table: &str) -> Option<Vec<ArrayRef>> {
+        let partitions = || self.sources.iter().flat_map(|s| s.partitions.iter().map(move |p| (s, p)));
+        let counted = |get: fn(&Counts) -> u64| count(partitions().map(move |(_, p)| get(&p.counts)));
+        Some(match table {
+            "sources" => vec![
+                int(self.sources.iter().map(|s| Some(i64::from(s.oid)))),
+                text(self.sources.iter().map(|s| Some(&s.schema))),
+                text(self.sources.iter().map(|s| Some(&s.name))),
+                text(self.sources.iter().map(|s| Some(&s.connector))),
+                text(self.sources.iter().map(|s| Some(s.state))),
+                text(self.sources.iter().map(|s| s.message.as_ref())),
+                times(self.sources.iter().map(|s| s.watermark_us)),
+                text(self.sources.iter().map(|s| {
+                    let unseen = &s.unseen_columns;
+                    (!unseen.is_empty()).then(|| unseen.join(", "))
+                })),
+            ],
+            "source_partitions" => vec![
+                text(partitions().map(|(s, _)| Some(&s.name))),
+                Arc::new(partitions().map(|(_, p)| p.partition).collect::<Int32Array>()),
+                int(partitions().map(|(_, p)| Some(p.position))),
+                int(partitions().map(|(_, p)| p.end)),
+                int(partitions().map(|(_, p)| p.end.map(|end| (end - p.position).max(0)))),
+                times(partitions().map(|(_, p)| p.watermark_us)),
+                Arc::new(partitions().map(|(_, p)| Some(p.idle)).collect::<BooleanArray>()),
+                counted(|c| c.read),
+                counted(|c| c.accepted),
+                counted(|c| c.late),
+                counted(|c| c.duplicate),
+                counted(|c| c.dead),
+                counted(|c| c.skipped),
+                text(partitions().map(|(_, p)| p.error.as_ref())),
+            ],
+            "materialized_views" => vec![
+                int(self.views.iter().map(|v| Some(i64::from(v.oid)))),
+                text(self.views.iter().map(|v| Some(&v.schema))),
+                text(self.views.iter().map(|v| Some(&v.name))),
+                text(self.views.iter().map(|v| Some(v.state))),
+                text(self.views.iter().map(|v| v.message.as_ref())),
+                Arc::new(self.views.iter().map(|v| Some(v.progress)).collect::<Float64Array>()),
+                times(self.views.iter().map(|v| v.watermark_us)),
+                times(self.views.iter().map(|v| v.complete_from_us)),
+                int(self.views.iter().map(|v| v.rows.map(|r| r as i64))),
+                count(self.views.iter().map(|v| v.state_bytes)),
+                count(self.views.iter().map(|v| v.late_rows)),
+                count(self.views.iter().map(|v| v.expression_errors)),
+                text(self.views.iter().map(|v| v.error_sample.as_ref())),
+                text(self.views.iter().map(|v| Some(v.stores.join(", ")))),
+            ],
+            "slices" => vec![
+                text(self.slices.iter().map(|s| Some(&s.store))),
+                Arc::new(self.slices.iter().map(|s| s.worker as i32).collect::<Int32Array>()),
+                times(self.slices.iter().map(|s| s.start_us)),
+                times(self.slices.iter().map(|s| s.end_us)),
+                count(self.slices.iter().map(|s| s.rows)),
+                count(self.slices.iter().map(|s| s.bytes)),
+                Arc::new(self.slices.iter().map(|s| Some(s.closed)).collect::<BooleanArray>()),
+            ],
+            "late_rows" => {
+                let chunks = self.kept.late.lock().all();
+                let rows = || chunks.iter().flat_map(|(at, rows)| rows.iter().map(move |row| (*at, row)));
+                vec![
+                    text(rows().map(|(_, r)| self.name_of(r.source))),
+                    Arc::new(rows().map(|(_, r)| r.partition).collect::<Int32Array>()),
+                    int(rows().map(|(_, r)| Some(r.offset))),
+                    times(rows().map(|(_, r)| r.event_time_us)),
+                    times(rows().map(|(_, r)| r.watermark_us)),
+                    times(rows().map(|(at, _)| Some(at))),
+                    text(rows().map(|(_, r)| Some(r.reason.as_str()))),
+                    Arc::new(rows().map(|(_, r)| Some(r.payload.as_slice())).collect::<BinaryArray>()),
+                ]
+            }
+            "dead_letters" => {
+                let chunks = self.kept.dead.lock().all();
+                let rows = || chunks.iter().flat_map(|(at, rows)| rows.iter().map(move |row| (*at, row)));
+                vec![
+                    text(rows().map(|(_, r)| self.name_of(r.source))),
+                    Arc::new(rows().map(|(_, r)| r.partition).collect::<Int32Array>()),
+                    int(rows().map(|(_, r)| Some(r.offset))),
+                    times(rows().map(|(_, r)| (r.timestamp_ms >= 0).then(|| r.timestamp_ms.saturating_mul(1000)))),
+                    times(rows().map(|(at, _)| Some(at))),
+                    text(rows().map(|(_, r)| Some(&r.reason))),
+                    Arc::new(rows().map(|(_, r)| Some(r.payload.as_slice())).collect::<BinaryArray>()),
+                ]
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl SystemTables for Stats {
+    fn table(&self, schema: &str, name: &str) -> Option<Arc<dyn TableProvider>> {
+        if schema != RIVERRUN {
+            return None;
+        }
+        let schema = columns_of(name)?;
+        let batch = RecordBatch::try_new(schema.clone(), self.columns(name)?).expect("columns are built to the schema");
+        let table = MemTable::try_new(schema, vec![vec![batch]]).expect("the batch has the schema");
+        Some(Arc::new(table))
+    }
+
+    fn names(&self) -> Vec<(String, String, SchemaRef)> {
+        TABLES
+            .iter()
+            .map(|&name| (RIVERRUN.to_string(), name.to_string(), columns_of(name).expect("every table has columns")))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_has_the_columns_it_says() {
+        let stats = Stats::default();
+        for (schema, name, columns) in stats.names() {
+            let table = stats.table(&schema, &name).expect("a table that is named is there");
+            assert_eq!(table.schema(), columns, "{name}");
+        }
+    }
+}

@@ -14,7 +14,6 @@
 
 pub mod catalog;
 pub mod connector;
-pub mod engine;
 pub mod exec;
 pub mod planner;
 pub mod server;

@@ -55,6 +55,11 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
+    /// What IF NOT EXISTS forgives.
+    pub fn is_already_there(&self) -> bool {
+        matches!(self, Self::RelationExists(_) | Self::SchemaExists(_) | Self::DatabaseExists(_))
+    }
+
     /// The DETAIL line, if there is one.
     pub fn detail(&self) -> Option<String> {
         match self {

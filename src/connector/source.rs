@@ -53,6 +53,13 @@ impl SourceOptions {
         }
     }
 
+    /// True if where reading begins depends on the moment of CREATE SOURCE: then the brokers must answer there and then.
+    pub fn starts_at_a_moment(&self) -> bool {
+        match self {
+            SourceOptions::Kafka(options) => options.start != kafka::Start::Earliest,
+        }
+    }
+
     /// A connection for questions. Connects in the background.
     pub fn metadata(&self) -> Result<Metadata, ConnectorError> {
         match self {

@@ -66,18 +66,14 @@ impl Engine {
         self.inner.catalog()
     }
 
-    /// CREATE SOURCE | TABLE | VIEW | MATERIALIZED VIEW | SCHEMA | DATABASE. `text` is the statement's text.
-    pub async fn create(
-        &self,
-        statement: &Statement,
-        text: &str,
-        names: &NameContext,
-    ) -> Result<DdlOutcome, EngineError> {
-        self.inner.create(statement, text, names).await
+    /// CREATE SOURCE | TABLE | VIEW | MATERIALIZED VIEW | SCHEMA | DATABASE. A `CREATE TABLE ... AS` makes the table without
+    /// its rows: the caller inserts them.
+    pub async fn create(&self, statement: &Statement, names: &NameContext) -> Result<DdlOutcome, EngineError> {
+        self.inner.create(statement, names).await
     }
 
     pub async fn drop(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {
-        self.inner.drop(statement, names).await
+        self.inner.drop_objects(statement, names).await
     }
 
     /// One tick's version of the objects. A view that still reads history is an error unless `allow_partial`.
@@ -104,6 +100,11 @@ impl Engine {
     /// [`Engine::wait_for`] for everything.
     pub async fn flush(&self) -> Result<(), EngineError> {
         self.inner.flush().await
+    }
+
+    /// What EXPLAIN ANALYZE says of a materialized view's dataflow: state and rows by operator and store.
+    pub async fn explain_view(&self, view: Oid) -> Result<Vec<String>, EngineError> {
+        self.inner.explain_view(view).await
     }
 
     /// Figures for the tables of the schema `riverrun`, as of the last tick.

@@ -317,7 +317,7 @@ impl Coordinator {
 
 /// The notice that rows are copied, or the refusal.
 fn copies(window: Window, what: &str) -> Result<Option<String>, EngineError> {
-    let times = window.size_us.div_ceil(window.slide_us);
+    let times = window.windows_per_row();
     if times > MOST_COPIES {
         return Err(EngineError::Invalid {
             message: format!("{what} would be copied into {times} windows; {MOST_COPIES} is the most"),

@@ -130,7 +130,6 @@ impl Inner {
     async fn create(
         &self,
         statement: &Statement,
-        text: &str,
         names: &NameContext,
     ) -> Result<DdlOutcome, EngineError> {
         let _one_at_a_time = self.ddl.lock().await;
@@ -148,7 +147,7 @@ impl Inner {
             }
             _ => {}
         }
-        let definition = planner::define(statement, text, &catalog, names)?;
+        let definition = planner::define(statement, &catalog, names)?;
         let tag = tag_of(&definition.object.kind).to_string();
         let mut notices = definition.notices;
         let made = if definition.replace {
@@ -215,7 +214,7 @@ impl Inner {
         Ok(NewSource { setup, connector, starts })
     }
 
-    async fn drop(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {
+    async fn drop_objects(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {
         let _one_at_a_time = self.ddl.lock().await;
         let catalog = self.catalog();
         let plan = catalog.drop_plan(statement.kind, &statement.names, statement.if_exists, statement.cascade, names)?;
@@ -380,7 +379,11 @@ fn source_setup(object: &Object, source: &Source) -> Result<(SourceSetup, String
             Include::Key => IncludeKind::Key,
         });
     }
-    let decode = JsonOptions::parse(&source.encode_options)?;
+    let decode_options = ["timestamptz.handling.mode"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_string(), options.remove(name)?)))
+        .collect();
+    let decode = JsonOptions::parse(&decode_options)?;
     let connector = options.get("connector").cloned().unwrap_or_default();
     let setup = SourceSetup {
         source: object.oid,

@@ -112,6 +112,12 @@ pub fn fixed_starts(options: &SourceOptions) -> Result<BTreeMap<i32, i64>, Conne
     Ok(starts.into_iter().map(|PartitionOffset { partition, offset }| (partition, offset)).collect())
 }
 
+/// Like [`fixed_starts`] for a source that begins at the first record: also the check that the topic is there.
+pub fn starts_if_reachable(options: &SourceOptions) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+    let topic = look_once(options, &BTreeMap::new())?;
+    Ok(topic.starts.into_iter().collect())
+}
+
 /// Partitions, starts and ends now, asked once. Blocks.
 pub fn look_once(options: &SourceOptions, starts: &BTreeMap<i32, i64>) -> Result<Topic, ConnectorError> {
     look(options, &mut None, &mut starts.clone())

@@ -185,7 +185,7 @@ fn owner_of(bucket: u8, owners: usize) -> usize {
 
 /// Does this worker own the key of an aggregation without keys?
 pub(super) fn holds_empty_key(worker: usize, workers: usize) -> bool {
-    owner_of(bucket::bucket(bucket::EMPTY_KEY), workers) == worker
+    owner_of(bucket::EMPTY_KEY, workers) == worker
 }
 
 impl Worker {
@@ -241,8 +241,12 @@ impl Worker {
                 }
             };
             match next {
-                Ok(command) if self.handle(command) => {}
-                _ => return,
+                Ok(command) => {
+                    if !self.handle(command) {
+                        return;
+                    }
+                }
+                Err(()) => return,
             }
         }
     }

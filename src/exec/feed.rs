@@ -91,12 +91,7 @@ impl FeedStep {
     /// Expressions that failed on a row and became NULL, with a sample of the first.
     pub fn errors(&self) -> (u64, Option<String>) {
         let all = self.filters.iter().chain(&self.time).chain(&self.keys).chain(self.args.iter().flatten());
-        let mut total = (0, None);
-        for evaluator in all.chain(self.call_filters.iter().flatten()) {
-            total.0 += evaluator.errors;
-            total.1 = total.1.or_else(|| evaluator.sample.clone());
-        }
-        total
+        sum_errors(all.chain(self.call_filters.iter().flatten()))
     }
 }
 
@@ -117,6 +112,11 @@ impl PassStep {
         })
     }
 
+    /// Expressions that failed on a row and became NULL, with a sample of the first.
+    pub fn errors(&self) -> (u64, Option<String>) {
+        sum_errors(self.filters.iter().chain(&self.columns))
+    }
+
     pub fn rows(&mut self, delta: &Delta) -> Result<Delta, ExecError> {
         let delta = keep(delta, &mut self.filters)?;
         let columns = self.columns.iter_mut().map(|e| e.evaluate(&delta.rows)).collect::<Result<Vec<_>, _>>()?;
@@ -124,6 +124,15 @@ impl PassStep {
         let rows = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
         Ok(Delta { rows, weights: delta.weights })
     }
+}
+
+fn sum_errors<'a>(evaluators: impl Iterator<Item = &'a Evaluator>) -> (u64, Option<String>) {
+    let mut total = (0, None);
+    for evaluator in evaluators {
+        total.0 += evaluator.errors;
+        total.1 = total.1.or_else(|| evaluator.sample.clone());
+    }
+    total
 }
 
 fn keep(delta: &Delta, filters: &mut [Evaluator]) -> Result<Delta, ExecError> {

@@ -77,4 +77,10 @@ pub struct MaterializedView {
     /// The query alone, as text.
     pub query: String,
     pub options: BTreeMap<String, String>,
+    pub emit_on_window_close: bool,
+    /// True if no row of the view is ever taken back.
+    pub append_only: bool,
+    /// The columns that carry event time: the bounds of its windows, or an event-time column passed through. Views over
+    /// this one close their windows by these.
+    pub event_time: Vec<usize>,
 }

@@ -156,6 +156,25 @@ impl Window {
         }
         a
     }
+
+    /// The starts of the windows that contain `time_us`, oldest first. Windows that would leave the range of a timestamp
+    /// are left out; between windows, where the slide is longer than the size, there are none.
+    pub fn starts(&self, time_us: i64) -> impl Iterator<Item = i64> + use<> {
+        let Window { size_us, slide_us, offset_us } = *self;
+        let (time, slide, size) = (i128::from(time_us), i128::from(slide_us), i128::from(size_us));
+        let newest = time - (time - i128::from(offset_us)).rem_euclid(slide);
+        // The number of windows that began at or before `newest` and end after the time.
+        let count = if newest + size > time { (newest + size - time - 1) / slide + 1 } else { 0 };
+        (0..count).rev().filter_map(move |back| {
+            let start = newest - back * slide;
+            i64::try_from(start + size).ok().and(i64::try_from(start).ok())
+        })
+    }
+
+    /// The most windows that one moment can be in.
+    pub fn windows_per_row(&self) -> i64 {
+        (self.size_us / self.slide_us + i64::from(self.size_us % self.slide_us != 0)).max(1)
+    }
 }
 
 impl StreamPlan {

@@ -1,0 +1,382 @@
+//! CREATE SOURCE, TABLE, VIEW and MATERIALIZED VIEW: from a statement to an object of the catalog, and to the dataflow that
+//! keeps it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::sql::planner::{PlannerContext, SqlToRel};
+use sqlparser::ast;
+
+use super::error::{PlanError, Refusal, duplicate_column};
+use super::functions::{Clock, EventTime};
+use super::lower::{self, Lowered};
+use super::names::{name_columns, result_names};
+use super::query::with_output_types;
+use super::relations::references;
+use super::scope::Scope;
+use super::session::planning_state;
+use super::show_create;
+use super::stream_plan::{Emit, StreamPlan};
+use super::types::{arrow_type, output_type, sql_name, timestamptz};
+use crate::catalog::{Catalog, MaterializedView, NameContext, Object, ObjectKind, Oid, Source, Table, Watermark};
+use crate::sql::{
+    ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, Include, Name, OnConflict, Statement,
+    WatermarkDef, interval_us,
+};
+
+/// What a CREATE makes.
+#[derive(Debug)]
+pub struct Definition {
+    /// Its OID is 0: the catalog gives it one.
+    pub object: Object,
+    /// The dataflow of a materialized view.
+    pub plan: Option<StreamPlan>,
+    /// CREATE OR REPLACE.
+    pub replace: bool,
+    pub if_not_exists: bool,
+    /// NOTICEs in order.
+    pub notices: Vec<String>,
+    /// CREATE TABLE AS: the first rows, in the table's column order. To be executed after [`super::bind`].
+    pub initial_rows: Option<LogicalPlan>,
+}
+
+/// Binds the types, columns and options of a CREATE SOURCE, TABLE, VIEW or MATERIALIZED VIEW and plans its query. Whether the
+/// name is free, and whether a source's options make sense to its connector, is for others to say.
+pub fn define(statement: &Statement, catalog: &Arc<Catalog>, names: &NameContext) -> Result<Definition, PlanError> {
+    let definer = Definer { catalog, names };
+    match statement {
+        Statement::CreateSource(create) => definer.source(create),
+        Statement::CreateTable(create) => definer.table(create),
+        Statement::CreateView(create) => definer.view(create),
+        Statement::CreateMaterializedView(create) => definer.materialized_view(create),
+        _ => Err(PlanError::invalid("this statement defines no relation")),
+    }
+}
+
+struct Definer<'a> {
+    catalog: &'a Arc<Catalog>,
+    names: &'a NameContext,
+}
+
+impl Definer<'_> {
+    fn scope(&self) -> Result<Scope, PlanError> {
+        let mut functions = EventTime::functions(self.catalog, self.names, None);
+        functions.extend(Clock::functions(None));
+        Ok(Scope {
+            catalog: Arc::clone(self.catalog),
+            names: self.names.clone(),
+            system: None,
+            state: planning_state(functions)?,
+            nested_views: 0,
+        })
+    }
+
+    fn object(
+        &self,
+        name: &Name,
+        columns: SchemaRef,
+        kind: ObjectKind,
+        depends_on: Vec<Oid>,
+    ) -> Result<Object, PlanError> {
+        let (database, schema, name) = self.catalog.target_schema(name, self.names)?;
+        Ok(Object { oid: 0, database, schema, name, sql: String::new(), columns, kind, depends_on })
+    }
+
+    fn source(&self, create: &CreateSource) -> Result<Definition, PlanError> {
+        if create.format != "PLAIN" || create.encode != "JSON" {
+            return Err(PlanError::unsupported(
+                format!("FORMAT {} ENCODE {} is not supported", create.format, create.encode),
+                "Use FORMAT PLAIN ENCODE JSON.",
+            ));
+        }
+        for column in &create.columns {
+            let what = match column {
+                ColumnDef { primary_key: true, .. } => "PRIMARY KEY",
+                ColumnDef { default: Some(_), .. } => "DEFAULT",
+                _ => continue,
+            };
+            return Err(PlanError::unsupported(
+                format!("{what} of column \"{}\" is not supported for a source", column.name),
+                "A source keeps no rows of its own: use CREATE TABLE, or a materialized view over the source.",
+            ));
+        }
+        let mut fields = fields(&create.columns)?;
+        let mut includes = Vec::with_capacity(create.includes.len());
+        for (include, name) in &create.includes {
+            if fields.iter().any(|field| field.name() == name) {
+                return Err(duplicate_column(name));
+            }
+            includes.push((fields.len(), *include));
+            fields.push(Field::new(name, included_type(*include), true));
+        }
+        let columns = Arc::new(Schema::new(fields));
+        let mut options = create.options.clone();
+        for (key, value) in &create.encode_options {
+            if options.insert(key.clone(), value.clone()).is_some() {
+                return Err(PlanError::invalid(format!("option \"{key}\" is given in WITH and in ENCODE")));
+            }
+        }
+        let source = Source {
+            options,
+            watermark: create.watermark.as_ref().map(|w| watermark(w, &columns)).transpose()?,
+            includes,
+            not_null: not_null(&create.columns),
+        };
+        let mut object = self.object(&create.name, columns, ObjectKind::Source(Arc::new(source)), vec![])?;
+        object.sql = show_create::source(&object, create);
+        Ok(definition(object, create.if_not_exists))
+    }
+
+    fn table(&self, create: &CreateTable) -> Result<Definition, PlanError> {
+        let mut definition = match &create.query {
+            Some(query) => {
+                let scope = self.scope()?;
+                let (plan, columns) = self.query_columns(query, &[], &scope)?;
+                let kind = ObjectKind::Table(Arc::new(self.table_kind(create, &columns)?));
+                let mut definition =
+                    definition(self.object(&create.name, columns, kind, vec![])?, create.if_not_exists);
+                definition.initial_rows = Some(plan);
+                definition
+            }
+            None => {
+                let columns = Arc::new(Schema::new(fields(&create.columns)?));
+                let kind = ObjectKind::Table(Arc::new(self.table_kind(create, &columns)?));
+                definition(self.object(&create.name, columns, kind, vec![])?, create.if_not_exists)
+            }
+        };
+        definition.object.sql = show_create::table(&definition.object, create);
+        Ok(definition)
+    }
+
+    fn table_kind(&self, create: &CreateTable, columns: &SchemaRef) -> Result<Table, PlanError> {
+        let mut primary_key = Vec::with_capacity(create.primary_key.len());
+        for name in &create.primary_key {
+            let i = column(columns, name)?;
+            if primary_key.contains(&i) {
+                return Err(duplicate_column(name));
+            }
+            primary_key.push(i);
+        }
+        let mut not_null = not_null(&create.columns);
+        not_null.extend(&primary_key);
+        not_null.sort_unstable();
+        not_null.dedup();
+        if create.watermark.is_some() && !create.append_only {
+            return Err(PlanError::Invalid(
+                Refusal::new("a table with a WATERMARK must be APPEND ONLY")
+                    .hint("Add APPEND ONLY after the columns: rows that can change have no watermark."),
+            ));
+        }
+        if create.on_conflict != OnConflict::Error && primary_key.is_empty() {
+            return Err(PlanError::Invalid(
+                Refusal::new("ON CONFLICT needs a primary key")
+                    .hint("Declare a PRIMARY KEY, or leave ON CONFLICT out."),
+            ));
+        }
+        if create.on_conflict == OnConflict::Overwrite && create.append_only {
+            return Err(PlanError::Invalid(
+                Refusal::new("ON CONFLICT OVERWRITE changes rows, which an APPEND ONLY table does not")
+                    .hint("Use ON CONFLICT DO NOTHING, or leave APPEND ONLY out."),
+            ));
+        }
+        let mut defaults = BTreeMap::new();
+        for (i, def) in create.columns.iter().enumerate() {
+            if let Some(default) = &def.default {
+                self.check_default(default, def, columns.field(i).data_type())?;
+                defaults.insert(i, default.to_string());
+            }
+        }
+        Ok(Table {
+            primary_key,
+            not_null,
+            defaults,
+            append_only: create.append_only,
+            watermark: create.watermark.as_ref().map(|w| watermark(w, columns)).transpose()?,
+            on_conflict: create.on_conflict,
+        })
+    }
+
+    /// A default is an expression without columns that casts to the column's type.
+    fn check_default(&self, default: &ast::Expr, def: &ColumnDef, target: &DataType) -> Result<(), PlanError> {
+        let scope = self.scope()?;
+        let empty = DFSchema::empty();
+        let planned = SqlToRel::new(&scope).sql_to_expr(default.clone(), &empty, &mut PlannerContext::new())?;
+        let data_type = datafusion::logical_expr::ExprSchemable::get_type(&planned, &empty)?;
+        if data_type.is_null() || arrow::compute::can_cast_types(&data_type, target) {
+            return Ok(());
+        }
+        let message = format!(
+            "column \"{}\" is of type {} but default expression is of type {}",
+            def.name,
+            sql_name(target),
+            sql_name(&data_type)
+        );
+        Err(PlanError::TypeMismatch(Refusal::new(message).hint("Rewrite or cast the expression.")))
+    }
+
+    fn view(&self, create: &CreateView) -> Result<Definition, PlanError> {
+        let scope = self.scope()?;
+        let (_, columns) = self.query_columns(&create.query, &create.columns, &scope)?;
+        let (query, depends_on) = self.stored(&create.query)?;
+        let kind = ObjectKind::View { query: query.clone() };
+        let mut object = self.object(&create.name, columns, kind, depends_on)?;
+        object.sql = show_create::view(&object, create, &query);
+        Ok(Definition { replace: create.or_replace, ..definition(object, create.if_not_exists) })
+    }
+
+    fn materialized_view(&self, create: &CreateMaterializedView) -> Result<Definition, PlanError> {
+        let mut retention_us = None;
+        for (key, value) in &create.options {
+            match key.as_str() {
+                "retention" => retention_us = Some(retention(value)?),
+                _ => {
+                    return Err(PlanError::Invalid(
+                        Refusal::new(format!("unrecognized option of a materialized view: \"{key}\""))
+                            .hint("There is one: retention, such as WITH (retention = '30 days')."),
+                    ));
+                }
+            }
+        }
+        let emit = if create.emit_on_window_close { Emit::OnWindowClose } else { Emit::OnUpdate };
+        let scope = self.scope()?;
+        let mut query = create.query.as_ref().clone();
+        name_columns(&mut query);
+        let analyzed = scope.analyze(scope.plan(query, &[])?)?;
+        let names = column_names(&analyzed, &create.columns)?;
+        let Lowered { plan, event_time, mut notices } = lower::lower(analyzed, &names, emit, retention_us, &scope)?;
+        notices.dedup();
+        if let (Some(_), true) = (retention_us, event_time.is_empty()) {
+            return Err(PlanError::Invalid(
+                Refusal::new("retention needs a view that puts out an event time with a watermark")
+                    .hint("Select window_start or window_end, over a source with WATERMARK FOR."),
+            ));
+        }
+        let (query, depends_on) = self.stored(&create.query)?;
+        let columns = Arc::clone(&plan.output().schema);
+        let view = MaterializedView {
+            query: query.clone(),
+            options: create.options.clone(),
+            emit_on_window_close: create.emit_on_window_close,
+            append_only: plan.output().append_only,
+            event_time,
+        };
+        let kind = ObjectKind::MaterializedView(Arc::new(view));
+        let mut object = self.object(&create.name, columns, kind, depends_on)?;
+        object.sql = show_create::materialized_view(&object, create, &query);
+        Ok(Definition { plan: Some(plan), notices, ..definition(object, create.if_not_exists) })
+    }
+
+    /// The analyzed plan of a query that is not lowered, and its columns under these names.
+    fn query_columns(
+        &self,
+        query: &ast::Query,
+        names: &[String],
+        scope: &Scope,
+    ) -> Result<(LogicalPlan, SchemaRef), PlanError> {
+        let mut query = query.clone();
+        name_columns(&mut query);
+        let plan = with_output_types(scope.analyze(scope.plan(query, &[])?)?)?;
+        let names = column_names(&plan, names)?;
+        let mut fields = Vec::with_capacity(names.len());
+        for (name, field) in names.into_iter().zip(plan.schema().fields()) {
+            let Some(data_type) = output_type(field.data_type()) else {
+                return Err(PlanError::unsupported(
+                    format!(
+                        "column \"{name}\" is of type {}, which no column can have yet",
+                        sql_name(field.data_type())
+                    ),
+                    "Cast it to a scalar type, or take it apart into columns.",
+                ));
+            };
+            fields.push(Field::new(name, data_type, true));
+        }
+        Ok((plan, Arc::new(Schema::new(fields))))
+    }
+
+    /// The query's text for the catalog, and what it reads.
+    fn stored(&self, query: &ast::Query) -> Result<(String, Vec<Oid>), PlanError> {
+        let mut query = query.clone();
+        let mut reads: Vec<Oid> =
+            references(&mut query, self.catalog, self.names, true)?.into_iter().map(|object| object.oid).collect();
+        reads.sort_unstable();
+        Ok((query.to_string(), reads))
+    }
+}
+
+fn definition(object: Object, if_not_exists: bool) -> Definition {
+    Definition { object, plan: None, replace: false, if_not_exists, notices: vec![], initial_rows: None }
+}
+
+/// Columns as SQL declares them. Each may be NULL for Arrow: NOT NULL is kept beside, so that who checks it can say why.
+fn fields(columns: &[ColumnDef]) -> Result<Vec<Field>, PlanError> {
+    let mut seen: HashMap<&str, ()> = HashMap::new();
+    let mut fields = Vec::with_capacity(columns.len());
+    for column in columns {
+        if seen.insert(&column.name, ()).is_some() {
+            return Err(duplicate_column(&column.name));
+        }
+        fields.push(Field::new(&column.name, arrow_type(&column.data_type)?, true));
+    }
+    Ok(fields)
+}
+
+fn not_null(columns: &[ColumnDef]) -> Vec<usize> {
+    (0..columns.len()).filter(|&i| columns[i].not_null || columns[i].primary_key).collect()
+}
+
+fn included_type(include: Include) -> DataType {
+    match include {
+        Include::Partition => DataType::Int32,
+        Include::Offset => DataType::Int64,
+        Include::Timestamp => timestamptz(),
+        // Keys are bytes, whoever made them.
+        Include::Key => DataType::Binary,
+    }
+}
+
+fn column(columns: &Schema, name: &str) -> Result<usize, PlanError> {
+    let found = columns.fields().iter().position(|field| field.name() == name);
+    found.ok_or_else(|| PlanError::UndefinedColumn(Refusal::new(format!("column \"{name}\" does not exist"))))
+}
+
+fn watermark(def: &WatermarkDef, columns: &Schema) -> Result<Watermark, PlanError> {
+    let column = column(columns, &def.column)?;
+    let data_type = columns.field(column).data_type();
+    if !matches!(data_type, DataType::Timestamp(..)) {
+        let message = format!("WATERMARK FOR \"{}\": the column is of type {}", def.column, sql_name(data_type));
+        return Err(PlanError::TypeMismatch(Refusal::new(message).hint("It must be TIMESTAMPTZ or TIMESTAMP.")));
+    }
+    Ok(Watermark { column, delay_us: def.delay_us })
+}
+
+fn retention(value: &str) -> Result<i64, PlanError> {
+    let micros = interval_us(value).map_err(|e| {
+        let refusal = Refusal::new(format!("retention: {e}"));
+        PlanError::Invalid(match e.hint() {
+            Some(hint) => refusal.hint(hint),
+            None => refusal.hint("Write it as '30 days' or the like."),
+        })
+    })?;
+    if micros <= 0 {
+        return Err(PlanError::invalid(format!("retention must be longer than zero: '{value}'")));
+    }
+    Ok(micros)
+}
+
+/// The output's column names: those given, then the query's own. Each must be unique.
+fn column_names(plan: &LogicalPlan, given: &[String]) -> Result<Vec<String>, PlanError> {
+    let mut names = result_names(plan);
+    if given.len() > names.len() {
+        return Err(PlanError::Syntax(Refusal::new("more column names are specified than the query has columns")));
+    }
+    names[..given.len()].clone_from_slice(given);
+    for (i, name) in names.iter().enumerate() {
+        if names[..i].contains(name) {
+            return Err(duplicate_column(name));
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,56 @@
+//! What EMIT ON WINDOW CLOSE asks of a plan.
+
+use super::Lowering;
+use crate::planner::error::{PlanError, Refusal};
+use crate::planner::stream_plan::{GroupColumn, NodeId, Op};
+
+impl Lowering {
+    /// Every row of the output must belong to a window that will close.
+    pub(super) fn check_emit(&self, node: NodeId) -> Result<(), PlanError> {
+        let inputs = &self.nodes[node].inputs;
+        match &self.nodes[node].op {
+            Op::Filter { .. } | Op::Project { .. } | Op::UnionAll => {
+                inputs.iter().try_for_each(|&i| self.check_emit(i))
+            }
+            Op::TopN { partition_by, .. } => {
+                if !partition_by.iter().any(|column| self.event_time[node].contains(column)) {
+                    return Err(refusal(
+                        "EMIT ON WINDOW CLOSE needs a Top-N for each window",
+                        "Write row_number() OVER (PARTITION BY window_start ORDER BY ...) <= k instead of LIMIT.",
+                    ));
+                }
+                inputs.iter().try_for_each(|&i| self.check_emit(i))
+            }
+            Op::Aggregate(aggregate) => {
+                let Some((time, _)) = aggregate.window else {
+                    let closes =
+                        aggregate.group.iter().enumerate().any(|(i, column)| {
+                            matches!(column, GroupColumn::Key(_)) && self.event_time[node].contains(&i)
+                        });
+                    // Grouping by the bounds of windows below is as good as grouping by windows.
+                    return if closes { Ok(()) } else { Err(no_window()) };
+                };
+                if inputs.iter().all(|&input| self.event_time[input].contains(&time)) {
+                    return Ok(());
+                }
+                Err(refusal(
+                    "EMIT ON WINDOW CLOSE needs windows over a column with a watermark",
+                    "Declare WATERMARK FOR on the source (or on the table, which must be APPEND ONLY) and use that column as \
+                     the time of the windows.",
+                ))
+            }
+            Op::Scan { .. } | Op::AssignWindows { .. } => Err(no_window()),
+        }
+    }
+}
+
+fn no_window() -> PlanError {
+    refusal(
+        "EMIT ON WINDOW CLOSE needs a view that groups by windows",
+        "Select FROM TUMBLE(...) or HOP(...) and GROUP BY window_start or window_end, or leave EMIT ON WINDOW CLOSE out.",
+    )
+}
+
+fn refusal(message: &str, hint: &str) -> PlanError {
+    PlanError::Invalid(Refusal::new(message).hint(hint))
+}

@@ -1,0 +1,116 @@
+//! DataFusion's session, set up for Postgres' SQL and our types.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::common::Result;
+use datafusion::common::config::Dialect;
+use datafusion::execution::context::{QueryPlanner, SessionContext};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::{FunctionRegistry, disk_manager::DiskManagerBuilder, disk_manager::DiskManagerMode};
+use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
+use datafusion::prelude::SessionConfig;
+
+use super::assign_windows::WindowsPlanner;
+use super::functions::{Clock, EventTime};
+use super::types::{SqlTypes, UTC};
+use super::window_relation::WindowRelations;
+use super::{Reads, postgres_rules};
+
+/// What queries share: one bound on the memory of all that run at once, and DataFusion's functions.
+pub struct Runtime {
+    base: SessionState,
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").field("memory_pool", &self.base.runtime_env().memory_pool).finish()
+    }
+}
+
+impl Runtime {
+    /// Queries together hold at most `memory_bytes` of sorts, groups and joins; what is more is an error (53200), nothing
+    /// is spilled to disk.
+    pub fn new(memory_bytes: usize) -> Result<Arc<Runtime>> {
+        let environment = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
+            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+            .build_arc()?;
+        Ok(Arc::new(Runtime { base: base(environment) }))
+    }
+}
+
+/// Plans what is not executed: definitions of objects.
+static PLANNING: LazyLock<SessionState> = LazyLock::new(|| base(Arc::new(RuntimeEnv::default())));
+
+/// A session for planning a definition. Its event times and clock cannot be folded.
+pub(super) fn planning_state(functions: Vec<ScalarUDF>) -> Result<SessionState> {
+    with_functions(&PLANNING, functions)
+}
+
+/// A session in which plans made for `reads` are optimised and executed.
+pub fn session(reads: &Reads) -> Result<SessionContext> {
+    Ok(SessionContext::new_with_state(session_state(reads)?))
+}
+
+pub(super) fn session_state(reads: &Reads) -> Result<SessionState> {
+    let mut functions = reads.functions.clone();
+    functions.extend(EventTime::functions(&reads.catalog, &reads.names, reads.event_times.as_ref()));
+    functions.extend(Clock::functions(Some(reads.now_us)));
+    with_functions(&reads.runtime.base, functions)
+}
+
+fn with_functions(base: &SessionState, functions: Vec<ScalarUDF>) -> Result<SessionState> {
+    let mut state = base.clone();
+    for function in functions {
+        state.register_udf(Arc::new(function))?;
+    }
+    Ok(state)
+}
+
+fn base(environment: Arc<RuntimeEnv>) -> SessionState {
+    let mut config = SessionConfig::new()
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false)
+        .with_collect_statistics(false);
+    let options = config.options_mut();
+    options.execution.time_zone = Some(UTC.into());
+    options.sql_parser.dialect = Dialect::PostgreSQL;
+    options.sql_parser.enable_ident_normalization = true;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.collect_spans = true;
+    let mut state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(environment)
+        .with_default_features()
+        .with_relation_planners(vec![Arc::new(WindowRelations)])
+        .with_type_planner(Arc::new(SqlTypes))
+        .with_analyzer_rules(postgres_rules::analyzer().rules)
+        .with_query_planner(Arc::new(WindowsQueryPlanner))
+        .build();
+    // Ours, registered per session, stand in their place; none of these may be found where no clock is.
+    for name in ["now", "current_timestamp", "current_date", "today", "current_time"] {
+        let removed = state.deregister_udf(name);
+        debug_assert!(removed.is_ok());
+    }
+    state
+}
+
+/// DataFusion's physical planner, which also knows [`super::assign_windows::AssignWindows`].
+#[derive(Debug)]
+struct WindowsQueryPlanner;
+
+#[async_trait]
+impl QueryPlanner for WindowsQueryPlanner {
+    async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(WindowsPlanner)])
+            .create_physical_plan(plan, session)
+            .await
+    }
+}

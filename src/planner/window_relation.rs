@@ -1,0 +1,269 @@
+//! `HOP(t, ts, slide, size [, offset])` and `TUMBLE(t, ts, size [, offset])` in FROM.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue};
+use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{Expr, ExprSchemable, Extension, LogicalPlan, LogicalPlanBuilder};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments, TableFactor};
+
+use super::assign_windows::AssignWindows;
+use super::error::{At, PlanError, Refusal};
+use super::relations::{relation_argument, window_function};
+use super::stream_plan::Window;
+use super::types::{self, sql_name};
+use crate::sql::{fold, interval_us};
+
+/// More windows to a row than anybody means; a slide of a second under a size of a day has 86 400.
+const MOST_WINDOWS_PER_ROW: i64 = 100_000;
+
+/// Plans calls of window functions in FROM as [`AssignWindows`]. The relation may be a source, table, view, CTE or a
+/// subquery in brackets.
+#[derive(Debug)]
+pub struct WindowRelations;
+
+impl RelationPlanner for WindowRelations {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
+        let TableFactor::Table { name, alias, args: Some(args), .. } = &relation else {
+            return Ok(RelationPlanning::Original(Box::new(relation)));
+        };
+        let Some(function) = window_function(name) else {
+            return Ok(RelationPlanning::Original(Box::new(relation)));
+        };
+        let at = At::of(name);
+        let plan = plan_window(function, &args.args, context).map_err(|e| PlanError::from(e).or_at(at))?;
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))))
+    }
+}
+
+fn usage(function: &str) -> String {
+    match function {
+        "hop" => "Write HOP(relation, time column, slide, size [, offset]).".into(),
+        _ => "Write TUMBLE(relation, time column, size [, offset]).".into(),
+    }
+}
+
+fn invalid(message: String, function: &str) -> PlanError {
+    PlanError::Invalid(Refusal::new(message).hint(usage(function)))
+}
+
+fn plan_window(
+    function: &'static str,
+    args: &[FunctionArg],
+    context: &mut dyn RelationPlannerContext,
+) -> Result<LogicalPlan> {
+    let upper = function.to_uppercase();
+    if !matches!(function, "hop" | "tumble") {
+        return Err(PlanError::unsupported(
+            format!("{upper} windows are not kept incrementally yet"),
+            "Use HOP(t, ts, slide, size) or TUMBLE(t, ts, size).",
+        )
+        .into());
+    }
+    let mut exprs = Vec::with_capacity(args.len());
+    for argument in args {
+        match argument {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => exprs.push(expr),
+            other => return Err(invalid(format!("{upper} does not take the argument {other}"), function).into()),
+        }
+    }
+    let intervals = if function == "hop" { 2 } else { 1 };
+    if exprs.len() < 2 + intervals || exprs.len() > 3 + intervals {
+        let message = format!("{upper} takes {} or {} arguments, not {}", 2 + intervals, 3 + intervals, exprs.len());
+        return Err(invalid(message, function).into());
+    }
+
+    let input = context.plan(relation(exprs[0], &upper, function)?)?;
+    let (input, time) = time_column(input, exprs[1], &upper, function, context)?;
+    let first = length(exprs[2], &upper, context)?;
+    let (slide_us, size_us) =
+        if function == "hop" { (first, length(exprs[3], &upper, context)?) } else { (first, first) };
+    let offset_us = match exprs.get(2 + intervals) {
+        Some(offset) => interval(offset, &upper, context)?,
+        None => 0,
+    };
+    let window = checked_window(size_us, slide_us, offset_us, &upper)?;
+    let node = AssignWindows::try_new(Arc::new(input), time, window)?;
+    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+}
+
+fn checked_window(size_us: i64, slide_us: i64, offset_us: i64, upper: &str) -> Result<Window, PlanError> {
+    let offset_us = offset_us.rem_euclid(slide_us);
+    let window = Window { size_us, slide_us, offset_us };
+    if window.windows_per_row() > MOST_WINDOWS_PER_ROW {
+        let message = format!("{upper} puts each row into {} windows", window.windows_per_row());
+        return Err(PlanError::Invalid(
+            Refusal::new(message).hint(format!("Choose a longer slide: at most {MOST_WINDOWS_PER_ROW} are possible.")),
+        ));
+    }
+    // Slices of a microsecond under a window of an hour are legal arithmetic and no use to anybody.
+    if size_us / window.slice_us() > MOST_WINDOWS_PER_ROW {
+        let message = format!("{upper} would cut its windows into {} slices", size_us / window.slice_us());
+        return Err(PlanError::Invalid(
+            Refusal::new(message).hint("Choose a slide and a size with a larger common divisor."),
+        ));
+    }
+    Ok(window)
+}
+
+/// The first argument as a table factor.
+fn relation(expr: &ast::Expr, upper: &str, function: &str) -> Result<TableFactor, PlanError> {
+    if let Some(name) = relation_argument(expr) {
+        return Ok(TableFactor::Table {
+            name,
+            alias: None,
+            args: None,
+            with_hints: vec![],
+            version: None,
+            with_ordinality: false,
+            partitions: vec![],
+            json_path: None,
+            sample: None,
+            index_hints: vec![],
+        });
+    }
+    match expr {
+        ast::Expr::Subquery(query) => {
+            Ok(TableFactor::Derived { lateral: false, subquery: query.clone(), alias: None, sample: None })
+        }
+        ast::Expr::Nested(inner) => relation(inner, upper, function),
+        other => Err(invalid(format!("the first argument of {upper} is a relation, not {other}"), function)),
+    }
+}
+
+/// The second argument, and the input with that column in microseconds.
+fn time_column(
+    input: LogicalPlan,
+    expr: &ast::Expr,
+    upper: &str,
+    function: &str,
+    context: &mut dyn RelationPlannerContext,
+) -> Result<(LogicalPlan, Column)> {
+    // Flink's DESCRIPTOR(ts).
+    let expr = descriptor(expr).unwrap_or_else(|| expr.clone());
+    let planned = context.sql_to_expr(expr, input.schema())?;
+    let Expr::Column(time) = planned else {
+        let message = format!("the time of {upper} must be a column");
+        return Err(PlanError::Invalid(
+            Refusal::new(message).hint("Compute it in a subquery or a CTE and name its column here."),
+        )
+        .into());
+    };
+    let data_type = input.schema().field_from_column(&time)?.data_type().clone();
+    let micros = match &data_type {
+        DataType::Date32 | DataType::Timestamp(TimeUnit::Microsecond, None) => data_type.clone(),
+        DataType::Timestamp(_, None) => types::timestamp(),
+        DataType::Timestamp(_, Some(_)) => types::timestamptz(),
+        other => {
+            let message =
+                format!("the time of {upper} cannot be of type {}: column \"{}\"", sql_name(other), time.name);
+            return Err(PlanError::TypeMismatch(
+                Refusal::new(message).hint(format!("It must be TIMESTAMPTZ, TIMESTAMP or DATE. {}", usage(function))),
+            )
+            .into());
+        }
+    };
+    if micros == data_type {
+        return Ok((input, time));
+    }
+    let exprs: Vec<Expr> = input
+        .schema()
+        .columns()
+        .into_iter()
+        .map(|column| {
+            if column != time {
+                return Ok(Expr::Column(column));
+            }
+            let (relation, name) = (column.relation.clone(), column.name.clone());
+            Ok(Expr::Column(column).cast_to(&micros, input.schema())?.alias_qualified(relation, name))
+        })
+        .collect::<Result<_>>()?;
+    Ok((LogicalPlanBuilder::from(input).project(exprs)?.build()?, time))
+}
+
+fn descriptor(expr: &ast::Expr) -> Option<ast::Expr> {
+    let ast::Expr::Function(call) = expr else { return None };
+    let [part] = call.name.0.as_slice() else { return None };
+    let FunctionArguments::List(list) = &call.args else { return None };
+    match (fold(part.as_ident()?).as_str(), list.args.as_slice()) {
+        ("descriptor", [FunctionArg::Unnamed(FunctionArgExpr::Expr(column))]) => Some(column.clone()),
+        _ => None,
+    }
+}
+
+/// A length of time: an interval above zero.
+fn length(expr: &ast::Expr, upper: &str, context: &mut dyn RelationPlannerContext) -> Result<i64> {
+    let micros = interval(expr, upper, context)?;
+    if micros <= 0 {
+        let message = format!("the slide and the size of {upper} must be longer than zero: {expr}");
+        return Err(PlanError::Invalid(Refusal::new(message).at(At::of(expr))).into());
+    }
+    Ok(micros)
+}
+
+/// A constant interval, in microseconds.
+fn interval(expr: &ast::Expr, upper: &str, context: &mut dyn RelationPlannerContext) -> Result<i64> {
+    let constant = |value: &ScalarValue| -> Result<Option<i64>, PlanError> {
+        match value {
+            ScalarValue::IntervalMonthDayNano(Some(value)) => {
+                if value.months != 0 {
+                    return Err(PlanError::Invalid(
+                        Refusal::new(format!("{upper} cannot use {expr}: months and years have no fixed length"))
+                            .hint("Write it in days, such as INTERVAL '30 days'.")
+                            .at(At::of(expr)),
+                    ));
+                }
+                if value.nanoseconds % 1000 != 0 {
+                    return Err(PlanError::Invalid(
+                        Refusal::new(format!("{upper} cannot use {expr}: time is in microseconds")).at(At::of(expr)),
+                    ));
+                }
+                let days = i64::from(value.days).checked_mul(86_400_000_000);
+                Ok(days.and_then(|days| days.checked_add(value.nanoseconds / 1000)))
+            }
+            // A bare literal takes the type that is wanted here, as any literal does in Postgres.
+            ScalarValue::Utf8(Some(text)) => match interval_us(text) {
+                Ok(micros) => Ok(Some(micros)),
+                Err(e) => Err(PlanError::InvalidText(Refusal::new(e.to_string()).at(At::of(expr)))),
+            },
+            _ => Ok(None),
+        }
+    };
+    let planned = context.sql_to_expr(expr.clone(), &DFSchema::empty()).map_err(|e| not_constant(expr, upper, e))?;
+    let simplifier = ExprSimplifier::new(SimplifyContext::builder().build());
+    let schema = DFSchema::empty();
+    let planned = simplifier.coerce(planned, &schema).and_then(|expr| simplifier.simplify(expr))?;
+    let micros = match &planned {
+        Expr::Literal(value, _) => constant(value)?,
+        _ => None,
+    };
+    match micros {
+        Some(micros) => Ok(micros),
+        None => {
+            let message = format!("{upper} takes constant intervals, not {expr}");
+            Err(PlanError::Invalid(
+                Refusal::new(message).hint("Write INTERVAL '10 seconds' or the like.").at(At::of(expr)),
+            )
+            .into())
+        }
+    }
+}
+
+/// A column where a constant should be is an error of its own, whatever the planner says of it.
+fn not_constant(expr: &ast::Expr, upper: &str, error: datafusion::error::DataFusionError) -> PlanError {
+    match PlanError::from(error) {
+        PlanError::UndefinedColumn(_) => PlanError::Invalid(
+            Refusal::new(format!("{upper} takes constant intervals, not {expr}"))
+                .hint("Write INTERVAL '10 seconds' or the like.")
+                .at(At::of(expr)),
+        ),
+        other => other,
+    }
+}

@@ -32,3 +32,6 @@ pub use error::SqlError;
 pub use interval::interval_us;
 pub use name::{fold, quote};
 pub use parser::parse;
+
+#[cfg(test)]
+mod tests;

@@ -19,23 +19,20 @@ const MAX_RECURSION: usize = 100;
 /// Every statement of a text, in order. Statements are separated by semicolons; empty ones are skipped. One error, and
 /// none of them is returned.
 pub fn parse(text: &str) -> Result<Vec<Parsed>, SqlError> {
-    let sql = Text(text);
+    let whole = Text::new(text);
     let mut statements = Vec::new();
     for mut piece in tokens::split(text)? {
-        let parameters = tokens::count_parameters(sql, &piece.tokens)?;
+        let parameters = tokens::count_parameters(&piece.tokens)?;
         let first_parameter = piece.tokens.iter().find(|t| matches!(t.token, Token::Placeholder(_))).cloned();
         windows::rewrite(&mut piece.tokens);
         let dialect = Postgres::new(piece.tokens.len());
-        let end = match piece.semicolon {
-            Some(byte) => byte..byte + 1,
-            None => text.len()..text.len(),
-        };
-        let mut cursor = Cursor::new(sql, &dialect, piece.tokens, piece.range.end, end);
+        let sql = whole.from(piece.range.start, piece.position);
+        let mut cursor = Cursor::new(sql, &dialect, piece.tokens, piece.range.end, piece.behind);
         let statement = cursor.statement(parameters)?;
         cursor.expect_end()?;
         if let (Some(parameter), true) = (first_parameter, is_definition(&statement)) {
             let message = format!("there is no parameter {}", parameter.token);
-            return Err(SqlError::syntax(message, sql.position(parameter.span.start)));
+            return Err(SqlError::syntax(message, tokens::position(&parameter)));
         }
         // Those of PREPARE belong to the statement inside.
         let parameters = if matches!(statement, Statement::Prepare { .. }) { 0 } else { parameters };
@@ -61,7 +58,7 @@ pub(super) struct Cursor<'a> {
     parser: Parser<'a>,
     /// Where the statement's text ends, in bytes.
     text_end: usize,
-    /// What stands behind the last token, in bytes: a semicolon, a token of an outer cursor, or nothing.
+    /// What stands behind the last token, as positions: a semicolon, a token of another cursor, or nothing.
     end: Range<usize>,
 }
 
@@ -111,9 +108,9 @@ impl<'a> Cursor<'a> {
 
     /// A statement that PREPARE takes, with its text.
     pub(super) fn preparable(&mut self, parameters: usize) -> Result<Parsed, SqlError> {
-        let start = self.here().start;
+        let start = self.text.byte(self.position());
         let statement = self.query_or_dml()?;
-        let text = self.text.0.get(start..self.text_end).unwrap_or_default().to_string();
+        let text = self.text.whole().get(start..self.text_end).unwrap_or_default().to_string();
         Ok(Parsed { statement, text, parameters })
     }
 
@@ -196,19 +193,13 @@ impl<'a> Cursor<'a> {
 
     /// sqlparser tells the place only in its message: `Expected: a, found: b at Line: 1, Column: 8`; none means the end.
     fn explain_error(&self, message: &str) -> SqlError {
-        let place = message.rsplit_once(" at Line: ").and_then(|(_, place)| {
-            let (line, column) = place.split_once(", Column: ")?;
-            Some((line.parse::<u64>().ok()?, column.parse::<u64>().ok()?))
-        });
-        if let Some((line, column)) = place {
+        let place = message.rsplit_once(" at Line: 1, Column: ").and_then(|(_, place)| place.parse::<usize>().ok());
+        if let Some(position) = place {
             let found = (0..)
                 .map(|i| self.parser.token_at(i))
                 .take_while(|token| token.token != Token::EOF)
-                .find(|token| (token.span.start.line, token.span.start.column) == (line, column));
-            return match found {
-                Some(token) => self.text.near(self.bytes(token)),
-                None => self.unexpected(),
-            };
+                .find(|token| tokens::position(token) == position);
+            return found.map_or_else(|| self.unexpected(), |token| self.text.near(range(token)));
         }
         if message.contains("found: EOF") {
             return self.unexpected_end();
@@ -226,7 +217,7 @@ impl<'a> Cursor<'a> {
         let parser = std::mem::replace(&mut self.parser, Parser::new(self.dialect));
         let mut coming = parser.into_tokens().split_off(at);
         let rest = coming.split_off(index.min(coming.len()));
-        let end = rest.first().map_or(self.end.clone(), |token| self.bytes(token));
+        let end = rest.first().map_or(self.end.clone(), range);
         let rest = Cursor::new(self.text, self.dialect, rest, self.text_end, self.end.clone());
         *self = Cursor::new(self.text, self.dialect, coming, self.text_end, end);
         rest
@@ -237,21 +228,17 @@ impl<'a> Cursor<'a> {
         (self.parser.index()..).map(|i| &self.parser.token_at(i).token).take_while(|token| **token != Token::EOF)
     }
 
-    fn bytes(&self, token: &TokenWithSpan) -> Range<usize> {
-        self.text.byte(token.span.start)..self.text.byte(token.span.end)
-    }
-
-    /// The next token in bytes, or what stands behind the last.
+    /// The next token as positions, or what stands behind the last.
     fn here(&self) -> Range<usize> {
         match self.parser.peek_token_ref() {
             token if token.token == Token::EOF => self.end.clone(),
-            token => self.bytes(token),
+            token => range(token),
         }
     }
 
     /// Where the next token stands, in characters from 1.
     pub(super) fn position(&self) -> usize {
-        self.text.position_of_byte(self.here().start)
+        self.here().start
     }
 
     /// A syntax error at the next token.
@@ -264,7 +251,7 @@ impl<'a> Cursor<'a> {
 
     fn unexpected_end(&self) -> SqlError {
         if self.end.is_empty() {
-            SqlError::syntax("syntax error at end of input", self.text.end())
+            SqlError::syntax("syntax error at end of input", self.end.start)
         } else {
             self.text.near(self.end.clone())
         }
@@ -412,4 +399,8 @@ impl<'a> Cursor<'a> {
         self.expect_symbol(&Token::RParen)?;
         Ok(items)
     }
+}
+
+fn range(token: &TokenWithSpan) -> Range<usize> {
+    tokens::position(token)..token.span.end.column as usize
 }

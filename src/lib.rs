@@ -14,6 +14,7 @@
 
 pub mod catalog;
 pub mod connector;
+pub mod engine;
 pub mod exec;
 pub mod planner;
 pub mod server;

@@ -49,6 +49,21 @@ pub enum CatalogError {
     /// 2BP01. `what` is "table t" or "desired object(s)"; `dependents` has a line for each dependency.
     #[error("cannot drop {what} because other objects depend on {}", if what.ends_with(')') { "them" } else { "it" })]
     DependedOn { what: String, dependents: Vec<String> },
+    /// 42704.
+    #[error("unrecognized configuration parameter \"{0}\"")]
+    NoSetting(String),
+    /// 42704.
+    #[error("type \"{0}\" does not exist")]
+    NoType(String),
+    /// 42704.
+    #[error("role \"{0}\" does not exist")]
+    NoRole(String),
+    /// 42883.
+    #[error("function \"{0}\" does not exist")]
+    NoFunction(String),
+    /// 22023: an argument that a function of the catalog cannot take.
+    #[error("{0}")]
+    BadArgument(String),
     /// 42P16: CREATE OR REPLACE VIEW with columns that the old ones do not begin.
     #[error("{0}")]
     ViewColumns(String),

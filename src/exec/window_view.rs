@@ -383,3 +383,198 @@ impl DeltaRows {
         Ok(Delta::weighted(RecordBatch::try_new(schema.clone(), columns)?, self.weights))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap as Map;
+
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::{Field, Int64Type, Schema, TimestampMicrosecondType};
+    use datafusion::physical_expr::expressions::Column;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::exec::slice_store::StoreRows;
+    use crate::exec::state::Measure;
+    use crate::planner::stream_plan::{Call, Function};
+
+    /// (window start, key) → (count, sum, max).
+    type Expected = Map<(i64, i64), (i64, i64, i64)>;
+
+    struct Case {
+        window: Window,
+        store: SliceStore,
+        changes: Changes,
+        /// What the deltas so far add up to.
+        told: Map<(i64, i64, i64, i64, i64), i64>,
+        rows: Vec<(i64, i64, i64, i64)>,
+    }
+
+    fn layout(grid: Grid, retracts: bool) -> Arc<StoreLayout> {
+        let input = Schema::new(vec![Field::new("k", DataType::Int64, true), Field::new("v", DataType::Int64, true)]);
+        let value = || vec![Arc::new(Column::new("v", 1)) as Arc<dyn datafusion::physical_expr::PhysicalExpr>];
+        let call = |function, args| Call {
+            function,
+            args,
+            filter: None,
+            distinct: false,
+            output: Arc::new(Field::new("x", DataType::Int64, true)),
+        };
+        let calls = [call(Function::Count, Vec::new()), call(Function::Sum, value()), call(Function::Max, value())];
+        Arc::new(StoreLayout {
+            keys: vec![Arc::new(Field::new("k", DataType::Int64, true))],
+            grid: Some(grid),
+            measures: calls.iter().map(|c| Measure::new(c, &input, retracts).unwrap()).collect(),
+        })
+    }
+
+    impl Case {
+        fn new(window: Window, grid: Grid, retracts: bool, emit: Emit) -> Case {
+            let store = SliceStore::new(layout(grid, retracts)).unwrap();
+            let time = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None);
+            let mut fields = vec![Field::new("k", DataType::Int64, true), Field::new("window_start", time, true)];
+            fields.extend(["n", "s", "m"].map(|name| Field::new(name, DataType::Int64, true)));
+            let view = WindowView {
+                window: Some(window),
+                group: vec![Group::Key(0), Group::WindowStart],
+                measures: vec![0, 1, 2],
+                schema: Arc::new(Schema::new(fields)),
+                emit,
+                shows_empty: false,
+            };
+            let mut case = Case { window, store, changes: Changes::new(view).unwrap(), told: Map::new(), rows: Vec::new() };
+            case.store.track_changes();
+            case
+        }
+
+        /// One tick: rows of (key, time, value, weight), then everything before `final_until_us` is final.
+        fn tick(&mut self, rows: &[(i64, i64, i64, i64)], final_until_us: Option<i64>) {
+            let grid = self.store.layout().grid.unwrap();
+            let values: ArrayRef = Arc::new(rows.iter().map(|r| r.2).collect::<Int64Array>());
+            let batch = StoreRows {
+                rows: rows.len(),
+                slices: rows.iter().map(|r| grid.slice_of(r.1)).collect(),
+                keys: vec![Arc::new(rows.iter().map(|r| r.0).collect::<Int64Array>())],
+                args: vec![Vec::new(), vec![values.clone()], vec![values]],
+                filters: vec![None, None, None],
+                weights: rows.iter().any(|r| r.3 != 1).then(|| rows.iter().map(|r| r.3).collect()),
+            };
+            self.store.apply(&batch).unwrap();
+            self.rows.extend(rows);
+            let shown = Shown { horizon_us: None, final_until_us };
+            let dirty = self.store.take_dirty();
+            let delta = self.changes.step(&mut self.store, &dirty, &shown).unwrap();
+            for row in 0..delta.num_rows() {
+                *self.told.entry(line(&delta.rows, row)).or_default() += delta.weight(row);
+            }
+            self.told.retain(|_, weight| *weight != 0);
+            if let Some(us) = final_until_us {
+                self.store.close(us).unwrap();
+            }
+        }
+
+        fn expected(&self, only_final: Option<i64>) -> Expected {
+            let mut by_window: Map<(i64, i64), Vec<(i64, i64)>> = Map::new();
+            for &(key, time, value, weight) in &self.rows {
+                for start in self.window.starts(time) {
+                    by_window.entry((start, key)).or_default().push((value, weight));
+                }
+            }
+            let mut all = Expected::new();
+            for ((start, key), rows) in by_window {
+                let count: i64 = rows.iter().map(|r| r.1).sum();
+                let closed = only_final.is_none_or(|f| start + self.window.size_us <= f);
+                if count > 0 && closed {
+                    let mut net: Map<i64, i64> = Map::new();
+                    rows.iter().for_each(|(v, w)| *net.entry(*v).or_default() += w);
+                    let max = *net.iter().filter(|(_, w)| **w > 0).map(|(v, _)| v).max().unwrap();
+                    all.insert((start, key), (count, rows.iter().map(|(v, w)| v * w).sum(), max));
+                }
+            }
+            all
+        }
+
+        fn check(&mut self, final_until_us: Option<i64>, seed: u64) {
+            let only_final = (self.changes.view.emit == Emit::OnWindowClose).then(|| final_until_us.unwrap_or(i64::MIN));
+            let expected = self.expected(only_final);
+            let snapshot = self.store.snapshot().unwrap();
+            let shown = Shown { horizon_us: None, final_until_us };
+            let mut read = Expected::new();
+            let view = &self.changes.view;
+            for start in view.windows(&snapshot, &shown, i64::MIN..i64::MAX) {
+                for (_, columns) in view.read(&snapshot, start, None, &[0, 1, 2, 3, 4]).unwrap() {
+                    let batch = RecordBatch::try_new(view.schema.clone(), columns).unwrap();
+                    for row in 0..batch.num_rows() {
+                        let (start, key, n, s, m) = line(&batch, row);
+                        assert!(read.insert((start, key), (n, s, m)).is_none(), "seed {seed}: a row twice");
+                    }
+                }
+            }
+            assert_eq!(read, expected, "seed {seed}: what is read, {:?}", self.window);
+            let told: Expected = self.told.keys().map(|&(start, key, n, s, m)| ((start, key), (n, s, m))).collect();
+            assert!(self.told.values().all(|w| *w == 1), "seed {seed}: {:?}", self.told);
+            assert_eq!(told, expected, "seed {seed}: what the deltas add up to, {:?}", self.window);
+        }
+    }
+
+    fn line(batch: &RecordBatch, row: usize) -> (i64, i64, i64, i64, i64) {
+        let int = |i: usize| batch.column(i).as_primitive::<Int64Type>().value(row);
+        (batch.column(1).as_primitive::<TimestampMicrosecondType>().value(row), int(0), int(2), int(3), int(4))
+    }
+
+    #[test]
+    fn windows_equal_those_worked_out_from_the_rows() {
+        for seed in 0..300 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let width = random.random_range(1..6);
+            let window = Window {
+                size_us: width * random.random_range(1..8),
+                slide_us: width * random.random_range(1..8),
+                offset_us: random.random_range(-9..9),
+            };
+            // The store may be finer than the view needs.
+            let own = window.slice_us();
+            let finer = (1..=own).filter(|w| own % w == 0).nth(random.random_range(0..2)).unwrap_or(own);
+            let grid = Grid { width_us: finer, phase_us: window.offset_us.rem_euclid(finer) };
+            let retracts = random.random_bool(0.5);
+            let emit = if !retracts && random.random_bool(0.3) { Emit::OnWindowClose } else { Emit::OnUpdate };
+            let mut case = Case::new(window, grid, retracts, emit);
+            let mut final_until = None;
+            for _ in 0..random.random_range(1..8) {
+                let least = final_until.unwrap_or(-30);
+                let mut rows: Vec<_> = (0..random.random_range(0..12))
+                    .map(|_| {
+                        (random.random_range(0..4), least + random.random_range(0..40), random.random_range(-5..5), 1)
+                    })
+                    .collect();
+                if retracts {
+                    for &(key, time, value, _) in case.rows.clone().iter().filter(|r| r.3 > 0) {
+                        let net: i64 =
+                            case.rows.iter().chain(&rows).filter(|r| (r.0, r.1, r.2) == (key, time, value)).map(|r| r.3).sum();
+                        if net > 0 && random.random_bool(0.2) {
+                            rows.push((key, time, value, -1));
+                        }
+                    }
+                } else if random.random_bool(0.7) {
+                    final_until = Some(least + random.random_range(0..15));
+                }
+                case.tick(&rows, final_until);
+                case.check(final_until, seed);
+            }
+        }
+    }
+
+    #[test]
+    fn forgetting_takes_windows_that_are_no_longer_whole() {
+        let window = Window { size_us: 20, slide_us: 10, offset_us: 0 };
+        let mut case = Case::new(window, Grid { width_us: 10, phase_us: 0 }, false, Emit::OnUpdate);
+        case.tick(&[(1, 5, 1, 1), (1, 15, 1, 1), (1, 25, 1, 1)], Some(30));
+        case.store.forget(10).unwrap();
+        let snapshot = case.store.snapshot().unwrap();
+        let view = &case.changes.view;
+        assert_eq!(view.windows(&snapshot, &Shown::default(), i64::MIN..i64::MAX), [10, 20]);
+        let shown = Shown { horizon_us: Some(30), ..Shown::default() };
+        assert_eq!(view.windows(&snapshot, &shown, i64::MIN..i64::MAX), [20]);
+    }
+}

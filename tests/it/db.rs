@@ -1,0 +1,149 @@
+//! An engine in the process, spoken to in SQL without a wire: what tests of the engine itself need.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use datafusion::catalog::TableProvider;
+use riverrun::catalog::{NameContext, Oid};
+use riverrun::engine::{Engine, EngineOptions, TableChange};
+use riverrun::exec::Delta;
+use riverrun::planner::{self, DmlKind, Reads, Runtime};
+use riverrun::sql::{self, Statement};
+
+pub struct Db {
+    pub engine: Engine,
+    pub names: NameContext,
+    runtime: Arc<Runtime>,
+}
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+impl Db {
+    pub fn start(workers: usize) -> Db {
+        let engine = Engine::start(EngineOptions { workers }).expect("an engine");
+        let runtime = Runtime::new(1 << 30).expect("a runtime");
+        Db { engine, names: NameContext::new("dev", "tester"), runtime }
+    }
+
+    /// Runs statements that must succeed; returns the last one's rows.
+    pub async fn run(&self, text: &str) -> Vec<RecordBatch> {
+        match self.try_run(text).await {
+            Ok(rows) => rows,
+            Err(error) => panic!("{error}\n{text}"),
+        }
+    }
+
+    /// The rows as lines of `a|b|c`, sorted.
+    pub async fn rows(&self, text: &str) -> Vec<String> {
+        lines(&self.run(text).await)
+    }
+
+    pub async fn error(&self, text: &str) -> String {
+        match self.try_run(text).await {
+            Ok(rows) => panic!("no error but {} batches: {text}", rows.len()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    pub async fn try_run(&self, text: &str) -> Fallible<Vec<RecordBatch>> {
+        let mut rows = Vec::new();
+        for parsed in sql::parse(text)? {
+            rows = self.statement(&parsed.statement).await?;
+        }
+        Ok(rows)
+    }
+
+    async fn statement(&self, statement: &Statement) -> Fallible<Vec<RecordBatch>> {
+        match statement {
+            Statement::Query(query) => {
+                let reads = self.reads(statement, HashMap::new()).await?;
+                let plan = planner::plan_query(query, &reads, &[]).await?;
+                Ok(planner::session(&reads)?.execute_logical_plan(plan).await?.collect().await?)
+            }
+            Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
+                let reads = self.reads(statement, HashMap::new()).await?;
+                let dml = planner::plan_dml(statement, &reads, &[]).await?;
+                let batches = planner::session(&reads)?.execute_logical_plan(dml.plan).await?.collect().await?;
+                let mut changes = Vec::new();
+                for batch in batches.into_iter().filter(|b| b.num_rows() > 0) {
+                    changes.push(TableChange { table: dml.table, delta: delta(dml.kind, batch)?, on_conflict: dml.on_conflict });
+                }
+                self.engine.write(changes).await?;
+                Ok(Vec::new())
+            }
+            Statement::WaitFor { name, .. } => {
+                self.engine.wait_for(name, &self.names, Some(std::time::Duration::from_secs(60))).await?;
+                Ok(Vec::new())
+            }
+            Statement::Drop(drop) => {
+                self.engine.drop(drop, &self.names).await?;
+                Ok(Vec::new())
+            }
+            create => {
+                self.engine.create(create, &self.names).await?;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// What the statement may read; `instead` puts other rows in the place of objects.
+    pub async fn reads(
+        &self,
+        statement: &Statement,
+        instead: HashMap<Oid, Arc<dyn TableProvider>>,
+    ) -> Fallible<Reads> {
+        let catalog = self.engine.catalog();
+        let objects = planner::objects_in(statement, &catalog, &self.names)?;
+        let version = self.engine.read(&objects, false).await?;
+        let mut tables: HashMap<_, _> = objects.iter().filter_map(|&oid| Some((oid, version.table(oid)?))).collect();
+        tables.extend(instead);
+        Ok(Reads {
+            catalog,
+            names: self.names.clone(),
+            tables,
+            event_times: Some(version.event_times()),
+            system: self.engine.stats(),
+            functions: Vec::new(),
+            now_us: riverrun::engine::now_us(),
+            runtime: self.runtime.clone(),
+        })
+    }
+}
+
+fn delta(kind: DmlKind, batch: RecordBatch) -> Fallible<Delta> {
+    Ok(match kind {
+        DmlKind::Insert => Delta::inserts(batch),
+        DmlKind::Delete => {
+            let rows = batch.num_rows();
+            Delta::weighted(batch, vec![-1; rows])
+        }
+        DmlKind::Update => {
+            let half = batch.num_columns() / 2;
+            let old = batch.project(&(0..half).collect::<Vec<_>>())?;
+            let new = batch.project(&(half..2 * half).collect::<Vec<_>>())?;
+            let new = RecordBatch::try_new(old.schema(), new.columns().to_vec())?;
+            let mut weights = vec![-1; old.num_rows()];
+            weights.resize(2 * old.num_rows(), 1);
+            Delta::weighted(arrow::compute::concat_batches(&old.schema(), [&old, &new])?, weights)
+        }
+    })
+}
+
+/// Rows as text, sorted: the form in which answers are compared.
+pub fn lines(batches: &[RecordBatch]) -> Vec<String> {
+    let options = arrow::util::display::FormatOptions::default().with_null("NULL");
+    let mut lines = Vec::new();
+    for batch in batches {
+        let columns: Vec<_> = batch
+            .columns()
+            .iter()
+            .map(|c| arrow::util::display::ArrayFormatter::try_new(c, &options).expect("a printable column"))
+            .collect();
+        for row in 0..batch.num_rows() {
+            lines.push(columns.iter().map(|c| c.value(row).to_string()).collect::<Vec<_>>().join("|"));
+        }
+    }
+    lines.sort();
+    lines
+}

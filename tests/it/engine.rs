@@ -1,0 +1,76 @@
+//! The engine over tables and the embedded broker, statement by statement.
+
+use riverrun::connector::{EmbeddedBroker, Producer};
+
+use crate::db::Db;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_over_tables_follow_inserts_updates_and_deletes() {
+    for workers in [1, 3] {
+        let db = Db::start(workers);
+        db.run("CREATE TABLE t (k VARCHAR, v INT); INSERT INTO t VALUES ('a', 1), ('a', 5), ('b', 2)").await;
+        db.run("CREATE MATERIALIZED VIEW g AS SELECT k, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY k").await;
+        db.run("CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n, sum(s) AS s FROM g").await;
+        db.run("CREATE MATERIALIZED VIEW top AS SELECT k, m FROM g ORDER BY m DESC LIMIT 1").await;
+        assert_eq!(db.rows("SELECT * FROM g").await, ["a|2|6|5", "b|1|2|2"]);
+        assert_eq!(db.rows("SELECT * FROM total").await, ["2|8"]);
+        assert_eq!(db.rows("SELECT * FROM top").await, ["a|5"]);
+        db.run("DELETE FROM t WHERE v = 5; UPDATE t SET v = v + 10 WHERE k = 'b'; INSERT INTO t VALUES ('c', 3)").await;
+        assert_eq!(db.rows("SELECT * FROM g").await, ["a|1|1|1", "b|1|12|12", "c|1|3|3"]);
+        assert_eq!(db.rows("SELECT * FROM total").await, ["3|16"]);
+        assert_eq!(db.rows("SELECT * FROM top").await, ["b|12"]);
+        db.run("DELETE FROM t").await;
+        assert_eq!(db.rows("SELECT * FROM total").await, ["0|NULL"]);
+        db.engine.stop().await;
+    }
+}
+
+const SOURCE: &str = "CREATE SOURCE e (id BIGINT, kind VARCHAR, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
+    WITH (connector = 'kafka', topic = 'e', properties.bootstrap.server = '$SERVERS') FORMAT PLAIN ENCODE JSON";
+
+fn event(second: i64, id: i64, kind: &str) -> String {
+    format!(r#"{{"id":{id},"kind":"{kind}","ts":{}}}"#, 1_767_225_600_000 + second * 1000)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_reach_views_whenever_they_were_made() {
+    let broker = EmbeddedBroker::start().expect("a broker");
+    broker.create_topic("e", 3).expect("a topic");
+    let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+    let send = |partition: i32, text: &str| {
+        producer.send("e", Some(partition), None, Some(text.as_bytes()), 0).expect("a record sent");
+    };
+    for n in 0..300 {
+        send((n % 3) as i32, &event(n / 3, n % 7, if n % 5 == 0 { "click" } else { "view" }));
+    }
+    send(0, "{\"id\":");
+    send(1, &event(0, 1, "click"));
+    producer.flush(std::time::Duration::from_secs(30)).expect("everything delivered");
+    let db = Db::start(2);
+    db.run(&SOURCE.replace("$SERVERS", &broker.servers())).await;
+    let view = |name: &str, window: &str| {
+        format!(
+            "CREATE MATERIALIZED VIEW {name} AS SELECT id, window_start, window_end, count(*) AS n,
+             count(*) FILTER (WHERE kind = 'click') AS clicks FROM {window} GROUP BY id, window_start, window_end"
+        )
+    };
+    db.run(&view("hop", "HOP(e, ts, INTERVAL '10 seconds', INTERVAL '1 minute')")).await;
+    db.run("WAIT FOR e").await;
+    // One that shares the store, and ones that must read history by themselves.
+    db.run(&view("tumble", "TUMBLE(e, ts, INTERVAL '1 minute')")).await;
+    db.run("CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM e").await;
+    db.run("CREATE MATERIALIZED VIEW clicks AS SELECT id FROM e WHERE kind = 'click'").await;
+    db.run("WAIT FOR e").await;
+    assert_eq!(db.rows("SELECT sum(n), sum(clicks) FROM tumble").await, ["300|60"]);
+    assert_eq!(db.rows("SELECT sum(n), sum(clicks) FROM hop").await, ["1800|360"]);
+    assert_eq!(db.rows("SELECT * FROM total").await, ["300"]);
+    assert_eq!(db.rows("SELECT count(*) FROM clicks").await, ["60"]);
+    let counts = "SELECT sum(read), sum(accepted), sum(late), sum(dead) FROM riverrun.source_partitions";
+    assert_eq!(db.rows(counts).await, ["302|300|1|1"]);
+    assert_eq!(db.rows("SELECT partition, reason FROM riverrun.late_rows").await, ["1|late"]);
+    assert_eq!(db.rows("SELECT partition FROM riverrun.dead_letters").await, ["0"]);
+    let live = "SELECT sum(n) FROM tumble WHERE window_end = live_window_end('tumble')";
+    assert_eq!(db.rows(live).await, ["120"]);
+    assert_eq!(db.rows("SELECT count(*) FROM e").await, ["301"]);
+    db.engine.stop().await;
+}

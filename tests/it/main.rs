@@ -1,0 +1,4 @@
+//! The rules of the house, the engine against the batch engine, Kafka, and clients: one binary, because linking is what costs.
+
+mod db;
+mod engine;

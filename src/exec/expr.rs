@@ -131,8 +131,30 @@ mod tests {
 
     #[test]
     fn a_failing_row_is_null_and_counted() {
-        insta::assert_snapshot!(check(Operator::Plus, 1), @"");
-        insta::assert_snapshot!(check(Operator::Divide, 14), @"");
+        insta::assert_snapshot!(check(Operator::Plus, 1), @r#"
+        +----+
+        | v  |
+        +----+
+        | 8  |
+        |    |
+        |    |
+        | 1  |
+        | -6 |
+        +----+
+        1 Some("Arrow error: Arithmetic overflow: Overflow happened on: 2147483647 + 1")
+        "#);
+        insta::assert_snapshot!(check(Operator::Divide, 14), @r#"
+        +----+
+        | v  |
+        +----+
+        | 2  |
+        |    |
+        | 0  |
+        |    |
+        | -2 |
+        +----+
+        1 Some("Arrow error: Divide by zero error")
+        "#);
     }
 
     #[test]

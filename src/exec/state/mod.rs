@@ -6,22 +6,37 @@
 //! | `sum`, `avg` of whole numbers and decimals | exact sum, count | Struct {sum, count, carry} | yes |
 //! | `sum`, `avg` of floats | exact sum, count | Struct {fixed, count, wide} | yes |
 //! | `min`, `max` | the value | the value or NULL | no |
+//! | `approx_distinct` | HyperLogLog | Binary | no |
+//! | any other | DataFusion's partial state | Struct {s0, ...} or NULL | no |
+//! | with DISTINCT; and, over input that retracts, all that cannot subtract | values by weight | List of Struct {v0, ..., weight} | yes |
+//!
+//! Details stand with each type.
 //!
 //! A state stays correct whatever the order in which rows and states arrive; inside a tick a row may be taken back before it
 //! comes.
 
+mod by_value;
 mod count;
+mod datafusion;
 mod float;
+mod hll;
 mod minmax;
+mod multiset;
 mod rows;
+mod sketch;
 mod sum;
+#[cfg(test)]
+mod tests;
 mod wide_float;
 
 use std::sync::Arc;
 
+use ::datafusion::physical_expr::PhysicalExpr;
+use ::datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use arrow::array::{ArrayRef, AsArray, BooleanArray};
-use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Float32Type, Float64Type, Int64Type, Schema};
-use datafusion::physical_expr::PhysicalExpr;
+use arrow::datatypes::{
+    DataType, Decimal128Type, Field, FieldRef, Fields, Float32Type, Float64Type, Int64Type, Schema,
+};
 
 use super::ExecError;
 use crate::planner::stream_plan::{Call, Function};
@@ -46,6 +61,9 @@ enum Kind {
     AvgDecimal { scale: i8 },
     AvgFloat,
     Extreme { max: bool },
+    Sketch,
+    DataFusion { expr: Arc<AggregateFunctionExpr>, fields: Fields },
+    ByValue { columns: Vec<DataType>, of: Box<Kind>, distinct: bool },
 }
 
 /// The states of one call for many groups, by slot: a dense number that the caller gives to each group.
@@ -103,32 +121,28 @@ pub trait States: Send + Sync {
 impl Measure {
     /// `input`: what the call's expressions read; `retracts`: whether rows of it can be taken back.
     pub fn new(call: &Call, input: &Schema, retracts: bool) -> Result<Measure, ExecError> {
-        let types = call.args.iter().map(|a| a.data_type(input)).collect::<Result<Vec<_>, _>>()?;
-        let output = call.output.data_type();
-        let (kind, state_type) = match (&call.function, types.as_slice(), output) {
-            (Function::Count, _, _) => (Kind::Count, DataType::Int64),
-            (Function::Sum, [DataType::Int64], _) => (Kind::SumInt, sum::state_type(&DataType::Int64)),
-            (Function::Sum, [DataType::Decimal128(_, scale)], DataType::Decimal128(_, to)) if scale == to => {
-                (Kind::SumDecimal { scale: *scale }, sum::state_type(&wide_decimal(*scale)))
+        let mut args = call.args.clone();
+        if let Function::DataFusion(expr) = &call.function {
+            args.extend(expr.order_bys().iter().map(|o| Arc::clone(&o.expr)));
+        }
+        let types = args.iter().map(|a| a.data_type(input)).collect::<Result<Vec<_>, _>>()?;
+        let plain = Kind::of(call, &types)?;
+        let kind = if plain.wants_values(call.distinct, retracts) {
+            let columns = if matches!(plain, Kind::Sketch) { vec![DataType::UInt64] } else { types.clone() };
+            if !by_value::supports(&columns) {
+                return Err(refusal(call, &types));
             }
-            (Function::Sum, [DataType::Float64], _) => (Kind::SumFloat, float::state_type()),
-            (Function::Avg, [DataType::Decimal128(_, scale)], DataType::Decimal128(_, to)) if scale <= to => {
-                (Kind::AvgDecimal { scale: *scale }, sum::state_type(&wide_decimal(*scale)))
-            }
-            (Function::Avg, [DataType::Float64], _) => (Kind::AvgFloat, float::state_type()),
-            (Function::Min | Function::Max, [t], _) if !minmax::supports(t) => return Err(refusal(call, &types)),
-            (Function::Min, [t], _) => (Kind::Extreme { max: false }, t.clone()),
-            (Function::Max, [t], _) => (Kind::Extreme { max: true }, t.clone()),
-            _ => return Err(refusal(call, &types)),
+            Kind::ByValue { columns, of: Box::new(plain), distinct: call.distinct }
+        } else {
+            plain
         };
-        let args = call.args.clone();
         Ok(Measure {
-            key: key(call, retracts),
+            state_type: kind.state_type(call),
+            kind,
             args,
             filter: call.filter.clone(),
             output: Arc::clone(&call.output),
-            kind,
-            state_type,
+            key: key(call, retracts),
         })
     }
 
@@ -143,7 +157,7 @@ impl Measure {
 
     /// Whether [`States::subtract`] works.
     pub fn invertible(&self) -> bool {
-        !matches!(self.kind, Kind::Extreme { .. })
+        !matches!(self.kind, Kind::Extreme { .. } | Kind::Sketch | Kind::DataFusion { .. })
     }
 
     /// Arrow form of one state; see the table at the top.
@@ -162,23 +176,99 @@ impl Measure {
 
     /// No states yet.
     pub fn create(&self) -> Box<dyn States> {
-        let output = self.output.data_type().clone();
-        match self.kind {
+        self.kind.create(self.output.data_type())
+    }
+}
+
+impl Kind {
+    /// How the call is kept over input that never retracts, DISTINCT apart.
+    fn of(call: &Call, types: &[DataType]) -> Result<Kind, ExecError> {
+        use DataType::{Decimal128, Float64, Int64};
+        Ok(match (&call.function, types, call.output.data_type()) {
+            (Function::Count, _, _) => Kind::Count,
+            (Function::Sum, [Int64], _) => Kind::SumInt,
+            (Function::Sum, &[Decimal128(_, scale)], &Decimal128(_, to)) if scale == to => Kind::SumDecimal { scale },
+            (Function::Sum, [Float64], _) => Kind::SumFloat,
+            (Function::Avg, &[Decimal128(_, scale)], &Decimal128(_, to)) if scale <= to => Kind::AvgDecimal { scale },
+            (Function::Avg, [Float64], _) => Kind::AvgFloat,
+            (Function::Min, [t], to) if minmax::supports(t) && t == to => Kind::Extreme { max: false },
+            (Function::Max, [t], to) if minmax::supports(t) && t == to => Kind::Extreme { max: true },
+            (Function::ApproxDistinct, [t], _) if hll::supports(t) => Kind::Sketch,
+            (Function::DataFusion(expr), _, _) => {
+                Kind::DataFusion { expr: Arc::clone(expr), fields: datafusion::fields(expr)? }
+            }
+            _ => return Err(refusal(call, types)),
+        })
+    }
+
+    /// Whether the call must be kept as values by weight.
+    fn wants_values(&self, distinct: bool, retracts: bool) -> bool {
+        match self {
+            Kind::Extreme { .. } | Kind::Sketch => retracts,
+            // An accumulator that needs its rows in order cannot take them in the order of arrival. WITHIN GROUP only names
+            // the argument.
+            Kind::DataFusion { expr, .. } => {
+                retracts || (expr.order_sensitivity().hard_requires() && !expr.fun().supports_within_group_clause())
+            }
+            _ => distinct,
+        }
+    }
+
+    fn state_type(&self, call: &Call) -> DataType {
+        match self {
+            Kind::Count => DataType::Int64,
+            Kind::SumInt => sum::state_type(&DataType::Int64),
+            Kind::SumDecimal { scale } | Kind::AvgDecimal { scale } => sum::state_type(&wide_decimal(*scale)),
+            Kind::SumFloat | Kind::AvgFloat => float::state_type(),
+            Kind::Extreme { .. } => call.output.data_type().clone(),
+            Kind::Sketch => DataType::Binary,
+            Kind::DataFusion { fields, .. } => DataType::Struct(fields.clone()),
+            Kind::ByValue { columns, .. } => by_value::state_type(columns),
+        }
+    }
+
+    fn create(&self, output: &DataType) -> Box<dyn States> {
+        let output = output.clone();
+        match self {
             Kind::Count => Box::new(count::Counts::new(output)),
             Kind::SumInt => Box::new(sum::Sums::<Int64Type>::new(DataType::Int64, sum::Finish::Sum(output))),
             Kind::SumDecimal { scale } => {
-                Box::new(sum::Sums::<Decimal128Type>::new(wide_decimal(scale), sum::Finish::Sum(output)))
+                Box::new(sum::Sums::<Decimal128Type>::new(wide_decimal(*scale), sum::Finish::Sum(output)))
             }
             Kind::AvgDecimal { scale } => {
                 let factor = match &output {
-                    DataType::Decimal128(_, to) => 10i128.pow((to - scale) as u32),
+                    DataType::Decimal128(_, to) => 10i128.pow((to - scale).unsigned_abs().into()),
                     _ => 1,
                 };
-                Box::new(sum::Sums::<Decimal128Type>::new(wide_decimal(scale), sum::Finish::Avg { factor, output }))
+                Box::new(sum::Sums::<Decimal128Type>::new(wide_decimal(*scale), sum::Finish::Avg { factor, output }))
             }
             Kind::SumFloat => Box::new(float::FloatSums::new(false, output)),
             Kind::AvgFloat => Box::new(float::FloatSums::new(true, output)),
-            Kind::Extreme { max } => minmax::create(&self.state_type, max),
+            Kind::Extreme { max } => minmax::create(&output, *max),
+            Kind::Sketch => Box::new(hll::Sketches::new(output)),
+            Kind::DataFusion { expr, fields } => {
+                Box::new(datafusion::PartialStates::new(Arc::clone(expr), fields.clone(), output))
+            }
+            Kind::ByValue { columns, of, distinct } => {
+                let make = |of: &Kind| -> by_value::Make {
+                    let (of, output) = (of.clone(), output.clone());
+                    Box::new(move || of.create(&output))
+                };
+                let (nulls, outcome) = match &**of {
+                    Kind::Count => (false, by_value::Outcome::Count),
+                    Kind::Extreme { max } => (false, by_value::Outcome::Extreme { max: *max }),
+                    Kind::Sketch => (false, by_value::Outcome::Sketch),
+                    Kind::DataFusion { expr, .. } if *distinct && expr.order_bys().is_empty() => {
+                        (true, by_value::Outcome::Distinct(make(of)))
+                    }
+                    Kind::DataFusion { expr, .. } => {
+                        let order = expr.order_bys().iter().map(|o| o.options).collect();
+                        (true, by_value::Outcome::All { make: make(of), order })
+                    }
+                    _ => (false, by_value::Outcome::Distinct(make(of))),
+                };
+                by_value::create(columns, nulls, outcome, output)
+            }
         }
     }
 }
@@ -196,7 +286,11 @@ fn key(call: &Call, retracts: bool) -> String {
     let filter = call.filter.as_ref().map(|f| format!(" FILTER {f}")).unwrap_or_default();
     let distinct = if call.distinct { "DISTINCT " } else { "" };
     let input = if retracts { "retracting" } else { "append-only" };
-    let name = function_name(&call.function);
+    let mut name = function_name(&call.function);
+    if let Function::DataFusion(expr) = &call.function {
+        let order: Vec<String> = expr.order_bys().iter().map(|o| o.to_string()).collect();
+        name += &format!("[{} {} {}]", order.join(", "), expr.ignore_nulls(), expr.is_reversed());
+    }
     format!("{name}({distinct}{}){filter} -> {} {input}", args.join(", "), call.output.data_type())
 }
 

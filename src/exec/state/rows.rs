@@ -30,11 +30,6 @@ impl<'a> Rows<'a> {
         Rows { slots, mask, weights }
     }
 
-    /// The rows that the filter lets pass, NULL arguments or not.
-    pub fn with_nulls(slots: &'a [u32], filter: Option<&BooleanArray>, weights: Option<&'a [i64]>) -> Rows<'a> {
-        Rows::new(slots, &[], filter, weights)
-    }
-
     /// Calls `f(row, slot, weight)` for each row that counts. Rows of weight 0 come too.
     #[inline(always)]
     pub fn for_each(&self, mut f: impl FnMut(usize, usize, i64)) {

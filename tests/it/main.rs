@@ -2,3 +2,4 @@
 
 mod db;
 mod engine;
+mod house;

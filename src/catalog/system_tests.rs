@@ -379,4 +379,13 @@ fn queries_are_put_in_other_words() {
     assert_snapshot!(rewritten("SELECT i FROM generate_series(1, f(2)) AS i"), @r"SELECT i FROM (SELECT unnest(generate_series(1, f(2))) AS i) AS i");
     assert_snapshot!(rewritten("SELECT x.oid, x.* FROM pg_enum x").replace('\u{1}', "~"), @r#"SELECT x.oid, "x"."oid" AS "oid~1", "x"."enumtypid", "x"."enumsortorder", "x"."enumlabel" FROM pg_enum x WHERE false"#);
     assert_snapshot!(rewritten("SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.b = t.b) AND (SELECT b FROM u) = 1"), @r"SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.b = t.b) AND (SELECT b FROM u) = 1");
+    assert_snapshot!(rewritten("SELECT g.i FROM generate_series(1, 3) g(i)"), @"SELECT g.i FROM (SELECT value AS i FROM generate_series(1, 3)) AS g");
+    let hidden = "WITH pg_enum AS (SELECT 1) SELECT (SELECT 1 FROM t) FROM pg_enum";
+    assert_eq!(rewritten(hidden), hidden);
+}
+
+#[test]
+fn series_are_tables() {
+    assert_snapshot!(check("SELECT sum(i) FROM generate_series(1, 3) AS i"), @"6");
+    assert_snapshot!(check("SELECT array_agg(i + j) FROM generate_series(1, 2) g(i), generate_series(1, abs(-2)) AS j WHERE i < j"), @"[3]");
 }

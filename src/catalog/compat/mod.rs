@@ -18,52 +18,83 @@ mod subqueries;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, ObjectName, ObjectNamePart, OrderBy, OrderByKind, Query, Select, SelectItem, TableFactor, Value, VisitMut,
-    VisitorMut,
+    AccessExpr, BinaryOperator, Cte, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Ident, ObjectName, ObjectNamePart, OrderBy, OrderByKind, Query, Select, SelectItem, TableFactor,
+    Value, VisitMut, VisitorMut,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
+use super::PG_CATALOG;
+use super::system::definitions::Definition;
+
 /// Rewrites a statement, a query or an expression in place.
 pub fn rewrite(node: &mut impl VisitMut) {
-    let _ = node.visit(&mut Rewrite);
+    let mut hiding = HidesSystemTable;
+    let system = node.visit(&mut hiding).is_continue();
+    let _ = node.visit(&mut Rewrite { system });
 }
 
-struct Rewrite;
+struct Rewrite {
+    /// True if the names of system tables mean these.
+    system: bool,
+}
+
+/// Stops at a common table expression that has the name of a system table.
+struct HidesSystemTable;
+
+impl VisitorMut for HidesSystemTable {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        let hides = |cte: &Cte| Definition::find(PG_CATALOG, &folded(&cte.alias.name)).is_some();
+        match &query.with {
+            Some(with) if with.cte_tables.iter().any(hides) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
 
 impl VisitorMut for Rewrite {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        if let Some(OrderBy { kind: OrderByKind::Expressions(by), .. }) = &mut query.order_by {
+        if self.system
+            && let Some(OrderBy { kind: OrderByKind::Expressions(by), .. }) = &mut query.order_by
+        {
             by.iter_mut().for_each(|by| subqueries::in_projection(&mut by.expr));
         }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        subqueries::without_rows(select);
-        subqueries::table_oids(select);
-        subqueries::expand_wildcards(select);
+        if self.system {
+            subqueries::without_rows(select);
+            subqueries::table_oids(select);
+            subqueries::expand_wildcards(select);
+        }
         name_apart(&mut select.projection);
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
                 casts::show_reg(expr);
-                subqueries::in_projection(expr);
+                if self.system {
+                    subqueries::in_projection(expr);
+                }
             }
         }
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<()> {
+    fn post_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<()> {
         subqueries::function_in_from(table);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         casts::reg_as_text(expr);
-        subqueries::rewrite(expr);
+        if self.system {
+            subqueries::rewrite(expr);
+        }
         ControlFlow::Continue(())
     }
 

@@ -8,7 +8,7 @@ use sqlparser::ast::{
     BinaryOperator, CaseWhen, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments,
     GroupByExpr, Ident, JoinOperator, LambdaFunction, LambdaFunctionParameter, LambdaSyntax, ObjectName,
     ObjectNamePart, OneOrManyWithParens, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
-    SetExpr, TableAlias, TableFactor, UnaryOperator, VisitMut, VisitorMut, visit_expressions,
+    SetExpr, TableAlias, TableFactor, TableWithJoins, UnaryOperator, VisitMut, VisitorMut, visit_expressions,
 };
 
 use super::{boolean, call, folded, is_named, null, parsed, take, text, unqualify};
@@ -65,15 +65,10 @@ pub fn rewrite(expr: &mut Expr) {
             Some(_) => scalar(expr),
             None => {}
         },
-        Expr::Exists { subquery, negated } => {
-            if plain_select(subquery).is_some_and(|select| reads_nothing(select) && !has_aggregate(select)) {
-                *expr = boolean(*negated);
-            }
-        }
-        Expr::InSubquery { subquery, negated, .. } => {
-            if plain_select(subquery).is_some_and(|select| reads_nothing(select) && !has_aggregate(select)) {
-                *expr = boolean(*negated);
-            }
+        Expr::Exists { subquery, negated } | Expr::InSubquery { subquery, negated, .. }
+            if plain_select(subquery).is_some_and(|select| reads_nothing(select) && !has_aggregate(select)) =>
+        {
+            *expr = boolean(*negated);
         }
         _ => {}
     }
@@ -339,7 +334,13 @@ fn replace(expr: &mut Expr, equal: &[(Expr, Expr)]) {
 /// A function in FROM whose arguments need not be constants: a derived table with one column of the alias's name.
 pub fn function_in_from(table: &mut TableFactor) {
     let Some((name, arguments, alias)) = table_function(table) else { return };
+    let constant = arguments.iter().all(|argument| match argument {
+        Expr::UnaryOp { expr, .. } => matches!(expr.as_ref(), Expr::Value(_)),
+        other => matches!(other, Expr::Value(_)),
+    });
     let value = match name.as_str() {
+        // DataFusion's own gives rows one by one, in a column `value`.
+        "generate_series" if constant => parsed("value"),
         "generate_series" => call("unnest", vec![call("generate_series", arguments)]),
         "string_to_array" | "current_schemas" | "current_setting" => call(&name, arguments),
         _ => return,
@@ -348,10 +349,18 @@ pub fn function_in_from(table: &mut TableFactor) {
         Some(column) => column.name.clone(),
         None => alias.map_or_else(|| Ident::new(&name), |alias| alias.name.clone()),
     };
+    let from_series = name == "generate_series" && constant;
     let alias = alias.map_or_else(|| Ident::new(&name), |alias| alias.name.clone());
     let Expr::Subquery(mut subquery) = parsed("(SELECT 1 AS x)") else { return };
     if let Some(select) = plain_select_mut(&mut subquery) {
         select.projection = vec![SelectItem::ExprWithAlias { expr: value, alias: column }];
+        if from_series {
+            let mut series = table.clone();
+            if let TableFactor::Table { alias, .. } | TableFactor::Function { alias, .. } = &mut series {
+                *alias = None;
+            }
+            select.from = vec![TableWithJoins { relation: series, joins: vec![] }];
+        }
     }
     let alias = TableAlias { explicit: true, name: alias, columns: vec![], at: None };
     *table = TableFactor::Derived { lateral: false, subquery, alias: Some(alias), sample: None };
@@ -367,11 +376,13 @@ fn table_function(table: &TableFactor) -> Option<(String, Vec<Expr>, Option<&Tab
         args.collect::<Option<Vec<Expr>>>()
     };
     match table {
-        TableFactor::Table { name, args: Some(args), alias, .. } => {
+        TableFactor::Table { name, args: Some(args), alias, with_ordinality: false, .. } => {
             Some((last_name(name)?, plain(&args.args)?, alias.as_ref()))
         }
-        TableFactor::Function { name, args, alias, .. } => Some((last_name(name)?, plain(args)?, alias.as_ref())),
-        TableFactor::UNNEST { array_exprs, alias, .. } => {
+        TableFactor::Function { name, args, alias, with_ordinality: false, .. } => {
+            Some((last_name(name)?, plain(args)?, alias.as_ref()))
+        }
+        TableFactor::UNNEST { array_exprs, alias, with_ordinality: false, with_offset: false, .. } => {
             Some(("unnest".to_string(), array_exprs.clone(), alias.as_ref()))
         }
         _ => None,

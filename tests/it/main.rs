@@ -3,3 +3,4 @@
 mod db;
 mod engine;
 mod house;
+mod oracle;

@@ -207,7 +207,7 @@ async fn over_rows(db: &Db, query: &str, rows: &[(Option<&str>, Option<i64>, i64
         vec![
             Arc::new(rows.iter().map(|r| r.0).collect::<StringArray>()),
             Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>()),
-            Arc::new(rows.iter().map(|r| r.2).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
+            Arc::new(rows.iter().map(|r| Some(r.2)).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
         ],
     )
     .expect("the source's columns");

@@ -21,7 +21,10 @@ use super::session::planning_state;
 use super::show_create;
 use super::stream_plan::{Emit, StreamPlan};
 use super::types::{arrow_type, output_type, sql_name, timestamptz};
-use crate::catalog::{Catalog, MaterializedView, NameContext, Object, ObjectKind, Oid, Source, Table, Watermark};
+use crate::catalog::{
+    Catalog, MaterializedView, NameContext, Object, ObjectKind, Oid, PG_TYPE, PgType, Source, Table, Watermark,
+    with_pg_type,
+};
 use crate::sql::{
     ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, Include, Name, OnConflict, Statement,
     WatermarkDef, interval_us,
@@ -246,6 +249,7 @@ impl Definer<'_> {
         name_columns(&mut query);
         let analyzed = scope.analyze(scope.plan(query, &[])?)?;
         let names = column_names(&analyzed, &create.columns)?;
+        let sql_types = Arc::clone(analyzed.schema());
         let Lowered { plan, event_time, mut notices } = lower::lower(analyzed, &names, emit, retention_us, &scope)?;
         notices.dedup();
         if let (Some(_), true) = (retention_us, event_time.is_empty()) {
@@ -255,7 +259,7 @@ impl Definer<'_> {
             ));
         }
         let (query, depends_on) = self.stored(&create.query)?;
-        let columns = Arc::clone(&plan.output().schema);
+        let columns = with_sql_types(&plan.output().schema, &sql_types);
         let view = MaterializedView {
             query: query.clone(),
             options: create.options.clone(),
@@ -293,7 +297,8 @@ impl Definer<'_> {
             };
             fields.push(Field::new(name, data_type, true));
         }
-        Ok((plan, Arc::new(Schema::new(fields))))
+        let columns = with_sql_types(&Schema::new(fields), plan.schema());
+        Ok((plan, columns))
     }
 
     /// The query's text for the catalog, and what it reads.
@@ -318,9 +323,25 @@ fn fields(columns: &[ColumnDef]) -> Result<Vec<Field>, PlanError> {
         if seen.insert(&column.name, ()).is_some() {
             return Err(duplicate_column(&column.name));
         }
-        fields.push(Field::new(&column.name, arrow_type(&column.data_type)?, true));
+        let field = Field::new(&column.name, arrow_type(&column.data_type)?, true);
+        // VARCHAR and TEXT are one type to Arrow; clients are told the one that was written.
+        let is_varchar = matches!(column.data_type, ast::DataType::Varchar(_) | ast::DataType::CharacterVarying(_));
+        fields.push(match PgType::by_name("varchar") {
+            Some(varchar) if is_varchar => with_pg_type(field, varchar),
+            _ => field,
+        });
     }
     Ok(fields)
+}
+
+/// The columns, each with the SQL type that the query's column of its place carries.
+fn with_sql_types(columns: &Schema, query: &DFSchema) -> SchemaRef {
+    let typed = columns.fields().iter().zip(query.fields()).map(|(column, from)| {
+        let mut metadata = from.metadata().clone();
+        metadata.retain(|key, _| key == PG_TYPE);
+        column.as_ref().clone().with_metadata(metadata)
+    });
+    Arc::new(Schema::new(typed.collect::<Vec<_>>()))
 }
 
 fn not_null(columns: &[ColumnDef]) -> Vec<usize> {

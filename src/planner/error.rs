@@ -24,6 +24,9 @@ pub enum PlanError {
     /// 42701: name the column once.
     #[error("{0}")]
     DuplicateColumn(Refusal),
+    /// 42803: group by the column, or aggregate it.
+    #[error("{0}")]
+    Grouping(Refusal),
     /// 42883: call a function that exists, with arguments of its types.
     #[error("{0}")]
     UndefinedFunction(Refusal),
@@ -172,6 +175,7 @@ impl PlanError {
             PlanError::UndefinedColumn(r)
             | PlanError::AmbiguousColumn(r)
             | PlanError::DuplicateColumn(r)
+            | PlanError::Grouping(r)
             | PlanError::UndefinedFunction(r)
             | PlanError::UndefinedParameter(r)
             | PlanError::UndefinedType(r)
@@ -193,6 +197,7 @@ impl PlanError {
             PlanError::UndefinedColumn(r)
             | PlanError::AmbiguousColumn(r)
             | PlanError::DuplicateColumn(r)
+            | PlanError::Grouping(r)
             | PlanError::UndefinedFunction(r)
             | PlanError::UndefinedParameter(r)
             | PlanError::UndefinedType(r)
@@ -312,8 +317,9 @@ fn of_message(message: &str) -> PlanError {
         let name = rest.split('\'').next().unwrap_or(rest);
         let refusal = Refusal::new(format!("function {name} does not exist"));
         let near = rest.split("Did you mean '").nth(1).and_then(|rest| rest.split('\'').next());
+        let near = near.filter(|near| edit_distance(near, name) <= name.chars().count() / 3);
         return PlanError::UndefinedFunction(match near {
-            Some(near) => refusal.hint(format!("The nearest name is {near}.")),
+            Some(near) => refusal.hint(format!("Perhaps you meant to call {near}.")),
             None => refusal,
         });
     }
@@ -336,7 +342,13 @@ fn of_message(message: &str) -> PlanError {
         return PlanError::OutOfRange(Refusal::new(format!("value out of range: {}", first_lower(message))));
     }
     if message.contains("must be in GROUP BY") || message.contains("must appear in the GROUP BY") {
-        return PlanError::Invalid(Refusal::new(first_lower(first_line(message))));
+        let message = match message.split("olumn \"").nth(1).and_then(|rest| rest.split('"').next()) {
+            Some(column) => {
+                format!("column \"{column}\" must appear in the GROUP BY clause or be used in an aggregate function")
+            }
+            None => first_lower(first_line(message)),
+        };
+        return PlanError::Grouping(Refusal::new(message));
     }
     PlanError::invalid(first_lower(first_line(message)))
 }

@@ -3,10 +3,11 @@
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Schema};
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{Column, Literal};
 
 use super::stream_plan::{
     Aggregate, Call, Emit, Function, GroupColumn, Micros, NodeId, Op, OrderBy, ScanKind, StreamPlan,
@@ -66,10 +67,10 @@ impl Explain<'_> {
                 };
                 write!(out, "Scan: {kind} {name} (oid {object}), columns=[{}]", names(&node.schema))
             }
-            Op::Filter { predicate } => write!(out, "Filter: {}", expr(predicate, input)),
+            Op::Filter { predicate } => write!(out, "Filter: {}", expr_text(predicate, input)),
             Op::Project { exprs } => {
                 let columns = exprs.iter().zip(node.schema.fields()).map(|(e, field)| {
-                    let text = expr(e, input);
+                    let text = expr_text(e, input);
                     if text == *field.name() { text } else { format!("{text} AS {}", field.name()) }
                 });
                 write!(out, "Project: {}", columns.collect::<Vec<_>>().join(", "))
@@ -104,7 +105,7 @@ fn aggregate_text(aggregate: &Aggregate, input: &Schema, output: &Schema) -> Str
     }
     let group = aggregate.group.iter().enumerate().map(|(i, column)| match column {
         GroupColumn::Key(key) => {
-            let (text, name) = (expr(key, input), output.field(i).name());
+            let (text, name) = (expr_text(key, input), output.field(i).name());
             if text == *name { text } else { format!("{text} AS {name}") }
         }
         GroupColumn::WindowStart => "window_start".into(),
@@ -116,7 +117,7 @@ fn aggregate_text(aggregate: &Aggregate, input: &Schema, output: &Schema) -> Str
     parts.join(", ")
 }
 
-fn call_text(call: &Call, input: &Schema) -> String {
+pub(super) fn call_text(call: &Call, input: &Schema) -> String {
     let name = match &call.function {
         Function::Count => "count",
         Function::Sum => "sum",
@@ -126,12 +127,12 @@ fn call_text(call: &Call, input: &Schema) -> String {
         Function::ApproxDistinct => "approx_distinct",
         Function::DataFusion(function) => function.fun().name(),
     };
-    let args: Vec<String> = call.args.iter().map(|arg| expr(arg, input)).collect();
+    let args: Vec<String> = call.args.iter().map(|arg| expr_text(arg, input)).collect();
     let args = if args.is_empty() { "*".to_string() } else { args.join(", ") };
     let distinct = if call.distinct { "DISTINCT " } else { "" };
     let mut text = format!("{name}({distinct}{args})");
     if let Some(filter) = &call.filter {
-        let _ = write!(text, " FILTER ({})", expr(filter, input));
+        let _ = write!(text, " FILTER ({})", expr_text(filter, input));
     }
     text
 }
@@ -151,19 +152,24 @@ fn names(schema: &Schema) -> String {
     schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// An expression with its columns by name, as the input calls them.
-fn expr(expr: &Arc<dyn PhysicalExpr>, input: &Schema) -> String {
-    let named = Arc::clone(expr).transform_up(|expr| match expr.downcast_ref::<Column>() {
-        Some(column) if column.index() < input.fields().len() => {
-            let name = format!("\u{1}{}\u{2}", input.field(column.index()).name());
-            Ok(Transformed::yes(Arc::new(Column::new(&name, column.index())) as Arc<dyn PhysicalExpr>))
-        }
-        _ => Ok(Transformed::no(expr)),
-    });
-    let text = match named {
-        Ok(named) => named.data.to_string(),
-        Err(_) => expr.to_string(),
+/// An expression with its columns by name, as the input calls them, and literals as SQL has them.
+pub(super) fn expr_text(expr: &Arc<dyn PhysicalExpr>, input: &Schema) -> String {
+    let named = |literals: bool| {
+        let named = Arc::clone(expr).transform_up(|expr| {
+            let name = match (expr.downcast_ref::<Column>(), expr.downcast_ref::<Literal>()) {
+                (Some(column), _) => input.fields().get(column.index()).map(|field| field.name().clone()),
+                (_, Some(literal)) if literals => quoted(literal.value()),
+                _ => None,
+            };
+            Ok(match name {
+                Some(name) => Transformed::yes(Arc::new(Column::new(&format!("\u{1}{name}\u{2}"), 0)) as _),
+                None => Transformed::no(expr),
+            })
+        });
+        named.map(|named| named.data.to_string())
     };
+    // Some expressions, such as a long IN list, do not let their literals be replaced.
+    let text = named(true).or_else(|_| named(false)).unwrap_or_else(|_| expr.to_string());
     // DataFusion puts the index behind the name: `a@0`.
     let mut plain = String::with_capacity(text.len());
     let mut rest = text.as_str();
@@ -171,8 +177,19 @@ fn expr(expr: &Arc<dyn PhysicalExpr>, input: &Schema) -> String {
         plain.push_str(before);
         let (name, after) = after.split_once('\u{2}').unwrap_or((after, ""));
         plain.push_str(name);
-        rest = after.strip_prefix('@').unwrap_or(after).trim_start_matches(|c: char| c.is_ascii_digit());
+        rest = after.strip_prefix("@0").unwrap_or(after);
     }
     plain.push_str(rest);
     plain
+}
+
+/// A literal that SQL puts in quotes.
+fn quoted(value: &ScalarValue) -> Option<String> {
+    if value.is_null() || value.data_type().is_numeric() || value.data_type() == DataType::Boolean {
+        return None;
+    }
+    match value.cast_to(&DataType::Utf8) {
+        Ok(ScalarValue::Utf8(Some(text))) => Some(format!("'{}'", text.replace('\'', "''"))),
+        _ => None,
+    }
 }

@@ -28,3 +28,8 @@ pub use query::{EventTimes, Reads, bind, parameter_types, plan_query};
 pub use relations::{definition_names, objects_in};
 pub use session::{Runtime, session};
 pub use types::{arrow_type, sql_name, timestamp, timestamptz};
+
+#[cfg(test)]
+mod plan_tests;
+#[cfg(test)]
+mod query_tests;

@@ -17,8 +17,20 @@ const SAME_NAME: char = '\u{1}';
 pub fn name_columns(query: &mut Query) {
     let _ = query.visit(&mut Namer);
     if let Some(select) = first_select(&mut query.body) {
-        name_result(select);
+        name_result(select, false);
     }
+}
+
+/// For a query whose columns turned out not to be unique, such as `SELECT *, lower(a) AS a`: tells all columns of the result
+/// apart that are not from a wildcard. False if there is no wildcard to blame.
+pub fn tell_apart(query: &mut Query) -> bool {
+    let Some(select) = first_select(&mut query.body) else { return false };
+    let is_wildcard = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+    if !select.projection.iter().any(is_wildcard) {
+        return false;
+    }
+    name_result(select, true);
+    true
 }
 
 /// The name that the client sees of a column of a planned query.
@@ -63,18 +75,22 @@ fn first_select(body: &mut SetExpr) -> Option<&mut Select> {
     }
 }
 
-fn name_result(select: &mut Select) {
+fn name_result(select: &mut Select, all: bool) {
     let mut taken: HashSet<String> = HashSet::new();
     let aliases_reach = select.having.is_some() || select.qualify.is_some();
     for (i, item) in select.projection.iter_mut().enumerate() {
         let Some(name) = item_name(item) else { continue };
-        let again = !taken.insert(name.clone());
+        let name = result_name(&name).to_string();
+        let apart = !taken.insert(name.clone()) || all;
         match item {
-            SelectItem::UnnamedExpr(expr) if again || (!is_column(expr) && !aliases_reach) => {}
-            SelectItem::ExprWithAlias { .. } if again => {}
-            _ => continue,
+            _ if apart => alias(item, format!("{name}{SAME_NAME}{i}")),
+            // Under its own name it could be taken for what HAVING means.
+            SelectItem::UnnamedExpr(expr) if !is_column(expr) && aliases_reach => {
+                alias(item, format!("{name}{SAME_NAME}{i}"));
+            }
+            SelectItem::UnnamedExpr(expr) if !is_column(expr) => alias(item, name),
+            _ => {}
         }
-        alias(item, if again { format!("{name}{SAME_NAME}{i}") } else { name });
     }
 }
 

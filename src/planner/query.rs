@@ -14,7 +14,7 @@ use sqlparser::ast;
 
 use super::error::{PlanError, Refusal};
 use super::functions::fold_constants_of_the_read;
-use super::names::name_columns;
+use super::names::{name_columns, tell_apart};
 use super::scope::{ObjectSource, Scope};
 use super::session::{Runtime, session_state};
 use super::types::output_type;
@@ -72,7 +72,13 @@ pub async fn plan_query(
     let scope = reads.scope()?;
     let mut query = query.clone();
     name_columns(&mut query);
-    let plan = prepare(scope.plan(query, parameter_types)?, &scope)?;
+    let plan = match scope.plan(query.clone(), parameter_types) {
+        Err(PlanError::DuplicateColumn(_) | PlanError::AmbiguousColumn(_)) if tell_apart(&mut query) => {
+            scope.plan(query, parameter_types)?
+        }
+        planned => planned?,
+    };
+    let plan = prepare(plan, &scope)?;
     bind(with_output_types(plan)?, reads)
 }
 

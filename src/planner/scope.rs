@@ -21,7 +21,7 @@ use super::error::{PlanError, Refusal};
 use super::names::name_columns;
 use super::relations::{definition_names, parse_query};
 use super::types::SqlTypes;
-use crate::catalog::{Catalog, CatalogError, NameContext, Object, ObjectKind, SystemTables, is_system_schema};
+use crate::catalog::{Catalog, CatalogError, NameContext, Object, ObjectKind, SystemTables, compat, is_system_schema};
 use crate::sql::Name;
 
 /// Views upon views upon views: more than this is a mistake, and would exhaust the stack.
@@ -75,7 +75,8 @@ impl Scope {
 
     /// [`Scope::plan`] with more to know, such as the columns that a VALUES list is for.
     pub fn plan_in(&self, query: ast::Query, context: &mut PlannerContext) -> Result<LogicalPlan, PlanError> {
-        let statement = ast::Statement::Query(Box::new(query));
+        let mut statement = ast::Statement::Query(Box::new(query));
+        compat::rewrite(&mut statement);
         Ok(SqlToRel::new(self).sql_statement_to_plan_with_context(statement, context)?)
     }
 

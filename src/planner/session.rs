@@ -22,6 +22,7 @@ use super::functions::{Clock, EventTime};
 use super::types::{SqlTypes, UTC};
 use super::window_relation::WindowRelations;
 use super::{Reads, postgres_rules};
+use crate::catalog::pg_aggregates;
 
 /// What queries share: one bound on the memory of all that run at once, and DataFusion's functions.
 pub struct Runtime {
@@ -98,6 +99,10 @@ fn base(environment: Arc<RuntimeEnv>) -> SessionState {
     for name in ["now", "current_timestamp", "current_date", "today", "current_time"] {
         let removed = state.deregister_udf(name);
         debug_assert!(removed.is_ok());
+    }
+    for function in pg_aggregates() {
+        let replaced = state.register_udaf(Arc::new(function));
+        debug_assert!(replaced.is_ok());
     }
     state
 }

@@ -2,5 +2,3 @@
 
 mod db;
 mod engine;
-mod house;
-mod oracle;

@@ -12,9 +12,11 @@ use datafusion::logical_expr::{Aggregate as LogicalAggregate, Expr, Extension, L
 use datafusion::physical_expr::PhysicalSortExpr;
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 
+use super::substitute::substitute;
 use super::{Lowering, columns_of, index_of};
 use crate::planner::assign_windows::{AssignWindows, WINDOW_END, WINDOW_START};
 use crate::planner::error::PlanError;
+use crate::planner::explain::{call_text, expr_text};
 use crate::planner::stream_plan::{Aggregate, Call, Emit, Function, GroupColumn, NodeId, Op};
 use crate::planner::types::sql_name;
 
@@ -46,11 +48,14 @@ impl Lowering {
                 let schema = aggregate.input.schema();
                 let group = aggregate.group_expr.iter().map(|expr| Ok(GroupColumn::Key(self.physical(expr, schema)?)));
                 let group = group.collect::<Result<Vec<_>, PlanError>>()?;
-                let output = columns_of(&aggregate.schema);
-                let calls = self.calls(&aggregate.aggr_expr, schema, &output.fields()[group.len()..])?;
+                let columns = columns_of(&aggregate.schema);
+                let calls = self.calls(&aggregate.aggr_expr, schema, &columns.fields()[group.len()..])?;
+                let keys = columns.fields()[..group.len()].to_vec();
                 let event_time = self.keys_that_carry_time(input, &group);
-                let op = Op::Aggregate(Aggregate { group, window: None, calls });
-                Ok(self.add(op, vec![input], output, false, event_time))
+                let aggregate = Aggregate { group, window: None, calls };
+                let output = self.named(input, keys, &aggregate);
+                let aggregate = with_outputs(aggregate, &output);
+                Ok(self.add(Op::Aggregate(aggregate), vec![input], output, false, event_time))
             }
         }
     }
@@ -76,30 +81,47 @@ impl Lowering {
         }
         let asked = aggregate.group_expr.len();
         let columns = columns_of(&aggregate.schema);
-        let mut fields: Vec<Field> = columns.fields()[..asked].iter().map(|field| field.as_ref().clone()).collect();
+        let mut keys: Vec<Arc<Field>> = columns.fields()[..asked].to_vec();
         let bounds = windows.schema_of_bounds();
         for hidden in &wanted[asked..] {
             let bound = &bounds[usize::from(*hidden == Group::End)];
-            fields.push(Field::new(format!("hidden {}", bound.name()), bound.data_type().clone(), true));
+            keys.push(Arc::new(Field::new(bound.name(), bound.data_type().clone(), true)));
         }
-        let outputs = &columns.fields()[asked..];
-        let calls = self.calls(&calls, schema, outputs)?;
-        fields.extend(outputs.iter().map(|field| field.as_ref().clone()));
+        let calls = self.calls(&calls, schema, &columns.fields()[asked..])?;
 
         let mut event_time = self.keys_that_carry_time(input, &group);
         if self.event_time[input].contains(&time) {
             let is_bound = |i: &usize| !matches!(group[*i], GroupColumn::Key(_));
             event_time.extend((0..group.len()).filter(is_bound));
         }
-        let output = Arc::new(Schema::new(fields));
+        let aggregate = Aggregate { group, window: Some((time, windows.window)), calls };
+        let output = self.named(input, keys, &aggregate);
         let kept: Vec<usize> = (0..asked).chain(wanted.len()..output.fields().len()).collect();
-        let op = Op::Aggregate(Aggregate { group, window: Some((time, windows.window)), calls });
+        let op = Op::Aggregate(with_outputs(aggregate, &output));
         let append_only = self.emit == Emit::OnWindowClose;
         let node = self.add(op, vec![input], Arc::clone(&output), append_only, event_time);
 
         let positions = positional(&output);
         let node = self.filter(node, above, &positions)?;
         Ok(if kept.len() < output.fields().len() { self.pick(node, &kept) } else { node })
+    }
+
+    /// The output of an aggregation, its columns named for people: a plain key after its column, the rest after what it
+    /// computes.
+    fn named(&self, input: NodeId, keys: Vec<Arc<Field>>, aggregate: &Aggregate) -> Arc<Schema> {
+        let input = &self.nodes[input].schema;
+        let mut fields = Vec::with_capacity(keys.len() + aggregate.calls.len());
+        for (key, column) in keys.iter().zip(&aggregate.group) {
+            let name = match column {
+                GroupColumn::Key(expr) => expr_text(expr, input),
+                GroupColumn::WindowStart | GroupColumn::WindowEnd => key.name().clone(),
+            };
+            fields.push(key.as_ref().clone().with_name(name));
+        }
+        for call in &aggregate.calls {
+            fields.push(call.output.as_ref().clone().with_name(call_text(call, input)));
+        }
+        Arc::new(Schema::new(fields))
     }
 
     /// The group's columns that pass an event-time column through.
@@ -187,6 +209,15 @@ impl Lowering {
         let output = Arc::new(output.as_ref().clone().with_nullable(true));
         Ok(Call { function, args: evaluated, filter, distinct, output })
     }
+}
+
+/// Gives each call the field that it has in the output.
+fn with_outputs(mut aggregate: Aggregate, output: &Schema) -> Aggregate {
+    let first = aggregate.group.len();
+    for (i, call) in aggregate.calls.iter_mut().enumerate() {
+        call.output = Arc::clone(&output.fields()[first + i]);
+    }
+    aggregate
 }
 
 fn is_summable(data_type: &DataType) -> bool {
@@ -312,22 +343,6 @@ fn windowed(aggregate: &LogicalAggregate) -> Result<Option<Windowed<'_>>, PlanEr
         })
         .collect::<Result<_, PlanError>>()?;
     Ok(Some(Windowed { windows, group, calls, below, above }))
-}
-
-/// Puts an expression in the place of each column: `with` has one for each column of `schema`.
-fn substitute(exprs: &mut [Expr], schema: &DFSchema, with: &[Expr]) -> Result<(), PlanError> {
-    for expr in exprs {
-        let taken = std::mem::take(expr);
-        let replaced = taken.transform_up(|expr| match &expr {
-            Expr::Column(column) => {
-                let i = schema.index_of_column(column)?;
-                Ok(Transformed::yes(with[i].clone().unalias_nested().data))
-            }
-            _ => Ok(Transformed::no(expr)),
-        })?;
-        *expr = replaced.data;
-    }
-    Ok(())
 }
 
 fn columns_used(expr: &Expr, schema: &DFSchema) -> Result<BTreeSet<usize>, PlanError> {

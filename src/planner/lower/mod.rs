@@ -11,6 +11,7 @@ mod aggregate;
 mod emit;
 mod ranked;
 mod refuse;
+mod substitute;
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Optimizer, OptimizerContext};
-use datafusion::physical_expr::expressions::{BinaryExpr, Column as PhysicalColumn};
+use datafusion::physical_expr::expressions::{BinaryExpr, Column as PhysicalColumn, Literal};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr, create_physical_expr};
 
 use super::assign_windows::AssignWindows;
@@ -103,28 +104,25 @@ impl Lowering {
     fn lower(&mut self, plan: &LogicalPlan) -> Result<NodeId, PlanError> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),
-            LogicalPlan::Filter(filter) => {
-                let conjuncts = split_conjunction_owned(filter.predicate.clone());
-                match filter.input.as_ref() {
-                    LogicalPlan::Window(window) => self.ranked(window, conjuncts, true),
-                    input => {
-                        let node = self.lower(input)?;
-                        self.filter(node, conjuncts, input.schema())
-                    }
+            LogicalPlan::Filter(filter) => match ranked::over_window(filter)? {
+                Some(ranked) => {
+                    let columns = filter.input.schema().columns().into_iter().map(Expr::Column).collect();
+                    self.ranked(ranked, columns, filter.input.schema())
                 }
-            }
+                None => {
+                    let node = self.lower(&filter.input)?;
+                    self.filter(node, split_conjunction_owned(filter.predicate.clone()), filter.input.schema())
+                }
+            },
             LogicalPlan::Projection(projection) => {
-                let input = match projection.input.as_ref() {
-                    LogicalPlan::Filter(filter) => match filter.input.as_ref() {
-                        LogicalPlan::Window(window) => {
-                            let conjuncts = split_conjunction_owned(filter.predicate.clone());
-                            let uses_rank = ranked::uses_rank(window, &projection.expr);
-                            self.ranked(window, conjuncts, uses_rank)?
-                        }
-                        _ => self.lower(&projection.input)?,
-                    },
-                    input => self.lower(input)?,
+                let ranked = match projection.input.as_ref() {
+                    LogicalPlan::Filter(filter) => ranked::over_window(filter)?,
+                    _ => None,
                 };
+                if let Some(ranked) = ranked {
+                    return self.ranked(ranked, projection.expr.clone(), &projection.schema);
+                }
+                let input = self.lower(&projection.input)?;
                 self.project(input, &projection.expr, projection.input.schema(), &projection.schema)
             }
             LogicalPlan::SubqueryAlias(alias) => self.lower(&alias.input),
@@ -175,7 +173,11 @@ impl Lowering {
             // Nobody looks at the columns, only at the rows; and rows without columns are a trap for whoever counts them.
             projection.push(cheapest_column(&object.columns));
         }
-        let fields: Vec<_> = projection.iter().map(|&i| object.columns.field(i).clone().with_nullable(true)).collect();
+        let column = |i: &usize| {
+            let field = object.columns.field(*i);
+            Field::new(field.name(), field.data_type().clone(), true)
+        };
+        let fields: Vec<Field> = projection.iter().map(column).collect();
         let carries = event_time_columns(object);
         let event_time = (0..projection.len()).filter(|&i| carries.contains(&projection[i])).collect();
         let op = Op::Scan { object: object.oid, name: object.name.clone(), kind, projection };
@@ -208,6 +210,7 @@ impl Lowering {
     }
 
     fn project_physical(&mut self, input: NodeId, exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef) -> NodeId {
+        let (input, exprs) = self.through_projection(input, exprs);
         let taken: Vec<Option<usize>> = exprs.iter().map(column_index).collect();
         let node = &self.nodes[input];
         let identity = schema == node.schema && taken.iter().copied().eq((0..taken.len()).map(Some));
@@ -218,6 +221,44 @@ impl Lowering {
         let carries = &self.event_time[input];
         let event_time = (0..taken.len()).filter(|&i| taken[i].is_some_and(|from| carries.contains(&from))).collect();
         self.add(Op::Project { exprs }, vec![input], schema, append_only, event_time)
+    }
+
+    /// A projection over a projection is one, unless that would compute something twice: the lower one is taken away and
+    /// its expressions put into the upper one's.
+    fn through_projection(
+        &mut self,
+        input: NodeId,
+        exprs: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> (NodeId, Vec<Arc<dyn PhysicalExpr>>) {
+        let Op::Project { exprs: inner } = &self.nodes[input].op else { return (input, exprs) };
+        if input + 1 != self.nodes.len() {
+            return (input, exprs);
+        }
+        let mut uses = vec![0usize; inner.len()];
+        for expr in &exprs {
+            for_each_column(expr, &mut |i| uses[i] += 1);
+        }
+        let is_plain = |i: usize| column_index(&inner[i]).is_some() || inner[i].is::<Literal>();
+        if (0..inner.len()).any(|i| uses[i] > 1 && !is_plain(i)) {
+            return (input, exprs);
+        }
+        let merged: DataFusionResult<Vec<_>> = exprs
+            .iter()
+            .map(|expr| {
+                let replaced = Arc::clone(expr).transform_up(|expr| {
+                    Ok(match column_index(&expr) {
+                        Some(i) => Transformed::yes(Arc::clone(&inner[i])),
+                        None => Transformed::no(expr),
+                    })
+                });
+                Ok(replaced?.data)
+            })
+            .collect();
+        let Ok(merged) = merged else { return (input, exprs) };
+        let below = self.nodes[input].inputs[0];
+        self.nodes.pop();
+        self.event_time.pop();
+        (below, merged)
     }
 
     /// `ORDER BY ... LIMIT`, perhaps with projections between the two.
@@ -357,6 +398,13 @@ fn columns_of(schema: &DFSchema) -> SchemaRef {
 
 fn index_of(schema: &DFSchema, column: &Column) -> Result<usize, PlanError> {
     Ok(schema.index_of_column(column)?)
+}
+
+fn for_each_column(expr: &Arc<dyn PhysicalExpr>, found: &mut dyn FnMut(usize)) {
+    if let Some(i) = column_index(expr) {
+        found(i);
+    }
+    expr.children().into_iter().for_each(|child| for_each_column(child, found));
 }
 
 fn column_index(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{Sort, WindowFunction, WindowFunctionParams};
+use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
-    Between, BinaryExpr, Cast, Expr, FetchType, Limit, Operator, SkipType, TryCast, Window,
+    Between, BinaryExpr, Cast, Expr, FetchType, Filter, Limit, LogicalPlan, Operator, SkipType, TryCast, Window,
 };
 
+use super::substitute::substitute;
 use super::{Lowering, column_index, physical_column};
 use crate::planner::error::PlanError;
 use crate::planner::stream_plan::{Emit, NodeId, Op, OrderBy};
@@ -31,22 +33,60 @@ pub(super) fn bounds_of(limit: &Limit) -> Result<(u64, u64), PlanError> {
     }
 }
 
+/// A filter over a window function, with what stands between the two.
+pub(super) struct Ranked<'a> {
+    window: &'a Window,
+    /// Over the window node's output.
+    conjuncts: Vec<Expr>,
+    /// Projections and aliases from the top down: the columns they put out, as expressions over what is below.
+    between: Vec<(&'a DFSchema, Vec<Expr>)>,
+}
+
+/// The filter as one over a window function, if it is.
+pub(super) fn over_window(filter: &Filter) -> Result<Option<Ranked<'_>>, PlanError> {
+    let mut conjuncts = split_conjunction_owned(filter.predicate.clone());
+    let mut between = Vec::new();
+    let mut plan = filter.input.as_ref();
+    loop {
+        match plan {
+            LogicalPlan::Window(window) => return Ok(Some(Ranked { window, conjuncts, between })),
+            LogicalPlan::Projection(projection) => {
+                substitute(&mut conjuncts, &projection.schema, &projection.expr)?;
+                between.push((&projection.schema, projection.expr.clone()));
+                plan = &projection.input;
+            }
+            LogicalPlan::SubqueryAlias(alias) => {
+                let columns: Vec<Expr> = alias.input.schema().columns().into_iter().map(Expr::Column).collect();
+                substitute(&mut conjuncts, &alias.schema, &columns)?;
+                between.push((&alias.schema, columns));
+                plan = &alias.input;
+            }
+            _ => return Ok(None),
+        }
+    }
+}
+
 /// Whether any of these expressions over a window node's output looks at what the window function computed.
-pub(super) fn uses_rank(window: &Window, exprs: &[Expr]) -> bool {
+fn uses_rank(window: &Window, exprs: &[Expr]) -> bool {
     let rank = window.schema.fields().len() - 1;
     let is_rank = |column: &&Column| window.schema.index_of_column(column).is_ok_and(|i| i == rank);
     exprs.iter().any(|expr| expr.column_refs().iter().any(is_rank))
 }
 
 impl Lowering {
-    /// A filter over a window function: `row_number() OVER (...)` with a bound on it is a Top-N. Output: the window node's
-    /// columns, without the last one, the row number, unless `numbered` or a filter needs it.
+    /// A filter over a window function: `row_number() OVER (...)` with a bound on it is a Top-N. `above` are expressions over
+    /// the filter's output, those of a projection right above it or its columns, and the schema that they make: where
+    /// neither they nor a filter look at the row number, it is not kept, and a change of rank is no change of a row.
     pub(super) fn ranked(
         &mut self,
-        window: &Window,
-        conjuncts: Vec<Expr>,
-        numbered: bool,
+        ranked: Ranked<'_>,
+        mut above: Vec<Expr>,
+        output: &DFSchema,
     ) -> Result<NodeId, PlanError> {
+        let Ranked { window, conjuncts, between } = ranked;
+        for (schema, exprs) in &between {
+            substitute(&mut above, schema, exprs)?;
+        }
         let params = row_number(window)?;
         let rank = window.schema.fields().len() - 1;
         let is_rank = |expr: &Expr| match unwrap_cast(expr) {
@@ -68,11 +108,12 @@ impl Lowering {
             ));
         }
         let (offset, limit) = (least - 1, most.saturating_sub(least - 1));
-        let numbered = numbered || uses_rank(window, &rest);
+        let numbered = uses_rank(window, &above) || uses_rank(window, &rest);
         let input = self.lower(&window.input)?;
         let schema = window.input.schema();
         let node = self.top_n(input, &params.partition_by, &params.order_by, schema, offset, limit, numbered)?;
-        self.filter(node, rest, &window.schema)
+        let node = self.filter(node, rest, &window.schema)?;
+        self.project(node, &above, &window.schema, output)
     }
 
     /// Rows `offset + 1 ..= offset + limit` of each partition; with `numbered` their numbers are a last column. The

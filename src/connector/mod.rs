@@ -19,7 +19,7 @@ mod source;
 pub use embedded::{EmbeddedBroker, Producer};
 pub use error::ConnectorError;
 pub use json::{ColumnSpec, Dead, Decoded, EpochUnit, IncludeKind, JsonDecoder, JsonOptions, TimestampMode};
-pub use kafka::{Isolation, KafkaOptions, Start};
+pub use kafka::{Isolation, KafkaOptions, Start, create_topic};
 pub use records::{Record, RecordMeta, Records, Span};
 pub use source::{Metadata, Reader, SourceOptions, Waker};
 

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 
 use super::law::PartitionProgress;
 use super::slice_store::{PartialRows, StoreRows};
-use crate::catalog::Oid;
+use crate::planner::stream_plan::Oid;
 
 /// Names a store within one process.
 pub type StoreId = u64;

@@ -15,7 +15,7 @@ use super::horizon::Horizon;
 use super::slice_store::{Grid, StoreLayout};
 use super::state::Measure;
 use super::window_view::{Group, WindowView};
-use crate::catalog::Oid;
+use crate::planner::stream_plan::Oid;
 use crate::planner::stream_plan::{Aggregate, Call, Emit, Function, GroupColumn, Node, Op, ScanKind, StreamPlan};
 
 type Expr = Arc<dyn PhysicalExpr>;

@@ -1,6 +1,6 @@
 //! How far a column of times has come, as a function of the sources under it.
 
-use crate::catalog::Oid;
+use crate::planner::stream_plan::Oid;
 use crate::planner::stream_plan::Window;
 
 /// The time below which nothing changes in a column any more. Evaluated with a source's watermark it says what is closed,

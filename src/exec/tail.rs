@@ -14,7 +14,7 @@ use super::operator::{self, Operator};
 use super::slice_store::{SliceStore, StoreSnapshot};
 use super::window_view::{Changes, Shown, WindowView};
 use super::{Delta, ExecError};
-use crate::catalog::Oid;
+use crate::planner::stream_plan::Oid;
 use crate::planner::stream_plan::Op;
 
 /// The tail of one view.

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
-use crate::catalog::Oid;
+pub use crate::catalog::Oid;
 
 /// Index of a node in [`StreamPlan::nodes`].
 pub type NodeId = usize;

@@ -2,3 +2,5 @@
 
 mod db;
 mod engine;
+mod house;
+mod oracle;

@@ -7,6 +7,8 @@
 //! | `'t'::regclass`, `oid::regclass` | `regclassin('t')`; where it is shown, `regclassout(oid)` |
 //! | `ARRAY(SELECT ...)` | `array_agg` in a subquery, or `array_transform` over a function's rows |
 //! | `FROM generate_series(a, b) i` | a derived table over `unnest` |
+//! | `(f(x)).n` | `get_field(f(x), 'n')` |
+//! | `c.oid, c.*` over a system table | all columns, the second `oid` under another name |
 //! | a correlated subquery that yields one row | [`single_value`](super::functions) over it, joined by its equalities |
 //! | a subquery over a system table that has no rows here | NULL, false or the empty array |
 
@@ -16,41 +18,83 @@ mod subqueries;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
-    ObjectName, ObjectNamePart, Select, SelectItem, TableFactor, Value, VisitMut, VisitorMut,
+    AccessExpr, BinaryOperator, Cte, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Ident, ObjectName, ObjectNamePart, OrderBy, OrderByKind, Query, Select, SelectItem, TableFactor,
+    Value, VisitMut, VisitorMut,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
+use super::PG_CATALOG;
+use super::system::definitions::Definition;
+
 /// Rewrites a statement, a query or an expression in place.
 pub fn rewrite(node: &mut impl VisitMut) {
-    let _ = node.visit(&mut Rewrite);
+    let mut hiding = HidesSystemTable;
+    let system = node.visit(&mut hiding).is_continue();
+    let _ = node.visit(&mut Rewrite { system });
 }
 
-struct Rewrite;
+struct Rewrite {
+    /// True if the names of system tables mean these.
+    system: bool,
+}
+
+/// Stops at a common table expression that has the name of a system table.
+struct HidesSystemTable;
+
+impl VisitorMut for HidesSystemTable {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        let hides = |cte: &Cte| Definition::find(PG_CATALOG, &folded(&cte.alias.name)).is_some();
+        match &query.with {
+            Some(with) if with.cte_tables.iter().any(hides) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
 
 impl VisitorMut for Rewrite {
     type Break = ();
 
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if self.system
+            && let Some(OrderBy { kind: OrderByKind::Expressions(by), .. }) = &mut query.order_by
+        {
+            by.iter_mut().for_each(|by| subqueries::in_projection(&mut by.expr));
+        }
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        subqueries::without_rows(select);
+        if self.system {
+            subqueries::without_rows(select);
+            subqueries::table_oids(select);
+            subqueries::expand_wildcards(select);
+        }
+        name_apart(&mut select.projection);
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
                 casts::show_reg(expr);
-                subqueries::in_list(expr);
+                if self.system {
+                    subqueries::in_projection(expr);
+                }
             }
         }
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<()> {
+    fn post_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<()> {
         subqueries::function_in_from(table);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         casts::reg_as_text(expr);
-        subqueries::rewrite(expr);
+        if self.system {
+            subqueries::rewrite(expr);
+        }
         ControlFlow::Continue(())
     }
 
@@ -73,9 +117,42 @@ impl VisitorMut for Rewrite {
                 }
             }
             Expr::Cast { .. } => casts::rewrite(expr),
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                if let [AccessExpr::Dot(Expr::Identifier(field))] = access_chain.as_slice() {
+                    let field = text(&folded(field));
+                    *expr = call("get_field", vec![take(root), field]);
+                }
+            }
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// `SELECT NULL, NULL`: plans want unique names. What stands behind the control character is not shown to clients.
+fn name_apart(items: &mut [SelectItem]) {
+    for at in 1..items.len() {
+        let (before, rest) = items.split_at_mut(at);
+        if let SelectItem::UnnamedExpr(expr) = &mut rest[0]
+            && before.iter().any(|item| matches!(item, SelectItem::UnnamedExpr(other) if same(other, expr)))
+        {
+            let name = match expr {
+                Expr::CompoundIdentifier(parts) => parts.last().map_or_else(String::new, folded),
+                Expr::Identifier(name) => folded(name),
+                _ => "?column?".to_string(),
+            };
+            let alias = Ident::with_quote('"', format!("{name}\u{1}{at}"));
+            rest[0] = SelectItem::ExprWithAlias { expr: take(expr), alias };
+        }
+    }
+}
+
+fn same(left: &Expr, right: &Expr) -> bool {
+    match (left, right) {
+        (Expr::CompoundIdentifier(left), Expr::CompoundIdentifier(right)) => {
+            left.iter().map(folded).eq(right.iter().map(folded))
+        }
+        _ => left == right,
     }
 }
 

@@ -7,14 +7,14 @@ use sqlparser::ast::helpers::attached_token::AttachedToken;
 use sqlparser::ast::{
     BinaryOperator, CaseWhen, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments,
     GroupByExpr, Ident, JoinOperator, LambdaFunction, LambdaFunctionParameter, LambdaSyntax, ObjectName,
-    ObjectNamePart, OneOrManyWithParens, OrderByKind, Query, Select, SelectItem, SetExpr, TableAlias, TableFactor,
-    VisitMut, VisitorMut, visit_expressions,
+    ObjectNamePart, OneOrManyWithParens, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    SetExpr, TableAlias, TableFactor, TableWithJoins, UnaryOperator, VisitMut, VisitorMut, visit_expressions,
 };
 
 use super::{boolean, call, folded, is_named, null, parsed, take, text, unqualify};
 use crate::catalog::functions::SINGLE_VALUE;
 use crate::catalog::system::definitions::Definition;
-use crate::catalog::{INFORMATION_SCHEMA, PG_CATALOG};
+use crate::catalog::{INFORMATION_SCHEMA, Oid, PG_CATALOG};
 
 const AGGREGATES: [&str; 12] = [
     "count",
@@ -41,7 +41,10 @@ pub fn without_rows(select: &mut Select) {
     for item in &mut select.projection {
         match item {
             SelectItem::UnnamedExpr(expr) if has_subquery(expr) => {
-                *item = SelectItem::ExprWithAlias { expr: parsed("CAST(NULL AS TEXT)"), alias: Ident::new("?column?") };
+                *item = SelectItem::ExprWithAlias {
+                    expr: parsed("CAST(NULL AS TEXT)"),
+                    alias: Ident::with_quote('"', "?column?"),
+                };
             }
             SelectItem::ExprWithAlias { expr, .. } if has_subquery(expr) => *expr = parsed("CAST(NULL AS TEXT)"),
             _ => {}
@@ -62,42 +65,121 @@ pub fn rewrite(expr: &mut Expr) {
             Some(_) => scalar(expr),
             None => {}
         },
-        Expr::Exists { subquery, negated } => {
-            if plain_select(subquery).is_some_and(|select| reads_nothing(select) && !has_aggregate(select)) {
-                *expr = boolean(*negated);
-            }
-        }
-        Expr::InSubquery { subquery, negated, .. } => {
-            if plain_select(subquery).is_some_and(|select| reads_nothing(select) && !has_aggregate(select)) {
-                *expr = boolean(*negated);
-            }
+        Expr::Exists { subquery, negated } | Expr::InSubquery { subquery, negated, .. }
+            if plain_select(subquery).is_some_and(|select| reads_nothing(select) && !has_aggregate(select)) =>
+        {
+            *expr = boolean(*negated);
         }
         _ => {}
     }
 }
 
-/// `x IN (SELECT ...)` in a SELECT list, where DataFusion plans no semi-join: a search in the array of the subquery's
-/// rows. Only for subqueries over system tables and functions that refer to nothing outside.
-pub fn in_list(expr: &mut Expr) {
-    struct InList;
-    impl VisitorMut for InList {
+/// `x IN (SELECT ...)` and `EXISTS (SELECT ...)` in a SELECT list, where DataFusion plans no semi-join: a search in the
+/// array of the subquery's rows, a count of them. Only for subqueries over system tables and functions, the first only if
+/// it refers to nothing outside.
+pub fn in_projection(expr: &mut Expr) {
+    struct InProjection;
+    impl VisitorMut for InProjection {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-            if let Expr::InSubquery { expr: needle, subquery, negated } = expr
-                && let Some(scope) = plain_select(subquery).and_then(Scope::of)
-                && plain_select(subquery).is_some_and(|select| !scope.refers_outside(select))
+            let (value, negated) = match expr {
+                Expr::InSubquery { expr: needle, subquery, negated } => {
+                    let Some(select) = plain_select(subquery) else { return ControlFlow::Continue(()) };
+                    if Scope::of(select).is_none_or(|scope| scope.refers_outside(select)) {
+                        return ControlFlow::Continue(());
+                    }
+                    (call("array_has", vec![array(subquery), take(needle)]), *negated)
+                }
+                Expr::Exists { subquery, negated } => {
+                    let Some(select) = plain_select_mut(subquery) else { return ControlFlow::Continue(()) };
+                    if reads_nothing(select) || has_aggregate(select) || Scope::of(select).is_none() {
+                        return ControlFlow::Continue(());
+                    }
+                    select.projection = vec![SelectItem::UnnamedExpr(parsed("count(*)"))];
+                    let some = Expr::BinaryOp {
+                        left: Box::new(Expr::Subquery(subquery.clone())),
+                        op: BinaryOperator::Gt,
+                        right: Box::new(parsed("0")),
+                    };
+                    (some, *negated)
+                }
+                _ => return ControlFlow::Continue(()),
+            };
+            *expr = if negated {
+                Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(Expr::Nested(Box::new(value))) }
+            } else {
+                value
+            };
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = expr.visit(&mut InProjection);
+}
+
+/// `t.tableoid` of a system table: the table's OID.
+pub fn table_oids(select: &mut Select) {
+    struct TableOids(Vec<(String, Oid)>);
+    impl VisitorMut for TableOids {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            if let Expr::CompoundIdentifier(parts) = expr
+                && let [table, column] = parts.as_slice()
+                && folded(column) == "tableoid"
+                && let Some((_, oid)) = self.0.iter().find(|(name, _)| *name == folded(table))
             {
-                let found = call("array_has", vec![array(subquery), take(needle)]);
-                *expr = if *negated {
-                    Expr::UnaryOp { op: sqlparser::ast::UnaryOperator::Not, expr: Box::new(found) }
-                } else {
-                    found
-                };
+                *expr = parsed(&oid.to_string());
             }
             ControlFlow::Continue(())
         }
     }
-    let _ = expr.visit(&mut InList);
+    let mut oids = TableOids(system_tables(select).map(|(name, table)| (name, table.oid)).collect());
+    if !oids.0.is_empty() {
+        let _ = select.projection.visit(&mut oids);
+        let _ = select.selection.visit(&mut oids);
+        let _ = select.from.visit(&mut oids);
+    }
+}
+
+/// `c.oid, c.*`: where a column of a system table is named beside all of them, the columns one by one.
+pub fn expand_wildcards(select: &mut Select) {
+    let tables: Vec<(String, &Definition)> = system_tables(select).collect();
+    let named = |table: &str| {
+        select.projection.iter().any(|item| match item {
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => folded(&parts[0]) == table,
+            _ => false,
+        })
+    };
+    let wildcard = |item: &SelectItem| match item {
+        SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
+            let name = last_name(name)?;
+            tables.iter().find(|(table, _)| *table == name && named(table))
+        }
+        _ => None,
+    };
+    let mut items = Vec::with_capacity(select.projection.len());
+    for item in &select.projection {
+        match wildcard(item) {
+            Some((table, definition)) => items.extend(definition.columns.fields().iter().map(|field| {
+                let parts = [table, field.name()].map(|part| Ident::with_quote('"', part));
+                SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts.into()))
+            })),
+            None => items.push(item.clone()),
+        }
+    }
+    select.projection = items;
+}
+
+/// The system tables of a FROM clause by the names they have there.
+fn system_tables(select: &Select) -> impl Iterator<Item = (String, &'static Definition)> {
+    let from = select.from.iter();
+    let tables = from.flat_map(|from| [&from.relation].into_iter().chain(from.joins.iter().map(|join| &join.relation)));
+    tables.filter_map(|table| match (system_table(table)?, table) {
+        (definition, TableFactor::Table { alias, .. }) => {
+            let name = alias.as_ref().map_or(definition.name.to_string(), |alias| folded(&alias.name));
+            Some((name, definition))
+        }
+        _ => None,
+    })
 }
 
 /// `ARRAY(SELECT item FROM ...)`, empty where the query has no rows.
@@ -252,7 +334,13 @@ fn replace(expr: &mut Expr, equal: &[(Expr, Expr)]) {
 /// A function in FROM whose arguments need not be constants: a derived table with one column of the alias's name.
 pub fn function_in_from(table: &mut TableFactor) {
     let Some((name, arguments, alias)) = table_function(table) else { return };
+    let constant = arguments.iter().all(|argument| match argument {
+        Expr::UnaryOp { expr, .. } => matches!(expr.as_ref(), Expr::Value(_)),
+        other => matches!(other, Expr::Value(_)),
+    });
     let value = match name.as_str() {
+        // DataFusion's own gives rows one by one, in a column `value`.
+        "generate_series" if constant => parsed("value"),
         "generate_series" => call("unnest", vec![call("generate_series", arguments)]),
         "string_to_array" | "current_schemas" | "current_setting" => call(&name, arguments),
         _ => return,
@@ -261,10 +349,18 @@ pub fn function_in_from(table: &mut TableFactor) {
         Some(column) => column.name.clone(),
         None => alias.map_or_else(|| Ident::new(&name), |alias| alias.name.clone()),
     };
+    let from_series = name == "generate_series" && constant;
     let alias = alias.map_or_else(|| Ident::new(&name), |alias| alias.name.clone());
     let Expr::Subquery(mut subquery) = parsed("(SELECT 1 AS x)") else { return };
     if let Some(select) = plain_select_mut(&mut subquery) {
         select.projection = vec![SelectItem::ExprWithAlias { expr: value, alias: column }];
+        if from_series {
+            let mut series = table.clone();
+            if let TableFactor::Table { alias, .. } | TableFactor::Function { alias, .. } = &mut series {
+                *alias = None;
+            }
+            select.from = vec![TableWithJoins { relation: series, joins: vec![] }];
+        }
     }
     let alias = TableAlias { explicit: true, name: alias, columns: vec![], at: None };
     *table = TableFactor::Derived { lateral: false, subquery, alias: Some(alias), sample: None };
@@ -280,11 +376,13 @@ fn table_function(table: &TableFactor) -> Option<(String, Vec<Expr>, Option<&Tab
         args.collect::<Option<Vec<Expr>>>()
     };
     match table {
-        TableFactor::Table { name, args: Some(args), alias, .. } => {
+        TableFactor::Table { name, args: Some(args), alias, with_ordinality: false, .. } => {
             Some((last_name(name)?, plain(&args.args)?, alias.as_ref()))
         }
-        TableFactor::Function { name, args, alias, .. } => Some((last_name(name)?, plain(args)?, alias.as_ref())),
-        TableFactor::UNNEST { array_exprs, alias, .. } => {
+        TableFactor::Function { name, args, alias, with_ordinality: false, .. } => {
+            Some((last_name(name)?, plain(args)?, alias.as_ref()))
+        }
+        TableFactor::UNNEST { array_exprs, alias, with_ordinality: false, with_offset: false, .. } => {
             Some(("unnest".to_string(), array_exprs.clone(), alias.as_ref()))
         }
         _ => None,
@@ -346,15 +444,34 @@ fn system_table(table: &TableFactor) -> Option<&'static Definition> {
     }
 }
 
+/// True if the SELECT groups its rows; what its subqueries do does not count.
 fn has_aggregate(select: &Select) -> bool {
+    use sqlparser::ast::{Visit, Visitor};
+
+    struct Aggregates {
+        depth: usize,
+    }
+    impl Visitor for Aggregates {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.depth += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.depth -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::Function(f) if self.depth == 0 && AGGREGATES.iter().any(|name| is_named(&f.name, name)) => {
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
     let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty());
-    grouped
-        || select.having.is_some()
-        || visit_expressions(&select.projection, |expr| match expr {
-            Expr::Function(f) if AGGREGATES.iter().any(|name| is_named(&f.name, name)) => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        })
-        .is_break()
+    grouped || select.having.is_some() || select.projection.visit(&mut Aggregates { depth: 0 }).is_break()
 }
 
 fn has_subquery(expr: &Expr) -> bool {

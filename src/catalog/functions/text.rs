@@ -19,6 +19,12 @@ pub(super) const FUNCTIONS: &[Function] = &[
         None => Ok(Value::Null),
     })
     .immutable(),
+    function("format", 1..=10, "text", |_, a| match a[0].as_text() {
+        Some(pattern) => Ok(format_values(pattern, &a[1..])?.into()),
+        None => Ok(Value::Null),
+    })
+    .immutable()
+    .lenient(),
     function("format_type", 2..=2, "text", |_, a| {
         let typmod = a[1].as_int().and_then(|typmod| typmod.try_into().ok());
         Ok(a[0].as_oid().map(|oid| format_type(oid, typmod)).into())
@@ -93,6 +99,50 @@ pub(super) const FUNCTIONS: &[Function] = &[
         .immutable(),
     function("_pg_expandarray", 1..=1, "text", expand_array).set(&[("x", "int8"), ("n", "int4")]).immutable(),
 ];
+
+/// Postgres's `format`: `%s`, `%I`, `%L`, `%%`, with `n$` to name an argument; widths are refused.
+fn format_values(pattern: &str, args: &[Value]) -> Result<String, CatalogError> {
+    let bad = |message: &str| CatalogError::BadArgument(message.to_string());
+    let mut shown = String::new();
+    let mut next = 0;
+    let mut chars = pattern.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            shown.push(c);
+            continue;
+        }
+        let mut digits = String::new();
+        while let Some(digit) = chars.next_if(char::is_ascii_digit) {
+            digits.push(digit);
+        }
+        if !digits.is_empty() {
+            if chars.next() != Some('$') {
+                return Err(bad("a width in the pattern of format() is not supported; use lpad() or rpad()"));
+            }
+            let at: usize = digits.parse().map_err(|_| bad("argument number is out of range"))?;
+            next = at
+                .checked_sub(1)
+                .ok_or_else(|| bad("format specifies argument 0, but arguments are numbered from 1"))?;
+        }
+        let kind = chars.next().ok_or_else(|| bad("unterminated format() type specifier"))?;
+        if kind == '%' {
+            shown.push('%');
+            continue;
+        }
+        let value = args.get(next).ok_or_else(|| bad("too few arguments for format()"))?.to_text();
+        next += 1;
+        match (kind, value) {
+            ('s', value) => shown.push_str(&value.unwrap_or_default()),
+            ('I', Some(name)) => shown.push_str(&quote_identifier(&name)),
+            ('I', None) => return Err(bad("null values cannot be formatted as an SQL identifier")),
+            ('L', value) => shown.push_str(&value.map_or("NULL".into(), |value| quote_text(&value))),
+            (other, _) => {
+                return Err(bad(&format!("unrecognized format() type specifier \"{other}\"")));
+            }
+        }
+    }
+    Ok(shown)
+}
 
 /// What an OID shows that names nothing: `-` for 0, else the number.
 pub(super) fn number_or_dash(oid: &Value) -> Value {
@@ -224,6 +274,8 @@ mod tests {
         assert_eq!(quote_identifier("Ä"), "\"Ä\"");
         assert_eq!(quote_identifier("ad_1m"), "ad_1m");
         assert_eq!(quote_text("it's"), "'it''s'");
+        let args = ["a", "b c"].map(Value::from);
+        assert_eq!(format_values("%s.%I %2$L 1%%", &args), Ok("a.\"b c\" 'b c' 1%".into()));
         assert_eq!(size_pretty(7_000_000), "6836 kB");
     }
 }

@@ -1,6 +1,7 @@
 //! The rows of `pg_catalog`.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use super::definitions::Definition;
 use super::relations::{PrimaryKey, Relation, default_oid, rule_oid, system_oid};
@@ -451,11 +452,17 @@ fn procs(rows: &mut Rows) {
 }
 
 /// (oid, name, OID of the result's type, OIDs of the arguments' types).
-fn procedures() -> impl Iterator<Item = (Oid, &'static str, Oid, &'static str)> {
-    include_str!("procs.txt").lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+static PROCEDURES: LazyLock<Vec<(Oid, &str, Oid, &str)>> = LazyLock::new(|| {
+    let lines = include_str!("procs.txt").lines().filter(|line| !line.starts_with('#'));
+    let procedure = |line: &'static str| {
         let mut words = line.split(' ');
         Some((words.next()?.parse().ok()?, words.next()?, words.next()?.parse().ok()?, words.next()?))
-    })
+    };
+    lines.map(|line| procedure(line).expect("procs.txt has 4 columns in each line")).collect()
+});
+
+fn procedures() -> impl Iterator<Item = (Oid, &'static str, Oid, &'static str)> {
+    PROCEDURES.iter().copied()
 }
 
 /// The OID of a function of `pg_proc`, 0 if there is none.

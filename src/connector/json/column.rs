@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 
 use super::exact::{self, Excess, Inexact};
 use super::scan::{Number, Scanner, Text, unescape};
-use super::time::{self, EpochUnit, TimestampMode};
+use super::time::{self, DateCache, EpochUnit, TimestampMode};
 
 /// What a column holds, as far as decoding cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +57,13 @@ pub(super) struct Rows {
     data_type: DataType,
 }
 
+/// What decoding needs for a moment.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    pub text: Vec<u8>,
+    dates: DateCache,
+}
+
 /// Why a value does not fit its column: the words after "column x: ". The value's own text is added by the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Misfit {
@@ -89,7 +96,7 @@ impl Kind {
     }
 
     /// Checks a string and, with `rows`, appends it.
-    pub fn text(&self, text: Text<'_>, scratch: &mut Vec<u8>, rows: Option<&mut Rows>) -> Result<(), Misfit> {
+    pub fn text(&self, text: Text<'_>, scratch: &mut Scratch, rows: Option<&mut Rows>) -> Result<(), Misfit> {
         if let (Kind::Text, false) = (self, text.escaped) {
             if let Some(rows) = rows {
                 rows.push_bytes(text.raw);
@@ -99,9 +106,9 @@ impl Kind {
         let raw = match text.escaped {
             false => text.raw,
             true => {
-                scratch.clear();
-                unescape(text.raw, scratch).map_err(Misfit::Because)?;
-                scratch.as_slice()
+                scratch.text.clear();
+                unescape(text.raw, &mut scratch.text).map_err(Misfit::Because)?;
+                scratch.text.as_slice()
             }
         };
         match self {
@@ -135,17 +142,15 @@ impl Kind {
             }
             Kind::Time => push_i64(rows, time::time(raw).map_err(Misfit::Because)?),
             Kind::Timestamp { mode } => {
-                if let TimestampMode::Unit(_) | TimestampMode::Guess = mode {
-                    return push_i64(rows, time::timestamp(raw).map_err(Misfit::Because)?.0);
-                }
-                match (time::timestamp(raw).map_err(Misfit::Because)?, mode) {
-                    ((_, false), TimestampMode::UtcString) => {
+                let (us, zone) = time::timestamp(raw, &mut scratch.dates).map_err(Misfit::Because)?;
+                match mode {
+                    TimestampMode::UtcString if !zone => {
                         Err(Misfit::Because("timestamptz.handling.mode = 'utc_string' needs a zone"))
                     }
-                    ((_, true), TimestampMode::UtcWithoutSuffix) => {
+                    TimestampMode::UtcWithoutSuffix if zone => {
                         Err(Misfit::Because("timestamptz.handling.mode = 'utc_without_suffix' allows no zone"))
                     }
-                    ((us, _), _) => push_i64(rows, us),
+                    _ => push_i64(rows, us),
                 }
             }
         }

@@ -7,17 +7,18 @@ use ahash::AHashMap;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{self, DataType, Schema, SchemaRef, TimeUnit};
 
-use super::column::{Kind, Misfit, Rows, Values};
-use super::scan::{Scanner, Syntax, Text, unescape};
+use super::column::{Kind, Misfit, Rows, Scratch, Values};
+use super::scan::{Pattern, Scanner, Text, unescape};
 use super::verdict::{Fault, misfit, not_an_object, reason};
 use super::{ColumnSpec, Dead, Decoded, IncludeKind, JsonOptions};
 use crate::connector::error::ConnectorError;
 use crate::connector::records::Records;
 
-/// Decodes records of one source. Keeps the order of fields it has seen, so that equal records are matched without hashing.
+/// Decodes records of one source. Keeps the fields it has seen and the bytes between them, so that records that look alike
+/// are matched without tokenising names or hashing.
 ///
-/// Cost: one pass over the bytes (two over those that are not ASCII); per field a comparison with the name seen at this
-/// place last time; nothing per record on the heap but for dead ones.
+/// Cost: one pass over the bytes, two where they are not ASCII; per field one comparison of two words or so with the bytes
+/// seen at this place before; nothing per record on the heap but for dead ones.
 #[derive(Debug)]
 pub struct JsonDecoder {
     columns: Vec<Column>,
@@ -36,7 +37,7 @@ pub struct JsonDecoder {
     /// By column: whether any record has had it. Counted for the first records.
     ever: Vec<bool>,
     records: u64,
-    scratch: Vec<u8>,
+    scratch: Scratch,
     /// Misfits of fields whose name differs in case: void if the exact name comes too.
     tentative: Vec<(u16, String)>,
 }
@@ -60,11 +61,13 @@ enum Target {
     Folded(u16),
 }
 
+/// A name met in records.
 #[derive(Debug)]
 struct Field {
-    /// The name as written and its closing quote.
-    name: Vec<u8>,
     target: Target,
+    /// All that stood between the value before it (or the record's beginning) and its own value when it came in its place:
+    /// `, "name": `. Where the same bytes come again, they mean the same.
+    glue: Pattern,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +147,7 @@ impl JsonDecoder {
             fields: Vec::new(),
             field_index: AHashMap::new(),
             records: 0,
-            scratch: Vec::new(),
+            scratch: Scratch::default(),
             tentative: Vec::new(),
         })
     }
@@ -245,31 +248,15 @@ impl JsonDecoder {
     }
 
     fn object(&mut self, scanner: &mut Scanner<'_>, row: usize) -> Result<(), Fault> {
-        scanner.skip_space();
-        if !scanner.eat(b'{') {
-            return Err(not_an_object(scanner));
-        }
-        scanner.skip_space();
-        if !scanner.eat(b'}') {
-            let mut next = 0;
-            loop {
-                scanner.expect(b'"', "expected the name of a field")?;
-                let target = self.target(scanner, &mut next)?;
-                scanner.skip_space();
-                scanner.expect(b':', "expected ':'")?;
-                scanner.skip_space();
-                match target {
-                    Target::Exact(column) => self.exact(scanner, column, row)?,
-                    Target::Ignore => scanner.skip_value(1)?,
-                    Target::Folded(column) => self.folded(scanner, column, row)?,
-                }
-                scanner.skip_space();
-                if !scanner.eat(b',') {
-                    break;
-                }
-                scanner.skip_space();
+        let mut next = 0;
+        let mut first = true;
+        while let Some(target) = self.target(scanner, &mut next, first)? {
+            first = false;
+            match target {
+                Target::Exact(column) => self.exact(scanner, column, row)?,
+                Target::Ignore => scanner.skip_value(1)?,
+                Target::Folded(column) => self.folded(scanner, column, row)?,
             }
-            scanner.expect(b'}', "expected ',' or '}'")?;
         }
         scanner.skip_space();
         match scanner.peek() {
@@ -278,34 +265,62 @@ impl JsonDecoder {
         }
     }
 
-    /// The column of the field whose name comes next. `next` is the field that is likely: the one after the last; the one
-    /// after that is tried too, because fields may be left out.
+    /// Passes everything up to the value of the next field and tells its column; `None` at the end of the object, which is
+    /// passed. `next` is the field that is likely: the one after the last; the one after that is tried too, because fields
+    /// may be left out.
     #[inline]
-    fn target(&mut self, scanner: &mut Scanner<'_>, next: &mut usize) -> Result<Target, Syntax> {
+    fn target(&mut self, scanner: &mut Scanner<'_>, next: &mut usize, first: bool) -> Result<Option<Target>, Fault> {
         for likely in *next..(*next + 2).min(self.fields.len()) {
-            if scanner.eat_all(&self.fields[likely].name) {
+            let field = &self.fields[likely];
+            if scanner.eat_all(&field.glue) {
                 *next = likely + 1;
-                return Ok(self.fields[likely].target);
+                return Ok(Some(field.target));
             }
         }
-        self.look_up(scanner, next)
+        self.spelt_out(scanner, next, first)
     }
 
-    fn look_up(&mut self, scanner: &mut Scanner<'_>, next: &mut usize) -> Result<Target, Syntax> {
-        let text = scanner.text()?;
-        if let Some(field) = self.field_index.get(text.raw) {
-            *next = field + 1;
-            return Ok(self.fields[*field].target);
+    fn spelt_out(&mut self, scanner: &mut Scanner<'_>, next: &mut usize, first: bool) -> Result<Option<Target>, Fault> {
+        let start = scanner.position();
+        scanner.skip_space();
+        if first {
+            if !scanner.eat(b'{') {
+                return Err(not_an_object(scanner));
+            }
+            scanner.skip_space();
+            if scanner.eat(b'}') {
+                return Ok(None);
+            }
+        } else {
+            if !scanner.eat(b',') {
+                scanner.expect(b'}', "expected ',' or '}'")?;
+                return Ok(None);
+            }
+            scanner.skip_space();
         }
-        let target = self.resolve(text);
-        if self.fields.len() < MAX_FIELDS {
-            self.field_index.insert(text.raw.to_vec(), self.fields.len());
-            let mut name = text.raw.to_vec();
-            name.push(b'"');
-            self.fields.push(Field { name, target });
-            *next = self.fields.len();
+        scanner.expect(b'"', "expected the name of a field")?;
+        let name = scanner.text()?;
+        scanner.skip_space();
+        scanner.expect(b':', "expected ':'")?;
+        scanner.skip_space();
+        let expected = *next;
+        let field = match self.field_index.get(name.raw) {
+            Some(field) => *field,
+            None if self.fields.len() < MAX_FIELDS => {
+                let field = Field { target: self.resolve(name), glue: Pattern::default() };
+                self.field_index.insert(name.raw.to_vec(), self.fields.len());
+                self.fields.push(field);
+                self.fields.len() - 1
+            }
+            None => return Ok(Some(self.resolve(name))),
+        };
+        *next = field + 1;
+        let Field { target, glue } = &mut self.fields[field];
+        // Only the first field's glue begins with the brace, so that it is not looked for elsewhere.
+        if glue.is_empty() && field == expected && first == (field == 0) {
+            *glue = Pattern::new(scanner.passed(start));
         }
-        Ok(target)
+        Ok(Some(*target))
     }
 
     fn resolve(&mut self, text: Text<'_>) -> Target {
@@ -320,12 +335,13 @@ impl JsonDecoder {
         if let Some(column) = self.by_name.get(name) {
             return Target::Exact(*column);
         }
-        self.scratch.clear();
+        let folded = &mut self.scratch.text;
+        folded.clear();
         match std::str::from_utf8(name) {
-            Ok(text) if !text.is_ascii() => self.scratch.extend_from_slice(text.to_lowercase().as_bytes()),
-            _ => self.scratch.extend(name.iter().map(u8::to_ascii_lowercase)),
+            Ok(text) if !text.is_ascii() => folded.extend_from_slice(text.to_lowercase().as_bytes()),
+            _ => folded.extend(name.iter().map(u8::to_ascii_lowercase)),
         }
-        match self.by_folded.get(&self.scratch) {
+        match self.by_folded.get(folded) {
             Some(Some(column)) => Target::Folded(*column),
             _ => Target::Ignore,
         }
@@ -434,7 +450,7 @@ impl JsonDecoder {
 impl Column {
     /// Reads the value that comes next as one of this column, into row `row`.
     #[inline]
-    fn value(&mut self, scanner: &mut Scanner<'_>, row: usize, scratch: &mut Vec<u8>) -> Result<(), Fault> {
+    fn value(&mut self, scanner: &mut Scanner<'_>, row: usize, scratch: &mut Scratch) -> Result<(), Fault> {
         let start = scanner.position();
         let outcome = match scanner.peek() {
             Some(b'"') => {

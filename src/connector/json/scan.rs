@@ -74,14 +74,19 @@ impl<'a> Scanner<'a> {
         if self.eat(byte) { Ok(()) } else { Err(self.error(what)) }
     }
 
-    /// Passes `prefix` if it comes next.
+    /// Passes `pattern` if it comes next.
     #[inline]
-    pub fn eat_all(&mut self, prefix: &[u8]) -> bool {
-        let found = self.bytes.get(self.at..self.at + prefix.len()) == Some(prefix);
+    pub fn eat_all(&mut self, pattern: &Pattern) -> bool {
+        let found = pattern.begins(&self.bytes[self.at..]);
         if found {
-            self.at += prefix.len();
+            self.at += pattern.bytes.len();
         }
         found
+    }
+
+    /// What has been passed since position `start`.
+    pub fn passed(&self, start: usize) -> &'a [u8] {
+        &self.bytes[start..self.at]
     }
 
     #[cold]
@@ -90,25 +95,35 @@ impl<'a> Scanner<'a> {
     }
 
     /// The rest of a string whose opening quote has been passed.
-    #[inline]
+    // Inlined by force, like `number`: returned through memory, the outcome costs more than finding it.
+    #[inline(always)]
     pub fn text(&mut self) -> Result<Text<'a>, Syntax> {
         let start = self.at;
-        let mut escaped = false;
+        self.at = find_special(self.bytes, start);
+        if self.peek() == Some(b'"') {
+            let raw = &self.bytes[start..self.at];
+            self.at += 1;
+            return Ok(Text { raw, escaped: false });
+        }
+        self.escaped_text(start)
+    }
+
+    #[inline(never)]
+    fn escaped_text(&mut self, start: usize) -> Result<Text<'a>, Syntax> {
         loop {
-            self.at = find_special(self.bytes, self.at);
             match self.peek() {
                 Some(b'"') => {
                     let raw = &self.bytes[start..self.at];
                     self.at += 1;
-                    return Ok(Text { raw, escaped });
+                    return Ok(Text { raw, escaped: true });
                 }
                 Some(b'\\') => {
-                    escaped = true;
                     self.at += 1;
                     self.escape()?;
                 }
                 _ => return Err(self.error("a control character in a string must be escaped")),
             }
+            self.at = find_special(self.bytes, self.at);
         }
     }
 
@@ -133,15 +148,22 @@ impl<'a> Scanner<'a> {
     }
 
     /// A number, whose first character comes next.
-    #[inline]
+    #[inline(always)]
     pub fn number(&mut self) -> Result<Number<'a>, Syntax> {
         let start = self.at;
         let negative = self.eat(b'-');
         let digits = self.at;
         let mut value = 0i64;
-        while let Some(digit @ b'0'..=b'9') = self.peek() {
-            value = value.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
-            self.at += 1;
+        if let Some(eight) = self.bytes[digits..].first_chunk::<8>() {
+            let (first, count) = leading_digits(*eight);
+            value = first;
+            self.at += count;
+        }
+        if self.at == digits || self.at == digits + 8 {
+            while let Some(digit @ b'0'..=b'9') = self.peek() {
+                value = value.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
+                self.at += 1;
+            }
         }
         let count = self.at - digits;
         if count == 0 {
@@ -154,18 +176,24 @@ impl<'a> Scanner<'a> {
         let mut integer = (count <= 18).then_some(if negative { value.wrapping_neg() } else { value });
         if let Some(b'.' | b'e' | b'E') = self.peek() {
             integer = None;
-            if self.eat(b'.') {
-                self.digits()?;
-            }
-            if let Some(b'e' | b'E') = self.peek() {
-                self.at += 1;
-                if let Some(b'+' | b'-') = self.peek() {
-                    self.at += 1;
-                }
-                self.digits()?;
-            }
+            self.fraction()?;
         }
         Ok(Number { text: &self.bytes[start..self.at], integer })
+    }
+
+    #[inline(never)]
+    fn fraction(&mut self) -> Result<(), Syntax> {
+        if self.eat(b'.') {
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
     }
 
     fn digits(&mut self) -> Result<(), Syntax> {
@@ -179,7 +207,11 @@ impl<'a> Scanner<'a> {
     /// `true`, `false` or `null`, whose first character comes next.
     #[inline]
     pub fn word(&mut self, word: &'static [u8]) -> Result<(), Syntax> {
-        if self.eat_all(word) { Ok(()) } else { Err(self.error("expected a value")) }
+        if !self.bytes[self.at..].starts_with(word) {
+            return Err(self.error("expected a value"));
+        }
+        self.at += word.len();
+        Ok(())
     }
 
     /// Passes one value of any kind, `depth` objects and arrays deep, checking its grammar.
@@ -247,6 +279,68 @@ impl<'a> Scanner<'a> {
         self.skip_space();
         Ok(())
     }
+}
+
+/// Bytes to be compared with often, in words of eight.
+#[derive(Debug, Default)]
+pub(super) struct Pattern {
+    bytes: Vec<u8>,
+    words: Vec<u64>,
+    /// Which bits of the last word count.
+    last_mask: u64,
+}
+
+impl Pattern {
+    pub fn new(bytes: &[u8]) -> Pattern {
+        let words: Vec<u64> = bytes
+            .chunks(8)
+            .map(|chunk| {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                u64::from_le_bytes(word)
+            })
+            .collect();
+        let last_bits = (bytes.len() * 8).saturating_sub(words.len().saturating_sub(1) * 64) as u32;
+        Pattern { bytes: bytes.to_vec(), words, last_mask: u64::MAX.checked_shr(64 - last_bits).unwrap_or(0) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// True if `text` begins with this. An empty pattern stands for none and is never found.
+    #[inline]
+    fn begins(&self, text: &[u8]) -> bool {
+        let Some((last, words)) = self.words.split_last() else { return false };
+        let Some(text) = text.get(..self.words.len() * 8) else { return text.starts_with(&self.bytes) };
+        let (chunks, _) = text.as_chunks::<8>();
+        let mut differ = 0;
+        for (word, chunk) in words.iter().zip(chunks) {
+            differ |= word ^ u64::from_le_bytes(*chunk);
+        }
+        differ |= (last ^ u64::from_le_bytes(chunks[words.len()])) & self.last_mask;
+        differ == 0
+    }
+}
+
+/// How many of the eight are digits, from the first on, and their value.
+#[inline]
+fn leading_digits(eight: [u8; 8]) -> (i64, usize) {
+    const ONES: u64 = u64::MAX / 255;
+    let word = u64::from_le_bytes(eight);
+    let nibbles = word ^ (ONES * b'0' as u64);
+    // The high half of a byte is zero for 0..=15, and stays so after adding 6 for 0..=9. Carries go to higher bytes only.
+    let marks = (nibbles | nibbles.wrapping_add(ONES * 6)) & (ONES * 0xf0);
+    let count = if marks == 0 { 8 } else { marks.trailing_zeros() as usize / 8 };
+    if count == 0 {
+        return (0, 0);
+    }
+    // The digits move to the high end, zeros before them; then pairs, fours and eights are added up.
+    let digits = nibbles << (64 - 8 * count);
+    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    let value = (fours.wrapping_mul(10_000).wrapping_add(fours >> 32)) & 0xffff_ffff;
+    (value as i64, count)
 }
 
 /// The first quote, backslash or control character at or after `at`, eight bytes at a time.
@@ -375,6 +469,21 @@ mod tests {
         fn accepts_what_serde_json_accepts(text in nearly_json()) {
             let theirs = serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok();
             prop_assert_eq!(valid(&text), theirs, "{:?}", String::from_utf8_lossy(&text));
+        }
+
+        #[test]
+        fn numbers_have_their_value(text in "-?(0|[1-9][0-9]{0,17})", rest in "[,} ]{0,9}") {
+            let bytes = format!("{text}{rest}").into_bytes();
+            let number = Scanner::new(&bytes).number().expect("a number");
+            prop_assert_eq!(number.text, text.as_bytes());
+            prop_assert_eq!(number.integer, text.parse().ok());
+        }
+
+        #[test]
+        fn patterns_are_found(bytes in prop::collection::vec(0u8..3, 1..20), text in prop::collection::vec(0u8..3, 0..40)) {
+            prop_assert_eq!(Pattern::new(&bytes).begins(&text), text.starts_with(&bytes));
+            let text = [&bytes[..], &text].concat();
+            prop_assert!(Pattern::new(&bytes).begins(&text));
         }
 
         #[test]

@@ -30,10 +30,28 @@ const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// 0001-01-01 and the last microsecond of 9999, what can be written with four digits.
 const RANGE_US: std::ops::RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
 
+/// The last date read: events of one day come together.
+#[derive(Debug, Default)]
+pub(super) struct DateCache {
+    text: [u8; 10],
+    days: i32,
+}
+
+impl DateCache {
+    #[inline]
+    fn days(&mut self, text: &[u8]) -> Result<i32, &'static str> {
+        if text.get(..10) != Some(&self.text) {
+            self.days = date_at(text)?;
+            self.text.copy_from_slice(&text[..10]);
+        }
+        Ok(self.days)
+    }
+}
+
 /// Microseconds since the epoch of `YYYY-MM-DD[(T| )HH:MM[:SS[.fraction]][zone]]`, and whether a zone was there. Without one
 /// the time is UTC. Digits beyond microseconds are cut.
-pub(super) fn timestamp(text: &[u8]) -> Result<(i64, bool), &'static str> {
-    let days = date_at(text)?;
+pub(super) fn timestamp(text: &[u8], dates: &mut DateCache) -> Result<(i64, bool), &'static str> {
+    let days = dates.days(text)?;
     let mut us = i64::from(days) * MICROS_PER_DAY;
     let mut zone = false;
     if text.len() > 10 {
@@ -210,7 +228,7 @@ mod tests {
 
     #[test]
     fn texts() {
-        let check = |text: &str| timestamp(text.as_bytes());
+        let check = |text: &str| timestamp(text.as_bytes(), &mut DateCache::default());
         assert_eq!(check("1970-01-02"), Ok((MICROS_PER_DAY, false)));
         assert_eq!(check("1970-01-01T00:00:01Z"), Ok((1_000_000, true)));
         assert_eq!(check("1970-01-01 00:00:01.5"), Ok((1_500_000, false)));

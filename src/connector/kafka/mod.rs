@@ -9,6 +9,7 @@
 //! Whatever passes by itself (a broker away, a topic that is not there yet, refused credentials) is a state that is
 //! retried, with a text that says what to do; nothing here ends the process.
 
+mod admin;
 mod metadata;
 mod native;
 mod offsets;
@@ -20,3 +21,4 @@ mod tests;
 pub use metadata::Metadata;
 pub use options::{Isolation, KafkaOptions, Start};
 pub use reader::{Reader, Waker};
+pub use admin::create_topic;

@@ -7,7 +7,7 @@ use ::datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use ::datafusion::physical_expr::GroupsAccumulatorAdapter;
 use ::datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StructArray, UInt32Array, new_empty_array};
-use arrow::compute::{cast, interleave, take};
+use arrow::compute::{cast, concat, interleave, take};
 use arrow::datatypes::{DataType, Field, Fields};
 
 use super::{ExecError, States};
@@ -90,10 +90,13 @@ impl PartialStates {
         } else {
             let old_slots: Vec<u32> = there.iter().map(|&i| slots[i]).collect();
             let old = self.form(Some(&old_slots))?;
-            let all: Vec<usize> = (0..slots.len()).collect();
+            // In one call: DataFusion takes every group below the number given for one that has come in this call or before.
+            let groups: Vec<usize> = there.iter().copied().chain(0..slots.len()).collect();
+            let both = old.as_struct().columns().iter().zip(&new);
+            let both =
+                both.map(|(old, new)| concat(&[old.as_ref(), new.as_ref()])).collect::<Result<Vec<_>, _>>()?;
             let mut accumulator = self.accumulator()?;
-            accumulator.merge_batch(old.as_struct().columns(), &there, slots.len())?;
-            accumulator.merge_batch(&new, &all, slots.len())?;
+            accumulator.merge_batch(&both, &groups, slots.len())?;
             accumulator.state(EmitTo::All)?
         };
         self.keep(slots, merged)

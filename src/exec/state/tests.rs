@@ -366,10 +366,10 @@ fn sums_out_of_range_are_null_and_come_back() {
     let most = 10i128.pow(38) - 1;
     let values: ArrayRef =
         Arc::new(Decimal128Array::from(vec![most, -most, -7]).with_precision_and_scale(38, 0).unwrap());
-    states.update(&[0, 1, 1], &[values.clone()], None, Some(&[5, 5, 3])).unwrap();
+    states.update(&[0, 1, 1], std::slice::from_ref(&values), None, Some(&[5, 5, 3])).unwrap();
     assert_eq!((states.finish().unwrap().null_count(), states.overflowed()), (2, 2));
     let form = states.states().unwrap();
-    states.update(&[0, 1, 1], &[values], None, Some(&[-4, -4, -2])).unwrap();
+    states.update(&[0, 1, 1], std::slice::from_ref(&values), None, Some(&[-4, -4, -2])).unwrap();
     let shown = states.finish().unwrap();
     let shown = shown.as_primitive::<arrow::datatypes::Decimal128Type>();
     assert_eq!((shown.value(0), shown.is_null(1)), (most, true), "-most - 7 has 39 digits");

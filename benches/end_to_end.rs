@@ -1,0 +1,199 @@
+//! From a Kafka topic filled beforehand to current views: events/s, CPU-seconds of the engine per million events, peak memory.
+//!
+//! ```text
+//! scripts/kafka start --dir target/kafka/bench     # prints KAFKA_BOOTSTRAP=...
+//! KAFKA_BOOTSTRAP=127.0.0.1:PORT cargo bench --bench end_to_end -- [--events N] [--keys N] [--workers N] [--runs N]
+//! ```
+//!
+//! Each run of a scenario has a process of its own, which does nothing else: the figures are that process's.
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use riverrun::catalog::NameContext;
+use riverrun::connector::{Producer, create_topic};
+use riverrun::engine::{Engine, EngineOptions, Stopwatch};
+use riverrun::sql::{self, Name};
+
+#[derive(Debug, Clone, Parser)]
+struct Options {
+    /// Brokers, host:port.
+    #[arg(long, env = "KAFKA_BOOTSTRAP")]
+    bootstrap: String,
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+    /// Distinct ads, chosen uniformly.
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u64,
+    #[arg(long, default_value_t = 4)]
+    partitions: i32,
+    /// Event time covered.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Run one scenario in this process.
+    #[arg(long, hide = true)]
+    scenario: Option<String>,
+    #[arg(long, hide = true)]
+    topic: Option<String>,
+    /// What cargo passes to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const TUMBLE_1M: &str = "TUMBLE(ad_events, ts, INTERVAL '1 minute')";
+const HOP_1M: &str = "HOP(ad_events, ts, INTERVAL '10 seconds', INTERVAL '1 minute')";
+const HOP_10M: &str = "HOP(ad_events, ts, INTERVAL '10 seconds', INTERVAL '10 minutes')";
+const HOP_1H: &str = "HOP(ad_events, ts, INTERVAL '10 seconds', INTERVAL '1 hour')";
+
+const SCENARIOS: [(&str, &[&str]); 4] = [
+    ("TUMBLE 1m", &[TUMBLE_1M]),
+    ("HOP 1m by 10s", &[HOP_1M]),
+    ("HOP 1h by 10s", &[HOP_1H]),
+    ("HOP 1m, 10m, 1h by 10s", &[HOP_1M, HOP_10M, HOP_1H]),
+];
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    match (&options.scenario, &options.topic) {
+        (Some(scenario), Some(topic)) => run(&options, scenario, topic),
+        _ => run_all(&options),
+    }
+}
+
+fn run_all(options: &Options) -> Result<()> {
+    let topic = format!("bench_{}", std::process::id());
+    let bytes = fill(options, &topic)?;
+    println!(
+        "{} events of {:.0} bytes, {} keys, {} partitions, {} workers",
+        options.events,
+        bytes as f64 / options.events as f64,
+        options.keys,
+        options.partitions,
+        options.workers
+    );
+    println!("{:<26} {:>12} {:>16} {:>12}", "views", "events/s", "CPU-s/M events", "peak MiB");
+    for (name, _) in SCENARIOS {
+        for _ in 0..options.runs {
+            let status = Command::new(std::env::current_exe()?)
+                .args(["--scenario", name, "--topic", &topic, "--bootstrap", &options.bootstrap])
+                .args(["--events", &options.events.to_string(), "--workers", &options.workers.to_string()])
+                .status()?;
+            ensure!(status.success(), "scenario {name} failed");
+        }
+    }
+    Ok(())
+}
+
+/// A fixed sequence of pseudo-random numbers (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Writes the events; they are in order of time but for three seconds of jitter. Returns their bytes.
+fn fill(options: &Options, topic: &str) -> Result<u64> {
+    create_topic(&options.bootstrap, topic, options.partitions)?;
+    let producer = Producer::new(&options.bootstrap, &[("compression.type", "lz4"), ("linger.ms", "20")])?;
+    let mut random = Random(1);
+    let mut line = String::new();
+    let mut bytes = 0;
+    let start_ms = 1_767_225_600_000_u64;
+    for n in 0..options.events {
+        let ad = random.next() % options.keys;
+        let bits = random.next();
+        let kind = if bits.is_multiple_of(20) { "click" } else { "impression" };
+        let country = ["DE", "US", "FR", "IN", "BR", "JP", "GB", "IT"][(bits >> 8) as usize % 8];
+        let device = ["ios", "android", "desktop"][(bits >> 16) as usize % 3];
+        let user = (bits >> 40) % 1_000_000;
+        let ts = start_ms + n * options.seconds * 1000 / options.events + (bits >> 32) % 3000;
+        line.clear();
+        write!(
+            line,
+            r#"{{"event_id":"{n:x}","ad_id":{ad},"event_type":"{kind}","user_id":{user},"country":"{country}","#
+        )?;
+        write!(line, r#""device":"{device}","ts":{ts}}}"#)?;
+        bytes += line.len() as u64;
+        let partition = (n % options.partitions as u64) as i32;
+        producer.send(topic, Some(partition), None, Some(line.as_bytes()), ts as i64)?;
+    }
+    producer.flush(Duration::from_secs(120))?;
+    Ok(bytes)
+}
+
+fn run(options: &Options, scenario: &str, topic: &str) -> Result<()> {
+    let Some((_, windows)) = SCENARIOS.iter().find(|(name, _)| *name == scenario) else {
+        bail!("no scenario {scenario}");
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let engine = Engine::start(EngineOptions { workers: options.workers })?;
+        let names = NameContext::new("dev", "bench");
+        let source = format!(
+            "CREATE SOURCE ad_events (event_id VARCHAR, ad_id BIGINT, event_type VARCHAR, user_id BIGINT, country VARCHAR,
+               device VARCHAR, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
+             WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{}') FORMAT PLAIN ENCODE JSON",
+            options.bootstrap
+        );
+        create(&engine, &names, &source).await?;
+        let watch = Stopwatch::start();
+        let before = cpu_seconds()?;
+        for (i, window) in windows.iter().enumerate() {
+            let view = format!(
+                "CREATE MATERIALIZED VIEW v{i} AS
+                 SELECT ad_id, window_start, window_end, count(*) FILTER (WHERE event_type = 'click') AS clicks,
+                        count(*) FILTER (WHERE event_type = 'impression') AS impressions
+                 FROM {window} GROUP BY ad_id, window_start, window_end"
+            );
+            create(&engine, &names, &view).await?;
+        }
+        engine.wait_for(&Name(vec!["ad_events".into()]), &names, Some(Duration::from_secs(600))).await?;
+        let (seconds, cpu) = (watch.elapsed().as_secs_f64(), cpu_seconds()? - before);
+        let accepted = engine.stats().accepted;
+        ensure!(accepted == options.events, "{accepted} of {} events were accepted", options.events);
+        let millions = options.events as f64 / 1e6;
+        let peak = peak_mib()?;
+        println!("{scenario:<26} {:>12.0} {:>16.3} {peak:>12.0}", options.events as f64 / seconds, cpu / millions);
+        engine.stop().await;
+        Ok(())
+    })
+}
+
+async fn create(engine: &Engine, names: &NameContext, text: &str) -> Result<()> {
+    for parsed in sql::parse(text)? {
+        engine.create(&parsed.statement, names).await?;
+    }
+    Ok(())
+}
+
+/// User and system time of this process.
+fn cpu_seconds() -> Result<f64> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to a rusage that lives through the call, which zeroes are a valid value of.
+    let usage = unsafe {
+        ensure!(libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) == 0, "getrusage failed");
+        usage.assume_init()
+    };
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    Ok(seconds(usage.ru_utime) + seconds(usage.ru_stime))
+}
+
+fn peak_mib() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).context("no VmHWM in /proc/self/status")?;
+    let kib: f64 = line.split_whitespace().nth(1).context("no figure")?.parse()?;
+    Ok(kib / 1024.0)
+}

@@ -1,0 +1,222 @@
+//! The law of the engine: after every tick a view equals the batch engine's answer to the same SQL over the rows accepted
+//! so far.
+//!
+//! Random changes of tables, and random events of a topic with late ones among them; each view is compared with DataFusion
+//! running its query. `RIVERRUN_ORACLE_SEEDS=FROM..TO` runs other seeds; a failure names its seed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use datafusion::datasource::MemTable;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use riverrun::connector::{EmbeddedBroker, Producer};
+use riverrun::planner;
+use riverrun::sql::{self, Name, Statement};
+
+use crate::db::{Db, lines};
+
+fn seeds(default: Range<u64>) -> Range<u64> {
+    let Ok(text) = std::env::var("RIVERRUN_ORACLE_SEEDS") else { return default };
+    let (from, to) = text.split_once("..").expect("RIVERRUN_ORACLE_SEEDS=FROM..TO");
+    from.parse().expect("a seed")..to.parse().expect("a seed")
+}
+
+/// Over rows `r(k VARCHAR, v BIGINT, ts TIMESTAMPTZ)`.
+const QUERIES: [&str; 18] = [
+    "SELECT k, v FROM r WHERE v > 0",
+    "SELECT k, count(*) AS n, sum(v) AS s, min(v) AS lo, max(v) AS hi FROM r GROUP BY k",
+    "SELECT count(*) AS n, sum(v) AS s, max(v) AS m FROM r",
+    "SELECT k, avg(v) AS a, count(v) FILTER (WHERE v % 2 = 0) AS even FROM r GROUP BY k HAVING count(*) > 1",
+    "SELECT k, count(DISTINCT v) AS d, sum(DISTINCT v) AS s FROM r GROUP BY k",
+    "SELECT v % 3 AS m, bool_or(k = 'a') AS any_a, bit_xor(v) AS x FROM r GROUP BY v % 3",
+    "SELECT k, window_start, window_end, count(*) AS n, sum(v) AS s FROM TUMBLE(r, ts, INTERVAL '1 minute') GROUP BY k, window_start, window_end",
+    "SELECT k, window_end, count(*) AS n, max(v) AS m FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '1 minute') GROUP BY k, window_end",
+    "SELECT window_start, sum(v) FILTER (WHERE k = 'a') AS a FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '50 seconds') WHERE v <> 0 GROUP BY window_start",
+    "SELECT window_start, count(DISTINCT k) AS d FROM HOP(r, ts, INTERVAL '30 seconds', INTERVAL '2 minutes', INTERVAL '7 seconds') GROUP BY window_start",
+    "SELECT k, v, ts FROM r ORDER BY v DESC, k, ts LIMIT 3",
+    "SELECT k, v, n FROM (SELECT k, v, row_number() OVER (PARTITION BY k ORDER BY v DESC, ts) AS n FROM r) WHERE n <= 2",
+    "SELECT k FROM r UNION ALL SELECT k FROM r WHERE v < 0",
+    "SELECT DISTINCT k, v % 2 AS odd FROM r",
+    "SELECT n, count(*) AS keys FROM (SELECT k, count(*) AS n FROM r GROUP BY k) GROUP BY n",
+    "SELECT upper(k) AS u, coalesce(sum(v), 0) * 2 + count(*) AS x FROM r GROUP BY upper(k)",
+    "SELECT date_trunc('minute', window_start) AS m, count(*) AS n FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '40 seconds') GROUP BY date_trunc('minute', window_start)",
+    "SELECT window_start, k, n FROM (SELECT window_start, k, n, row_number() OVER (PARTITION BY window_start ORDER BY n DESC, k) AS place FROM (SELECT window_start, k, count(*) AS n FROM TUMBLE(r, ts, INTERVAL '1 minute') GROUP BY window_start, k)) WHERE place = 1",
+];
+
+/// Views over views of [`QUERIES`], by number.
+const OVER_VIEWS: [&str; 3] = [
+    "SELECT window_start, window_end, sum(n) AS n, max(s) AS s FROM TUMBLE((v6), window_start, INTERVAL '2 minutes') GROUP BY window_start, window_end",
+    "SELECT k, sum(n) AS n FROM v7 GROUP BY k",
+    "SELECT k, s FROM v1 ORDER BY s DESC NULLS LAST, k LIMIT 2",
+];
+
+const MINUTE_US: i64 = 60_000_000;
+const START_US: i64 = 1_767_225_600_000_000;
+
+async fn create_views(db: &Db) {
+    for (i, query) in QUERIES.iter().enumerate() {
+        db.run(&format!("CREATE MATERIALIZED VIEW v{i} AS {query}")).await;
+    }
+    for (i, query) in OVER_VIEWS.iter().enumerate() {
+        let query = query.replace("(v6)", "v6");
+        db.run(&format!("CREATE MATERIALIZED VIEW w{i} AS {query}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_over_tables_equal_their_queries() {
+    for seed in seeds(0..4) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let db = Db::start(random.random_range(1..4));
+        db.run("CREATE TABLE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ)").await;
+        if random.random_bool(0.5) {
+            create_views(&db).await;
+        } else {
+            change(&db, &mut random).await;
+            create_views(&db).await;
+        }
+        for step in 0..8 {
+            let statement = change(&db, &mut random).await;
+            let views = QUERIES.iter().enumerate().map(|(i, q)| (format!("v{i}"), q.to_string()));
+            let over = OVER_VIEWS.iter().enumerate().map(|(i, q)| (format!("w{i}"), q.replace("(v6)", "v6")));
+            for (view, query) in views.chain(over) {
+                let kept = db.rows(&format!("SELECT * FROM {view}")).await;
+                let worked_out = db.rows(&query).await;
+                assert_eq!(kept, worked_out, "seed {seed}, step {step}: {view} after {statement}\n{query}");
+            }
+        }
+        db.engine.stop().await;
+    }
+}
+
+/// One random INSERT, UPDATE or DELETE.
+async fn change(db: &Db, random: &mut StdRng) -> String {
+    let statement = match random.random_range(0..5) {
+        0 => format!("DELETE FROM r WHERE v % 3 = {}", random.random_range(0..3)),
+        1 => format!(
+            "UPDATE r SET v = v + {}, ts = ts + INTERVAL '{} seconds' WHERE k = '{}'",
+            random.random_range(-3..4),
+            random.random_range(0..50),
+            ["a", "b", "c"][random.random_range(0..3)]
+        ),
+        _ => {
+            let rows: Vec<String> = (0..random.random_range(1..10))
+                .map(|_| {
+                    let k = ["'a'", "'b'", "'c'", "NULL"][random.random_range(0..4)];
+                    let v = if random.random_bool(0.1) { "NULL".into() } else { random.random_range(-9..9).to_string() };
+                    format!("({k}, {v}, to_timestamp({}))", random.random_range(-100..300))
+                })
+                .collect();
+            format!("INSERT INTO r VALUES {}", rows.join(", "))
+        }
+    };
+    db.run(&statement).await;
+    statement
+}
+
+/// A partition's law, as simple as it can be written.
+#[derive(Default)]
+struct NaiveLaw {
+    watermark_us: Option<i64>,
+}
+
+impl NaiveLaw {
+    fn accepts(&mut self, time_us: i64) -> bool {
+        let accepted = self.watermark_us.is_none_or(|w| time_us >= w - 20_000_000);
+        if accepted {
+            self.watermark_us = self.watermark_us.max(Some(time_us - 10_000_000));
+        }
+        accepted
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
+    let broker = EmbeddedBroker::start().expect("a broker");
+    let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+    for seed in seeds(0..3) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let topic = format!("r{seed}");
+        let partitions = random.random_range(1..4);
+        broker.create_topic(&topic, partitions).expect("a topic");
+        let db = Db::start(random.random_range(1..4));
+        db.run(&format!(
+            "CREATE SOURCE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
+             WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{}', allowed_lateness = '20 seconds')
+             FORMAT PLAIN ENCODE JSON",
+            broker.servers()
+        ))
+        .await;
+        let mut laws: BTreeMap<i32, NaiveLaw> = BTreeMap::new();
+        let mut accepted: Vec<(Option<&str>, Option<i64>, i64)> = Vec::new();
+        let mut sent = 0;
+        let created_after = random.random_range(0..3);
+        for step in 0..4 {
+            if step == created_after {
+                create_views(&db).await;
+            }
+            for _ in 0..random.random_range(1..60) {
+                sent += 1;
+                let partition = random.random_range(0..partitions);
+                let k = [Some("a"), Some("b"), Some("c"), None][random.random_range(0..4)];
+                let v = (!random.random_bool(0.1)).then(|| random.random_range(-9..9));
+                let late_us = if random.random_bool(0.2) { random.random_range(0..2) * MINUTE_US } else { 0 };
+                let time_us = START_US + sent * 2_000_000 + random.random_range(0..9) * 1_000_000 - late_us;
+                let json = format!(
+                    r#"{{"k":{},"v":{},"ts":{}}}"#,
+                    k.map_or("null".into(), |k| format!("{k:?}")),
+                    v.map_or("null".into(), |v: i64| v.to_string()),
+                    time_us / 1000
+                );
+                producer.send(&topic, Some(partition), None, Some(json.as_bytes()), 0).expect("a record sent");
+                if laws.entry(partition).or_default().accepts(time_us) {
+                    accepted.push((k, v, time_us));
+                }
+            }
+            producer.flush(Duration::from_secs(30)).expect("everything delivered");
+            if step < created_after {
+                continue;
+            }
+            db.run("WAIT FOR r").await;
+            for (i, query) in QUERIES.iter().enumerate() {
+                let kept = db.rows(&format!("SELECT * FROM v{i}")).await;
+                let worked_out = over_rows(&db, query, &accepted).await;
+                assert_eq!(kept, worked_out, "seed {seed}, step {step}: v{i}\n{query}");
+            }
+            for (i, query) in OVER_VIEWS.iter().enumerate() {
+                let kept = db.rows(&format!("SELECT * FROM w{i}")).await;
+                let worked_out = db.rows(&query.replace("(v6)", "v6")).await;
+                assert_eq!(kept, worked_out, "seed {seed}, step {step}: w{i}\n{query}");
+            }
+            let counts = "SELECT sum(read), sum(accepted), sum(read - accepted - late - dead) FROM riverrun.source_partitions";
+            assert_eq!(db.rows(counts).await, [format!("{sent}|{}|0", accepted.len())], "seed {seed}");
+        }
+        db.engine.stop().await;
+    }
+}
+
+/// The batch engine's answer over these rows in the place of the source's.
+async fn over_rows(db: &Db, query: &str, rows: &[(Option<&str>, Option<i64>, i64)]) -> Vec<String> {
+    let source = db.engine.catalog().resolve(&Name(vec!["r".into()]), &db.names).expect("the source");
+    let batch = RecordBatch::try_new(
+        source.columns.clone(),
+        vec![
+            Arc::new(rows.iter().map(|r| r.0).collect::<StringArray>()),
+            Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>()),
+            Arc::new(rows.iter().map(|r| Some(r.2)).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
+        ],
+    )
+    .expect("the source's columns");
+    let table = MemTable::try_new(source.columns.clone(), vec![vec![batch]]).expect("a table");
+    let parsed = sql::parse(query).expect("a query").remove(0);
+    let Statement::Query(query) = &parsed.statement else { panic!("not a query") };
+    let instead = HashMap::from([(source.oid, Arc::new(table) as _)]);
+    let reads = db.reads(&parsed.statement, instead).await.expect("reads");
+    let plan = planner::plan_query(query, &reads, &[]).await.expect("a plan");
+    let session = planner::session(&reads).expect("a session");
+    lines(&session.execute_logical_plan(plan).await.expect("a run").collect().await.expect("rows"))
+}

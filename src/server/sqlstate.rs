@@ -122,6 +122,7 @@ pub fn from_plan(error: &PlanError, text: &str) -> PgError {
         PlanError::AmbiguousColumn(_) => PgError::new(AMBIGUOUS_COLUMN, message),
         PlanError::DuplicateColumn(_) => PgError::new(DUPLICATE_COLUMN, message),
         PlanError::UndefinedFunction(_) => PgError::new(UNDEFINED_FUNCTION, pg_type::in_postgres_words(&message)),
+        PlanError::Grouping(_) => PgError::new(GROUPING_ERROR, message),
         PlanError::UndefinedParameter(_) => PgError::new(UNDEFINED_PARAMETER, message),
         PlanError::UndefinedType(_) => PgError::new(UNDEFINED_OBJECT, message),
         PlanError::TypeMismatch(_) => PgError::new(DATATYPE_MISMATCH, pg_type::in_postgres_words(&message)),

@@ -3,4 +3,5 @@
 mod db;
 mod engine;
 mod house;
+mod kafka;
 mod oracle;

@@ -33,3 +33,5 @@ pub use types::{arrow_type, sql_name, timestamp, timestamptz};
 mod plan_tests;
 #[cfg(test)]
 mod query_tests;
+#[cfg(test)]
+mod queries_tests;

@@ -1,0 +1,3 @@
+-- error: INTERSECT cannot be kept in a view yet
+CREATE MATERIALIZED VIEW v AS
+SELECT ad_id FROM ad_events WHERE event_type = 'impression' INTERSECT SELECT ad_id FROM ad_events WHERE event_type = 'click';

@@ -1,0 +1,2 @@
+-- error: type SERIAL is not supported
+CREATE TABLE visits (id SERIAL, page VARCHAR);

@@ -303,8 +303,9 @@ impl Coordinator {
             self.note_current(oid);
         }
         self.tick += 1;
-        self.answer(asked, &mut data);
+        // Before anybody is answered: who has waited finds the figures of the tick that ended the wait.
         self.publish_stats();
+        self.answer(asked, &mut data);
         true
     }
 

@@ -9,9 +9,11 @@
 //! either: who reads says where to begin, and asks for the position. Records leave it in one contiguous buffer with
 //! ranges ([`Records`]), never as an object each.
 
+#[allow(clippy::disallowed_methods, reason = "a time-out of the network, not a time that rows see")]
 mod embedded;
 mod error;
 mod json;
+#[allow(clippy::disallowed_methods, reason = "time-outs of the network, not times that rows see")]
 mod kafka;
 mod records;
 mod source;

@@ -38,20 +38,42 @@ const DETAIL_EVERY: u64 = 10;
 
 pub(super) enum Request {
     /// A source, table, view or materialized view that is in the catalog from now on.
-    Create { object: Arc<Object>, setup: Option<Box<NewSource>>, plan: Option<Box<StreamPlan>>, reply: Reply<Vec<String>> },
+    Create {
+        object: Arc<Object>,
+        setup: Option<Box<NewSource>>,
+        plan: Option<Box<StreamPlan>>,
+        reply: Reply<Vec<String>>,
+    },
     /// In an order in which nothing is left that reads what has gone.
-    Drop { oids: Vec<Oid>, reply: Reply<()> },
-    Read { objects: Vec<Oid>, allow_partial: bool, reply: Reply<Arc<Version>> },
-    Write { changes: Vec<TableChange>, reply: Reply<WriteOutcome> },
+    Drop {
+        oids: Vec<Oid>,
+        reply: Reply<()>,
+    },
+    Read {
+        objects: Vec<Oid>,
+        allow_partial: bool,
+        reply: Reply<Arc<Version>>,
+    },
+    Write {
+        changes: Vec<TableChange>,
+        reply: Reply<WriteOutcome>,
+    },
     /// Until the sources are read to these ends and every view over them has absorbed that.
-    Wait { ends: BTreeMap<Oid, Vec<(i32, i64)>>, reply: Reply<()> },
+    Wait {
+        ends: BTreeMap<Oid, Vec<(i32, i64)>>,
+        reply: Reply<()>,
+    },
     Topic(Seen),
     /// Text for EXPLAIN ANALYZE.
-    Explain { view: Oid, reply: Reply<Vec<String>> },
+    Explain {
+        view: Oid,
+        reply: Reply<Vec<String>>,
+    },
     Stop,
 }
 
-pub(super) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
+pub(super) type Reply<T> = oneshot::Sender<Outcome<T>>;
+type Outcome<T> = Result<T, EngineError>;
 
 pub(super) struct NewSource {
     pub setup: SourceSetup,
@@ -161,7 +183,6 @@ impl Times for Nowhere {
 }
 
 impl Coordinator {
-    #[expect(clippy::too_many_arguments, reason = "the ends of every channel it has")]
     pub fn new(
         epoch: u64,
         requests: Receiver<Request>,
@@ -370,7 +391,8 @@ impl Coordinator {
     fn release_stores(&mut self) {
         let mut released = Vec::new();
         for (&id, store) in &mut self.stores {
-            let reading = self.sources.get(&store.source).is_some_and(|s| s.backfills.contains_key(&Consumer::Store(id)));
+            let reading =
+                self.sources.get(&store.source).is_some_and(|s| s.backfills.contains_key(&Consumer::Store(id)));
             if store.held && store.made_in < self.tick && !reading {
                 store.held = false;
                 released.push(id);
@@ -431,9 +453,7 @@ impl Coordinator {
         let passes = &view.passes;
         let external = |input: Input| -> Vec<Delta> {
             match input {
-                Input::Feed(i) => {
-                    feeds[i].edge.and_then(|edge| data.edges.get(&edge)).cloned().unwrap_or_default()
-                }
+                Input::Feed(i) => feeds[i].edge.and_then(|edge| data.edges.get(&edge)).cloned().unwrap_or_default(),
                 Input::Pass(i) => data.passes.get(&passes[i]).cloned().unwrap_or_default(),
                 Input::Object(oid) => objects.get(&oid).cloned().unwrap_or_default(),
                 Input::Node(_) => Vec::new(),
@@ -456,9 +476,11 @@ impl Coordinator {
 
     /// Slices under a view must not close while some of its history is still to come.
     fn is_held(&self, view: &View) -> bool {
-        let own = view.passes.iter().any(|&pass| {
-            self.sources.values().any(|s| s.backfills.contains_key(&Consumer::Pass(pass)))
-        }) || view.feeds.iter().any(|f| self.stores.get(&f.store).is_some_and(|s| s.held));
+        let own = view
+            .passes
+            .iter()
+            .any(|&pass| self.sources.values().any(|s| s.backfills.contains_key(&Consumer::Pass(pass))))
+            || view.feeds.iter().any(|f| self.stores.get(&f.store).is_some_and(|s| s.held));
         own || view.object.depends_on.iter().any(|oid| self.views.get(oid).is_some_and(|v| self.is_held(v)))
     }
 
@@ -493,9 +515,8 @@ impl Coordinator {
         if view.current {
             return;
         }
-        let reached = view.targets.iter().all(|(source, ends)| {
-            ends.as_ref().is_some_and(|ends| self.has_reached(*source, ends))
-        });
+        let reached =
+            view.targets.iter().all(|(source, ends)| ends.as_ref().is_some_and(|ends| self.has_reached(*source, ends)));
         let upstream = view.object.depends_on.iter().all(|up| self.views.get(up).is_none_or(|v| v.current));
         if reached && upstream && !self.is_held(view) && view.made_in < self.tick {
             let view = self.views.get_mut(&oid).expect("looked up above");
@@ -584,7 +605,8 @@ impl Coordinator {
     /// Every view over the source holds it up to these ends.
     fn absorbed(&self, source: Oid, ends: &[(i32, i64)]) -> bool {
         let no_history = self.sources.get(&source).is_none_or(|s| s.backfills.is_empty());
-        let current = self.views.values().filter(|v| v.targets.contains_key(&source)).all(|v| v.current || v.failed.is_some());
+        let current =
+            self.views.values().filter(|v| v.targets.contains_key(&source)).all(|v| v.current || v.failed.is_some());
         no_history && current && self.has_reached(source, ends)
     }
 
@@ -687,12 +709,17 @@ impl Coordinator {
             name: view.object.name.clone(),
             state,
             message,
-            progress: if view.current || to_read == 0 { f64::from(u8::from(view.current)) } else { read as f64 / to_read as f64 },
+            progress: if view.current || to_read == 0 {
+                f64::from(u8::from(view.current))
+            } else {
+                read as f64 / to_read as f64
+            },
             watermark_us: super::version::watermark_of(&view.flow.horizons, &self.times),
             complete_from_us: stores.iter().filter_map(|(_, s)| complete_from(s)).max(),
             rows: view.arrangement.as_ref().map(|a| a.rows() as u64),
             state_bytes: (stored + arranged + tail.iter().map(|t| t.2).sum::<usize>()) as u64,
             late_rows: view.targets.keys().map(late).sum(),
+            forgotten_rows: stores.iter().flat_map(|(_, s)| s.reports.values()).map(|r| r.forgotten_rows).sum(),
             expression_errors: errors.0,
             error_sample: errors.1,
             stores: stores.iter().map(|(id, _)| store_name(*id)).collect(),
@@ -770,12 +797,15 @@ pub(super) fn fail(view: &mut View, reason: &str) {
     }
 }
 
+/// An object that was made, or why not, and who asked for it.
+type Created = (Oid, Outcome<Vec<String>>, Reply<Vec<String>>);
+
 #[derive(Default)]
 struct Asked {
     data: TickData,
-    created: Vec<(Oid, Result<Vec<String>, EngineError>, Reply<Vec<String>>)>,
+    created: Vec<Created>,
     dropped: Vec<Reply<()>>,
-    written: Vec<(Result<WriteOutcome, EngineError>, Reply<WriteOutcome>)>,
+    written: Vec<(Outcome<WriteOutcome>, Reply<WriteOutcome>)>,
     reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
     explained: Vec<(Oid, Reply<Vec<String>>)>,
 }

@@ -70,12 +70,9 @@ impl Coordinator {
         let Some(source) = self.sources.get_mut(&oid) else { return Ok(()) };
         if source.watch.is_none() {
             let say = self.say.clone();
-            let watch = TopicWatch::start(
-                oid,
-                source.setup.options.clone(),
-                source.starts.clone(),
-                move |seen| say.send(Request::Topic(seen)).is_ok(),
-            );
+            let watch = TopicWatch::start(oid, source.setup.options.clone(), source.starts.clone(), move |seen| {
+                say.send(Request::Topic(seen)).is_ok()
+            });
             source.watch = Some(watch.map_err(|e| EngineError::NotReady {
                 message: format!("no thread can be started to watch the topic: {e}"),
                 hint: "Raise the limit of threads for this process.".into(),
@@ -157,14 +154,16 @@ impl Coordinator {
     fn check(&self, flow: &Flow, plan: &StreamPlan) -> Result<Vec<String>, EngineError> {
         let windowed = match &flow.output {
             Output::Feed { feed, .. } => flow.feeds[*feed].view.window.is_some(),
-            Output::Aggregate { node, .. } => {
-                flow.tail[*node].aggregate.as_ref().is_some_and(|(a, horizon)| a.view.window.is_some() && horizon.is_some())
-            }
+            Output::Aggregate { node, .. } => flow.tail[*node]
+                .aggregate
+                .as_ref()
+                .is_some_and(|(a, horizon)| a.view.window.is_some() && horizon.is_some()),
             Output::Rows(_) => false,
         };
         if plan.retention_us.is_some() && !windowed {
             return Err(EngineError::Invalid {
-                message: "retention needs a view that ends in a GROUP BY of windows over a time with a watermark".into(),
+                message: "retention needs a view that ends in a GROUP BY of windows over a time with a watermark"
+                    .into(),
                 hint: "Leave retention out, or group by window_start and window_end of HOP or TUMBLE.".into(),
             });
         }
@@ -179,7 +178,9 @@ impl Coordinator {
             let Some(view) = self.views.get(oid) else { continue };
             let window = match &view.flow.output {
                 Output::Feed { feed, .. } => view.flow.feeds[*feed].view.window,
-                Output::Aggregate { node, .. } => view.flow.tail[*node].aggregate.as_ref().and_then(|(a, _)| a.view.window),
+                Output::Aggregate { node, .. } => {
+                    view.flow.tail[*node].aggregate.as_ref().and_then(|(a, _)| a.view.window)
+                }
                 Output::Rows(_) => None,
             };
             if let (Some(window), Emit::OnUpdate) = (window, view.plan.emit) {
@@ -321,7 +322,8 @@ fn copies(window: Window, what: &str) -> Result<Option<String>, EngineError> {
     if times > MOST_COPIES {
         return Err(EngineError::Invalid {
             message: format!("{what} would be copied into {times} windows; {MOST_COPIES} is the most"),
-            hint: "Group by the windows themselves, use a larger slide, or EMIT ON WINDOW CLOSE in the inner view.".into(),
+            hint: "Group by the windows themselves, use a larger slide, or EMIT ON WINDOW CLOSE in the inner view."
+                .into(),
         });
     }
     Ok((times > 1).then(|| format!("{what} stands in {times} windows and is copied into each")))

@@ -127,11 +127,7 @@ impl Inner {
         answer.await.map_err(|_| EngineError::Stopped)?
     }
 
-    async fn create(
-        &self,
-        statement: &Statement,
-        names: &NameContext,
-    ) -> Result<DdlOutcome, EngineError> {
+    async fn create(&self, statement: &Statement, names: &NameContext) -> Result<DdlOutcome, EngineError> {
         let _one_at_a_time = self.ddl.lock().await;
         let catalog = self.catalog();
         match statement {
@@ -217,7 +213,8 @@ impl Inner {
     async fn drop_objects(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {
         let _one_at_a_time = self.ddl.lock().await;
         let catalog = self.catalog();
-        let plan = catalog.drop_plan(statement.kind, &statement.names, statement.if_exists, statement.cascade, names)?;
+        let plan =
+            catalog.drop_plan(statement.kind, &statement.names, statement.if_exists, statement.cascade, names)?;
         let next = catalog.after_drop(&plan)?;
         *self.catalog.write() = Arc::new(next);
         let oids = plan.oids.clone();
@@ -247,12 +244,7 @@ impl Inner {
         self.ask(|reply| Request::Explain { view, reply }).await
     }
 
-    async fn wait_for(
-        &self,
-        name: &Name,
-        names: &NameContext,
-        timeout: Option<Duration>,
-    ) -> Result<(), EngineError> {
+    async fn wait_for(&self, name: &Name, names: &NameContext, timeout: Option<Duration>) -> Result<(), EngineError> {
         let object = self.catalog().resolve(name, names)?;
         let sources = self.sources_under(object.oid);
         within(timeout, format!("WAIT FOR {name}"), self.wait_for_sources(sources)).await
@@ -320,9 +312,7 @@ async fn within<T>(
 ) -> Result<T, EngineError> {
     match timeout {
         None => work.await,
-        Some(timeout) => {
-            tokio::time::timeout(timeout, work).await.unwrap_or(Err(EngineError::Timeout { waiting }))
-        }
+        Some(timeout) => tokio::time::timeout(timeout, work).await.unwrap_or(Err(EngineError::Timeout { waiting })),
     }
 }
 

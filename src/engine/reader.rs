@@ -15,7 +15,8 @@ use arrow::datatypes::SchemaRef;
 use super::worker::{PassId, ReadRows};
 use crate::catalog::Oid;
 use crate::connector::{
-    self, ColumnSpec, ConnectorError, Decoded, JsonOptions, Health, JsonDecoder, PartitionOffset, Records, SourceOptions,
+    self, ColumnSpec, ConnectorError, Decoded, Health, JsonDecoder, JsonOptions, PartitionOffset, Records,
+    SourceOptions,
 };
 use crate::exec::exchange::{SourceProgress, StoreId};
 use crate::exec::feed::{FeedStep, PassStep, micros};
@@ -398,8 +399,7 @@ impl Decoding {
         let mut present: BTreeSet<usize> = consumers.iter().flat_map(Attached::columns).collect();
         present.extend(setup.time_column);
         let present: Vec<usize> = present.into_iter().collect();
-        let decoder =
-            JsonDecoder::new(&setup.columns, &present, setup.decode.clone()).map_err(|error| error.to_string())?;
+        let decoder = JsonDecoder::new(&setup.columns, &present, setup.decode).map_err(|error| error.to_string())?;
         let mut steps = Vec::new();
         for attached in consumers {
             let step = match &attached {
@@ -571,4 +571,3 @@ fn kept(batch: RecordBatch, mut keep: BooleanBufferBuilder) -> RecordBatch {
     }
     filter_record_batch(&batch, &mask).expect("one bit per row")
 }
-

@@ -128,7 +128,7 @@ fn scan(
     let mut present = projection.to_vec();
     present.sort_unstable();
     present.dedup();
-    let mut decoder = JsonDecoder::new(&setup.columns, &present, setup.decode.clone()).map_err(failed)?;
+    let mut decoder = JsonDecoder::new(&setup.columns, &present, setup.decode).map_err(failed)?;
     let mut reader = setup.options.reader().map_err(failed)?;
     reader.assign(&assigned).map_err(failed)?;
     let mut records = Records::default();
@@ -142,7 +142,9 @@ fn scan(
             let decoded = decoder.decode(&records, 0..records.len());
             let columns = projection
                 .iter()
-                .map(|c| decoded.batch.column(present.binary_search(c).expect("every projected column is built")).clone())
+                .map(|c| {
+                    decoded.batch.column(present.binary_search(c).expect("every projected column is built")).clone()
+                })
                 .collect();
             let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(decoded.batch.num_rows()));
             let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;

@@ -78,6 +78,8 @@ pub struct ViewStats {
     pub rows: Option<u64>,
     pub state_bytes: u64,
     pub late_rows: u64,
+    /// Rows that came for windows which retention had forgotten.
+    pub forgotten_rows: u64,
     pub expression_errors: u64,
     pub error_sample: Option<String>,
     /// Names of the stores it reads, and of the other views that read them.
@@ -188,6 +190,7 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("rows", Int64),
             ("state_bytes", Int64),
             ("late_rows", Int64),
+            ("forgotten_rows", Int64),
             ("expression_errors", Int64),
             ("error_sample", Utf8),
             ("stores", Utf8),
@@ -225,8 +228,7 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
     Some(Arc::new(Schema::new(columns.into_iter().map(|(n, t)| Field::new(n, t, true)).collect::<Vec<_>>())))
 }
 
-const TABLES: [&str; 6] =
-    ["sources", "source_partitions", "materialized_views", "slices", "late_rows", "dead_letters"];
+const TABLES: [&str; 6] = ["sources", "source_partitions", "materialized_views", "slices", "late_rows", "dead_letters"];
 
 fn text<S: AsRef<str>>(values: impl Iterator<Item = Option<S>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
@@ -296,6 +298,7 @@ impl Stats {
                 int(self.views.iter().map(|v| v.rows.map(|r| r as i64))),
                 count(self.views.iter().map(|v| v.state_bytes)),
                 count(self.views.iter().map(|v| v.late_rows)),
+                count(self.views.iter().map(|v| v.forgotten_rows)),
                 count(self.views.iter().map(|v| v.expression_errors)),
                 text(self.views.iter().map(|v| v.error_sample.as_ref())),
                 text(self.views.iter().map(|v| Some(v.stores.join(", ")))),

@@ -31,8 +31,7 @@ impl Table {
         let ObjectKind::Table(definition) = &object.kind else {
             return Err(ExecError::Invariant(format!("{} was to be made as a table", object.name)).into());
         };
-        let state =
-            TableState::new(object.columns.clone(), definition.primary_key.clone(), definition.append_only)?;
+        let state = TableState::new(object.columns.clone(), definition.primary_key.clone(), definition.append_only)?;
         Ok(Table { definition: definition.clone(), object, state, watermark_us: None, rows_seen: 0 })
     }
 
@@ -57,7 +56,11 @@ impl Table {
 
     /// Splits one statement's rows by the watermark as of the statement before; returns what is on time, the watermark
     /// after it, and the late rows.
-    fn on_time(&self, delta: Delta, watermark_us: Option<i64>) -> Result<(Delta, Option<i64>, Vec<LateRow>), EngineError> {
+    fn on_time(
+        &self,
+        delta: Delta,
+        watermark_us: Option<i64>,
+    ) -> Result<(Delta, Option<i64>, Vec<LateRow>), EngineError> {
         let Some(rule) = &self.definition.watermark else { return Ok((delta, watermark_us, Vec::new())) };
         let times = micros(delta.column(rule.column))?;
         let mut late = Vec::new();

@@ -42,21 +42,60 @@ const TRY_AGAIN_TICKS: u32 = 50;
 pub(super) enum Command {
     AddSource(Box<SourceSetup>),
     /// Partitions of a source that this worker is to read, from these offsets.
-    AddPartitions { source: Oid, partitions: Vec<(i32, i64)> },
+    AddPartitions {
+        source: Oid,
+        partitions: Vec<(i32, i64)>,
+    },
     /// Where the partitions end now.
-    Ends { source: Oid, ends: Vec<(i32, i64)> },
-    AddStore { store: StoreId, source: Oid, layout: Arc<StoreLayout> },
-    Attach { source: Oid, attached: Attached },
+    Ends {
+        source: Oid,
+        ends: Vec<(i32, i64)>,
+    },
+    AddStore {
+        store: StoreId,
+        source: Oid,
+        layout: Arc<StoreLayout>,
+    },
+    Attach {
+        source: Oid,
+        attached: Attached,
+    },
     /// The store has been given all its history: slices may close.
-    Release { store: StoreId },
+    Release {
+        store: StoreId,
+    },
     /// What the store must keep, by event time behind the watermark.
-    Keep { store: StoreId, keep_us: Option<i64> },
-    AddEdge { edge: EdgeId, store: StoreId, view: WindowView, retention_us: Option<i64>, tells_all: bool },
-    DropEdge { edge: EdgeId, store: StoreId },
-    DropStore { source: Oid, store: StoreId },
-    DropPass { source: Oid, pass: PassId },
-    DropSource { source: Oid },
-    EndTick { tick: u64, snapshots: Vec<StoreId>, detail: bool },
+    Keep {
+        store: StoreId,
+        keep_us: Option<i64>,
+    },
+    AddEdge {
+        edge: EdgeId,
+        store: StoreId,
+        view: WindowView,
+        retention_us: Option<i64>,
+        tells_all: bool,
+    },
+    DropEdge {
+        edge: EdgeId,
+        store: StoreId,
+    },
+    DropStore {
+        source: Oid,
+        store: StoreId,
+    },
+    DropPass {
+        source: Oid,
+        pass: PassId,
+    },
+    DropSource {
+        source: Oid,
+    },
+    EndTick {
+        tick: u64,
+        snapshots: Vec<StoreId>,
+        detail: bool,
+    },
     Stop,
 }
 
@@ -189,7 +228,6 @@ pub(super) fn holds_empty_key(worker: usize, workers: usize) -> bool {
 }
 
 impl Worker {
-    #[expect(clippy::too_many_arguments, reason = "the ends of every channel a worker has")]
     pub fn new(
         index: usize,
         workers: usize,
@@ -645,4 +683,3 @@ fn select_partial(rows: &PartialRows, selected: &UInt32Array) -> Result<PartialR
         states: take_all(&rows.states, selected)?,
     })
 }
-

@@ -69,7 +69,9 @@ impl FeedStep {
             }
             _ => vec![0; delta.num_rows()],
         };
-        let all = |evaluators: &mut [Evaluator]| evaluators.iter_mut().map(|e| e.evaluate(&delta.rows)).collect::<Result<Vec<_>, _>>();
+        let all = |evaluators: &mut [Evaluator]| {
+            evaluators.iter_mut().map(|e| e.evaluate(&delta.rows)).collect::<Result<Vec<_>, _>>()
+        };
         Ok(StoreRows {
             rows: delta.num_rows(),
             slices,

@@ -205,8 +205,9 @@ impl Flow {
                     Op::Aggregate(aggregate) => {
                         let retracts = !plan.nodes[node.inputs[0]].append_only;
                         let kept = TailAggregate::new(aggregate, &schemas[0], &node.schema, plan.emit, retracts)?;
-                        let horizon =
-                            aggregate.window.and_then(|(time, _)| horizons[node.inputs[0]].get(time).cloned().flatten());
+                        let horizon = aggregate
+                            .window
+                            .and_then(|(time, _)| horizons[node.inputs[0]].get(time).cloned().flatten());
                         Some((kept, horizon))
                     }
                     _ => None,
@@ -285,8 +286,11 @@ fn parts(
             }
         });
     }
-    let measures =
-        aggregate.calls.iter().map(|call| Measure::new(call, input, retracts)).collect::<Result<Vec<_>, ExecError>>()?;
+    let measures = aggregate
+        .calls
+        .iter()
+        .map(|call| Measure::new(call, input, retracts))
+        .collect::<Result<Vec<_>, ExecError>>()?;
     let grid = aggregate.window.map(|(_, window)| {
         let width_us = window.slice_us();
         Grid { width_us, phase_us: window.offset_us.rem_euclid(width_us) }
@@ -325,7 +329,8 @@ impl Feed {
         emit: Emit,
     ) -> Result<Feed, ExecError> {
         let Parts { keys, layout, view } = parts(aggregate, input, output, emit, false)?;
-        let over_source = |exprs: &[Expr]| exprs.iter().map(|e| substitute(e, &rows.columns)).collect::<Result<Vec<_>, _>>();
+        let over_source =
+            |exprs: &[Expr]| exprs.iter().map(|e| substitute(e, &rows.columns)).collect::<Result<Vec<_>, _>>();
         let (mut args, mut call_filters) = (Vec::new(), Vec::new());
         for measure in &layout.measures {
             args.push(over_source(measure.args())?);
@@ -373,7 +378,8 @@ impl Feed {
         match (self.layout.grid, other.layout.grid) {
             (None, None) => {}
             (Some(mine), Some(theirs)) => {
-                if mine.width_us % theirs.width_us != 0 || mine.phase_us.rem_euclid(theirs.width_us) != theirs.phase_us {
+                if mine.width_us % theirs.width_us != 0 || mine.phase_us.rem_euclid(theirs.width_us) != theirs.phase_us
+                {
                     return None;
                 }
             }
@@ -466,7 +472,8 @@ fn node_horizons(node: &Node, before: &[Vec<Option<Horizon>>], objects: &dyn Obj
             all
         }
         Op::Aggregate(aggregate) => {
-            let time = aggregate.window.and_then(|(time, window)| Some((input(0).get(time).cloned().flatten()?, window)));
+            let time =
+                aggregate.window.and_then(|(time, window)| Some((input(0).get(time).cloned().flatten()?, window)));
             let side = |start: bool| {
                 let (horizon, window) = time.clone()?;
                 let horizon = Box::new(horizon);
@@ -498,4 +505,3 @@ fn node_horizons(node: &Node, before: &[Vec<Option<Horizon>>], objects: &dyn Obj
         }
     }
 }
-

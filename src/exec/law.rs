@@ -20,12 +20,7 @@ pub struct Bounds {
 impl Default for Bounds {
     /// SEMANTICS 1.6: no lateness, an hour into the future, ten seconds until idle.
     fn default() -> Self {
-        Bounds {
-            delay_us: None,
-            allowed_lateness_us: 0,
-            max_future_us: 3_600_000_000,
-            idle_timeout_us: 10_000_000,
-        }
+        Bounds { delay_us: None, allowed_lateness_us: 0, max_future_us: 3_600_000_000, idle_timeout_us: 10_000_000 }
     }
 }
 
@@ -106,7 +101,7 @@ impl PartitionLaw {
         let Some(time_us) = row.event_time_us else {
             return Err((LateReason::NullTime, self.watermark_us));
         };
-        if self.from_the_future(bounds, &row, time_us) {
+        if self.is_from_the_future(bounds, &row, time_us) {
             return Err((LateReason::Future, self.watermark_us));
         }
         if let Some(watermark_us) = self.watermark_us
@@ -134,7 +129,7 @@ impl PartitionLaw {
         Some(raise_to_us)
     }
 
-    fn from_the_future(&mut self, bounds: &Bounds, row: &Row, time_us: i64) -> bool {
+    fn is_from_the_future(&mut self, bounds: &Bounds, row: &Row, time_us: i64) -> bool {
         if self.replays && !row.arrival_in_log {
             return self.facts.get(&row.offset).is_some_and(|fact| fact.future);
         }
@@ -156,7 +151,10 @@ pub struct PartitionProgress {
 
 /// A source's watermark: the minimum over its partitions that are not idle, never going back. With every partition idle
 /// it stays.
-pub fn source_watermark(before_us: Option<i64>, partitions: impl IntoIterator<Item = PartitionProgress>) -> Option<i64> {
+pub fn source_watermark(
+    before_us: Option<i64>,
+    partitions: impl IntoIterator<Item = PartitionProgress>,
+) -> Option<i64> {
     let mut least: Option<Option<i64>> = None;
     for p in partitions {
         if p.idle {

@@ -378,8 +378,8 @@ impl SliceStore {
     /// Rebuilds the dictionary once at most half of it is in use, so that keys no slice names do not stay. Returns the new
     /// id of each old one, `u32::MAX` for those that went.
     fn compact(&mut self) -> Result<Option<Vec<u32>>, ExecError> {
-        let used: usize =
-            self.closed.values().map(|s| s.ids.len()).sum::<usize>() + self.open.values().map(|s| s.ids.len()).sum::<usize>();
+        let used: usize = self.closed.values().map(|s| s.ids.len()).sum::<usize>()
+            + self.open.values().map(|s| s.ids.len()).sum::<usize>();
         if self.layout.keys.is_empty() || self.keys.len() < 2 * super::keys::CHUNK || used * 2 > self.keys.len() {
             return Ok(None);
         }
@@ -525,7 +525,8 @@ impl SliceStore {
     }
 }
 
-type AddToSlice<'a> = dyn FnMut(&mut OpenSlice, &[u32], Option<&UInt32Array>, bool, &mut Vec<u32>) -> Result<(), ExecError> + 'a;
+type AddToSlice<'a> =
+    dyn FnMut(&mut OpenSlice, &[u32], Option<&UInt32Array>, bool, &mut Vec<u32>) -> Result<(), ExecError> + 'a;
 
 fn select<'a>(values: &'a [i64], selected: Option<&UInt32Array>) -> std::borrow::Cow<'a, [i64]> {
     match selected {

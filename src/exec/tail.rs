@@ -112,7 +112,12 @@ impl Tail {
     }
 
     /// From now on the aggregation at `node` says what changes; returns all it shows now.
-    pub fn begin_changes(&mut self, node: usize, times: &dyn Times, retention_us: Option<i64>) -> Result<Delta, ExecError> {
+    pub fn begin_changes(
+        &mut self,
+        node: usize,
+        times: &dyn Times,
+        retention_us: Option<i64>,
+    ) -> Result<Delta, ExecError> {
         let Stage::Aggregate(stage) = &mut self.nodes[node].1 else {
             return Err(ExecError::Invariant("changes were asked of a node that keeps no store".into()));
         };
@@ -132,7 +137,9 @@ impl Tail {
     pub fn snapshot(&mut self, node: usize) -> Result<StoreSnapshot, ExecError> {
         match &mut self.nodes[node].1 {
             Stage::Aggregate(stage) => stage.store.snapshot(),
-            Stage::Operator(_) => Err(ExecError::Invariant("a snapshot was asked of a node that keeps no store".into())),
+            Stage::Operator(_) => {
+                Err(ExecError::Invariant("a snapshot was asked of a node that keeps no store".into()))
+            }
         }
     }
 
@@ -238,7 +245,6 @@ pub fn concat(schema: &SchemaRef, deltas: &[Delta]) -> Result<Delta, ExecError> 
         }
     }
 }
-
 
 fn op_name(op: &Op) -> &'static str {
     match op {

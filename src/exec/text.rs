@@ -140,7 +140,7 @@ fn build(data_type: &DataType, cells: Vec<Option<String>>) -> ArrayRef {
                 .expect("the notation's own decimal"),
         ),
         DataType::Timestamp(_, zone) => {
-            Arc::new(TimestampMicrosecondArray::from(each(cells, |c| parse_time_us(c))).with_timezone_opt(zone.clone()))
+            Arc::new(TimestampMicrosecondArray::from(each(cells, parse_time_us)).with_timezone_opt(zone.clone()))
         }
         other => panic!("no such type in delta notation: {other}"),
     }

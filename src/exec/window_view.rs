@@ -231,7 +231,12 @@ impl Changes {
     }
 
     /// The change that `dirty` (ids by slice, from [`SliceStore::take_dirty`]) makes in what the view shows.
-    pub fn step(&mut self, store: &mut SliceStore, dirty: &[(i64, Vec<u32>)], shown: &Shown) -> Result<Delta, ExecError> {
+    pub fn step(
+        &mut self,
+        store: &mut SliceStore,
+        dirty: &[(i64, Vec<u32>)],
+        shown: &Shown,
+    ) -> Result<Delta, ExecError> {
         let mut out = DeltaRows::default();
         match self.view.emit {
             Emit::OnUpdate => self.update(store, dirty, shown, &mut out)?,
@@ -239,7 +244,8 @@ impl Changes {
         }
         // What cannot change any more need not be remembered; what retention forgets goes without a retraction.
         if let Some(window) = self.view.window {
-            let done = |end: i64| shown.final_until_us.is_some_and(|f| end <= f) || shown.horizon_us.is_some_and(|h| end <= h);
+            let done =
+                |end: i64| shown.final_until_us.is_some_and(|f| end <= f) || shown.horizon_us.is_some_and(|h| end <= h);
             self.emitted.retain(|start, _| !done(start.saturating_add(window.size_us)));
         }
         out.finish(&self.converter, &self.view.schema)
@@ -306,7 +312,8 @@ impl Changes {
             let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
             let columns = self.view.columns(&[], 1, start, &merged.outputs, &all)?;
             let row = self.converter.convert_columns(&columns)?.row(0).owned();
-            return Ok(out.replace(emitted.insert(0, row.clone()), row));
+            out.replace(emitted.insert(0, row.clone()), row);
+            return Ok(());
         }
         for &id in ids.iter().zip(&merged.counts).filter(|(_, count)| **count <= 0).map(|(id, _)| id) {
             if let Some(old) = emitted.remove(&id) {
@@ -443,7 +450,8 @@ mod tests {
                 emit,
                 shows_empty: false,
             };
-            let mut case = Case { window, store, changes: Changes::new(view).unwrap(), told: Map::new(), rows: Vec::new() };
+            let mut case =
+                Case { window, store, changes: Changes::new(view).unwrap(), told: Map::new(), rows: Vec::new() };
             case.store.track_changes();
             case
         }
@@ -496,7 +504,8 @@ mod tests {
         }
 
         fn check(&mut self, final_until_us: Option<i64>, seed: u64) {
-            let only_final = (self.changes.view.emit == Emit::OnWindowClose).then(|| final_until_us.unwrap_or(i64::MIN));
+            let only_final =
+                (self.changes.view.emit == Emit::OnWindowClose).then(|| final_until_us.unwrap_or(i64::MIN));
             let expected = self.expected(only_final);
             let snapshot = self.store.snapshot().unwrap();
             let shown = Shown { horizon_us: None, final_until_us };
@@ -550,8 +559,13 @@ mod tests {
                     .collect();
                 if retracts {
                     for &(key, time, value, _) in case.rows.clone().iter().filter(|r| r.3 > 0) {
-                        let net: i64 =
-                            case.rows.iter().chain(&rows).filter(|r| (r.0, r.1, r.2) == (key, time, value)).map(|r| r.3).sum();
+                        let net: i64 = case
+                            .rows
+                            .iter()
+                            .chain(&rows)
+                            .filter(|r| (r.0, r.1, r.2) == (key, time, value))
+                            .map(|r| r.3)
+                            .sum();
                         if net > 0 && random.random_bool(0.2) {
                             rows.push((key, time, value, -1));
                         }

@@ -187,7 +187,6 @@ fn numbers_are_exact() {
     ");
 }
 
-///
 #[test]
 fn columns_are_named_as_in_postgres() {
     assert_snapshot!(check("SELECT 1, 2, k + 1, count(*), max(k), k::text, lower(note), CASE WHEN k = 1 THEN 'x' END, now() FROM facts WHERE k = 2 GROUP BY k, note"), @r"

@@ -245,7 +245,7 @@ mod tests {
     #[tokio::test]
     async fn changes_lie_on_top_of_the_rows() {
         let update = change(&[(2, 20, -1), (2, 21, 1)], None);
-        check(&[], &[update.clone()], Ok(&[(1, 10), (2, 20), (2, 21)])).await;
+        check(&[], std::slice::from_ref(&update), Ok(&[(1, 10), (2, 20), (2, 21)])).await;
         check(&[], &[change(&[(1, 10, 2)], None)], Ok(&[(1, 10), (1, 10), (1, 10), (2, 20), (2, 20)])).await;
         check(&[0], &[update.clone(), change(&[(2, 21, -1)], None)], Ok(&[(1, 10)])).await;
         check(&[0], &[change(&[(1, 11, 1)], None)], Err("23505")).await;

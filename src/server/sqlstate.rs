@@ -349,7 +349,7 @@ mod tests {
             from_plan(&PlanError::UndefinedColumn(refusal), "select 1,\n  x from t"),
             "42703: column \"x\" does not exist at 13",
         );
-        let syntax = crate::sql::parse("select 1 from").err().expect("no SQL");
+        let syntax = crate::sql::parse("select 1 from").expect_err("no SQL");
         check(syntax.into(), "42601: syntax error at end of input at 14");
     }
 

@@ -67,7 +67,11 @@ impl Db {
                 let batches = planner::session(&reads)?.execute_logical_plan(dml.plan).await?.collect().await?;
                 let mut changes = Vec::new();
                 for batch in batches.into_iter().filter(|b| b.num_rows() > 0) {
-                    changes.push(TableChange { table: dml.table, delta: delta(dml.kind, batch)?, on_conflict: dml.on_conflict });
+                    changes.push(TableChange {
+                        table: dml.table,
+                        delta: delta(dml.kind, batch)?,
+                        on_conflict: dml.on_conflict,
+                    });
                 }
                 self.engine.write(changes).await?;
                 Ok(Vec::new())
@@ -88,11 +92,7 @@ impl Db {
     }
 
     /// What the statement may read; `instead` puts other rows in the place of objects.
-    pub async fn reads(
-        &self,
-        statement: &Statement,
-        instead: HashMap<Oid, Arc<dyn TableProvider>>,
-    ) -> Fallible<Reads> {
+    pub async fn reads(&self, statement: &Statement, instead: HashMap<Oid, Arc<dyn TableProvider>>) -> Fallible<Reads> {
         let catalog = self.engine.catalog();
         let objects = planner::objects_in(statement, &catalog, &self.names)?;
         let version = self.engine.read(&objects, false).await?;

@@ -9,7 +9,8 @@ async fn views_over_tables_follow_inserts_updates_and_deletes() {
     for workers in [1, 3] {
         let db = Db::start(workers);
         db.run("CREATE TABLE t (k VARCHAR, v INT); INSERT INTO t VALUES ('a', 1), ('a', 5), ('b', 2)").await;
-        db.run("CREATE MATERIALIZED VIEW g AS SELECT k, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY k").await;
+        db.run("CREATE MATERIALIZED VIEW g AS SELECT k, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY k")
+            .await;
         db.run("CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n, sum(s) AS s FROM g").await;
         db.run("CREATE MATERIALIZED VIEW top AS SELECT k, m FROM g ORDER BY m DESC LIMIT 1").await;
         assert_eq!(db.rows("SELECT * FROM g").await, ["a|2|6|5", "b|1|2|2"]);
@@ -25,7 +26,8 @@ async fn views_over_tables_follow_inserts_updates_and_deletes() {
     }
 }
 
-const SOURCE: &str = "CREATE SOURCE e (id BIGINT, kind VARCHAR, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
+const SOURCE: &str =
+    "CREATE SOURCE e (id BIGINT, kind VARCHAR, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
     WITH (connector = 'kafka', topic = 'e', properties.bootstrap.server = '$SERVERS') FORMAT PLAIN ENCODE JSON";
 
 fn event(second: i64, id: i64, kind: &str) -> String {

@@ -120,7 +120,8 @@ async fn malformed_records_are_kept_apart_and_disturb_nothing() {
     let whole = prices * 2 + 4000;
     assert_eq!(db.rows("SELECT sum(n), sum(s), max(l) FROM w").await, [format!("{}|{whole}.00|990001", 2 * good)]);
     assert_eq!(
-        db.rows("SELECT sum(read), sum(accepted), sum(dead), sum(skipped), sum(late) FROM riverrun.source_partitions").await,
+        db.rows("SELECT sum(read), sum(accepted), sum(dead), sum(skipped), sum(late) FROM riverrun.source_partitions")
+            .await,
         [format!("{}|{good}|3200|40|0", good + 3200 + 40)]
     );
     assert_eq!(db.rows("SELECT count(*), count(DISTINCT reason) > 8 FROM riverrun.dead_letters").await, ["3200|true"]);

@@ -107,7 +107,8 @@ async fn change(db: &Db, random: &mut StdRng) -> String {
             let rows: Vec<String> = (0..random.random_range(1..10))
                 .map(|_| {
                     let k = ["'a'", "'b'", "'c'", "NULL"][random.random_range(0..4)];
-                    let v = if random.random_bool(0.1) { "NULL".into() } else { random.random_range(-9..9).to_string() };
+                    let v =
+                        if random.random_bool(0.1) { "NULL".into() } else { random.random_range(-9..9).to_string() };
                     format!("({k}, {v}, to_timestamp({}))", random.random_range(-100..300))
                 })
                 .collect();
@@ -192,7 +193,8 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
                 let worked_out = db.rows(&query.replace("(v6)", "v6")).await;
                 assert_eq!(kept, worked_out, "seed {seed}, step {step}: w{i}\n{query}");
             }
-            let counts = "SELECT sum(read), sum(accepted), sum(read - accepted - late - dead) FROM riverrun.source_partitions";
+            let counts =
+                "SELECT sum(read), sum(accepted), sum(read - accepted - late - dead) FROM riverrun.source_partitions";
             assert_eq!(db.rows(counts).await, [format!("{sent}|{}|0", accepted.len())], "seed {seed}");
         }
         db.engine.stop().await;

@@ -250,8 +250,8 @@ impl Reader {
             unsafe { sys::rd_kafka_message_destroy(pointer) };
         }
         self.messages.clear();
-        if copied > 0 {
-            self.mean_bytes = (self.mean_bytes * 7 + (into.bytes.len() - before) / copied) / 8;
+        if let Some(bytes) = (into.bytes.len() - before).checked_div(copied) {
+            self.mean_bytes = (self.mean_bytes * 7 + bytes) / 8;
         }
         outcome
     }

@@ -93,8 +93,7 @@ impl PartialStates {
             // In one call: DataFusion takes every group below the number given for one that has come in this call or before.
             let groups: Vec<usize> = there.iter().copied().chain(0..slots.len()).collect();
             let both = old.as_struct().columns().iter().zip(&new);
-            let both =
-                both.map(|(old, new)| concat(&[old.as_ref(), new.as_ref()])).collect::<Result<Vec<_>, _>>()?;
+            let both = both.map(|(old, new)| concat(&[old.as_ref(), new.as_ref()])).collect::<Result<Vec<_>, _>>()?;
             let mut accumulator = self.accumulator()?;
             accumulator.merge_batch(&both, &groups, slots.len())?;
             accumulator.state(EmitTo::All)?

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::coordinator::{Coordinator, FeedUse, NewSource, Request, Source, Store, View, store_name};
+use super::coordinator::{Coordinator, FeedUse, NewSource, Request, Source, Store, View};
 use super::error::EngineError;
+use super::figures::store_name;
 use super::topic::TopicWatch;
 use super::worker::{Command, attached_feed, attached_pass};
 use crate::catalog::{Object, ObjectKind, Oid};

@@ -10,6 +10,7 @@ mod api;
 mod clock;
 mod coordinator;
 mod error;
+mod figures;
 mod install;
 mod read;
 mod reader;

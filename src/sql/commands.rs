@@ -78,11 +78,11 @@ impl Cursor<'_> {
                     "format" if cursor.take("TEXT") => {}
                     "costs" if !cursor.switch()? => {}
                     _ => {
-                        return Err(SqlError::Unsupported {
-                            what: format!("this {} option of EXPLAIN", option.to_ascii_uppercase()),
-                            hint: Some("the options are ANALYZE, VERBOSE, COSTS OFF and FORMAT TEXT".into()),
-                            position: Some(at),
-                        });
+                        return Err(SqlError::unsupported(
+                            format!("this {} option of EXPLAIN", option.to_ascii_uppercase()),
+                            "the options are ANALYZE, VERBOSE, COSTS OFF and FORMAT TEXT",
+                        )
+                        .at(at));
                     }
                 }
                 Ok(())
@@ -286,11 +286,9 @@ impl Cursor<'_> {
         }
         let modes = self.modes()?;
         if modes.deferrable == Some(true) {
-            return Err(SqlError::Unsupported {
-                what: "a DEFERRABLE transaction".into(),
-                hint: Some("leave it out: reads never wait".into()),
-                position: Some(self.position()),
-            });
+            return Err(
+                SqlError::unsupported("a DEFERRABLE transaction", "leave it out: reads never wait").at(self.position())
+            );
         }
         Ok(Statement::Begin { read_only: modes.read_only.unwrap_or(false), isolation: modes.isolation })
     }
@@ -409,11 +407,9 @@ impl Cursor<'_> {
             match number.parse::<u64>() {
                 Ok(rows) if rows > 0 => FetchCount::Rows(rows),
                 _ => {
-                    return Err(SqlError::Unsupported {
-                        what: format!("FETCH {number}"),
-                        hint: Some("fetch one row or more, or ALL".into()),
-                        position: Some(at),
-                    });
+                    return Err(
+                        SqlError::unsupported(format!("FETCH {number}"), "fetch one row or more, or ALL").at(at)
+                    );
                 }
             }
         } else if self.take("ALL") {

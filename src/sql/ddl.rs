@@ -111,11 +111,11 @@ impl Cursor<'_> {
             "timestamp" => Include::Timestamp,
             "key" => Include::Key,
             _ => {
-                return Err(SqlError::Unsupported {
-                    what: format!("INCLUDE {}", what.to_ascii_uppercase()),
-                    hint: Some("partition, offset, timestamp and key can be included".into()),
-                    position: Some(at),
-                });
+                return Err(SqlError::unsupported(
+                    format!("INCLUDE {}", what.to_ascii_uppercase()),
+                    "partition, offset, timestamp and key can be included",
+                )
+                .at(at));
             }
         };
         let at = self.position();
@@ -250,11 +250,11 @@ impl Cursor<'_> {
             return Ok(false);
         }
         let form: Vec<String> = self.upcoming(2);
-        Err(SqlError::Unsupported {
-            what: format!("EMIT {}", form.join(" ")),
-            hint: Some("use EMIT ON WINDOW CLOSE, or no EMIT clause for a view that is always current".into()),
-            position: Some(at),
-        })
+        Err(SqlError::unsupported(
+            format!("EMIT {}", form.join(" ")),
+            "use EMIT ON WINDOW CLOSE, or no EMIT clause for a view that is always current",
+        )
+        .at(at))
     }
 
     /// `WITH DATA` says what happens anyway.
@@ -398,11 +398,11 @@ impl Cursor<'_> {
             Some(Ok(delay_us)) if delay_us >= 0 => Ok(WatermarkDef { column, delay_us }),
             Some(Ok(_)) => Err(SqlError::value("the delay of a watermark cannot be negative").at(at)),
             Some(Err(error)) => Err(error.at(at)),
-            None => Err(SqlError::Unsupported {
-                what: format!("the watermark expression {expr}"),
-                hint: Some(format!("write WATERMARK FOR {column} AS {column} - INTERVAL '10 seconds'")),
-                position: Some(at),
-            }),
+            None => Err(SqlError::unsupported(
+                format!("the watermark expression {expr}"),
+                &format!("write WATERMARK FOR {column} AS {column} - INTERVAL '10 seconds'"),
+            )
+            .at(at)),
         }
     }
 

@@ -38,7 +38,7 @@ impl SqlError {
                 hint.as_deref()
             }
             SqlError::DuplicateColumn { .. } => None,
-            SqlError::TooDeep { .. } => Some("simplify the statement, or split it with views"),
+            SqlError::TooDeep { .. } => Some("Simplify the statement, or split it with views."),
         }
     }
 
@@ -46,15 +46,21 @@ impl SqlError {
         SqlError::Syntax { message: message.into(), hint: None, position: Some(position) }
     }
 
+    /// A refusal by name. An empty hint is none.
+    pub(super) fn unsupported(what: impl Into<String>, hint: &str) -> Self {
+        let hint = (!hint.is_empty()).then(|| sentence(hint));
+        SqlError::Unsupported { what: what.into(), hint, position: None }
+    }
+
     pub(super) fn value(message: impl Into<String>) -> Self {
         SqlError::Value { message: message.into(), hint: None, position: None }
     }
 
-    pub(super) fn with_hint(mut self, text: impl Into<String>) -> Self {
+    pub(super) fn with_hint(mut self, text: &str) -> Self {
         if let SqlError::Syntax { hint, .. } | SqlError::Unsupported { hint, .. } | SqlError::Value { hint, .. } =
             &mut self
         {
-            *hint = Some(text.into());
+            *hint = Some(sentence(text));
         }
         self
     }
@@ -72,4 +78,11 @@ impl SqlError {
         }
         self
     }
+}
+
+/// Hints are sentences, as Postgres' are: with a capital letter and a full stop.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(chars).chain(['.']).collect()
 }

@@ -190,6 +190,6 @@ mod tests {
         check(&"9".repeat(60), &format!("invalid input syntax for type interval: \"{}\"", "9".repeat(60)));
         check("1 month", "an interval of months has no fixed length here: \"1 month\"");
         check("P1Y", "an interval of years has no fixed length here: \"P1Y\"");
-        assert_eq!(interval_us("1 year").unwrap_err().hint(), Some("write it in days, such as '30 days'"));
+        assert_eq!(interval_us("1 year").unwrap_err().hint(), Some("Write it in days, such as '30 days'."));
     }
 }

@@ -259,8 +259,7 @@ impl<'a> Cursor<'a> {
 
     /// A refusal that stands at the next token.
     pub(super) fn unsupported(&self, what: impl Into<String>, hint: &str) -> SqlError {
-        let hint = (!hint.is_empty()).then(|| hint.to_string());
-        SqlError::Unsupported { what: what.into(), hint, position: Some(self.position()) }
+        SqlError::unsupported(what, hint).at(self.position())
     }
 
     /// The token `n` ahead if it is a word without quotes.
@@ -325,8 +324,8 @@ impl<'a> Cursor<'a> {
         if let Some(word) = self.word(0)
             && is_reserved(&word.to_ascii_lowercase())
         {
-            let hint = format!("{word} is a reserved word: as a name it stands in double quotes");
-            return Err(self.unexpected().with_hint(hint));
+            let hint = format!("\"{word}\" is a reserved word: as a name it stands in double quotes");
+            return Err(self.unexpected().with_hint(&hint));
         }
         self.label()
     }

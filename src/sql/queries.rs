@@ -75,7 +75,7 @@ fn in_delete(delete: &Delete) -> Foreign {
 }
 
 fn refuse<T>(what: &str, hint: &str) -> Result<T, SqlError> {
-    Err(SqlError::Unsupported { what: what.into(), hint: Some(hint.into()), position: None })
+    Err(SqlError::unsupported(what, hint))
 }
 
 struct Normalise;
@@ -121,11 +121,9 @@ fn check_query(query: &mut Query) -> Result<(), SqlError> {
     }
     match &query.limit_clause {
         Some(LimitClause::OffsetCommaLimit { .. }) => {
-            return Err(SqlError::Syntax {
-                message: "LIMIT #,# syntax is not supported".into(),
-                hint: Some("use separate LIMIT and OFFSET clauses".into()),
-                position: None,
-            });
+            let message = "LIMIT #,# syntax is not supported".into();
+            let error = SqlError::Syntax { message, hint: None, position: None };
+            return Err(error.with_hint("use separate LIMIT and OFFSET clauses"));
         }
         Some(LimitClause::LimitOffset { limit_by, .. }) if !limit_by.is_empty() => {
             return refuse("LIMIT BY", "use row_number() OVER (PARTITION BY ...) in a subquery");

@@ -3,7 +3,7 @@
 use super::SqlError;
 
 fn refuse(what: impl Into<String>, hint: &str) -> SqlError {
-    SqlError::Unsupported { what: what.into(), hint: (!hint.is_empty()).then(|| hint.to_string()), position: None }
+    SqlError::unsupported(what, hint)
 }
 
 /// By a statement's first word in upper or lower case.
@@ -37,9 +37,7 @@ pub(super) fn create(words: &[String]) -> Option<SqlError> {
             (first, "tables and views are kept until they are dropped")
         }
         ("RECURSIVE", _) => ("RECURSIVE VIEW", "write the query out without recursion"),
-        ("UNIQUE", _) | ("INDEX", _) => {
-            ("INDEX", "a materialized view keeps its groups sorted by key; create one that is grouped by these columns")
-        }
+        ("UNIQUE", _) | ("INDEX", _) => ("INDEX", "filter a materialized view with WHERE: there is nothing to tune"),
         ("SINK", _) => ("SINK", "read a materialized view with SELECT"),
         ("FUNCTION" | "PROCEDURE" | "AGGREGATE", _) => (first, "use the functions that are built in"),
         ("TYPE" | "DOMAIN", _) => (first, "use the types that are built in"),

@@ -130,19 +130,19 @@ fn sources() {
     source s (ts TIMESTAMP) watermark=Some(("ts", 60000000)) include=[] with={} PLAIN JSON {}
     25: column "a" specified more than once at <A INT)>
     37: column "a" specified more than once at <AS a>
-    33: INCLUDE HEADER is not supported (partition, offset, timestamp and key can be included) at <header AS h>
-    24: PRIMARY KEY on a source is not supported (a source is a stream of records, each a new row) at <PRIMARY KEY)>
-    24: DEFAULT on a source is not supported (a field that a record lacks is NULL) at <DEFAULT 1)>
-    17: CREATE SOURCE without a list of columns is not supported (list the columns and types) at <WITH (connec>
+    33: INCLUDE HEADER is not supported (Partition, offset, timestamp and key can be included.) at <header AS h>
+    24: PRIMARY KEY on a source is not supported (A source is a stream of records, each a new row.) at <PRIMARY KEY)>
+    24: DEFAULT on a source is not supported (A field that a record lacks is NULL.) at <DEFAULT 1)>
+    17: CREATE SOURCE without a list of columns is not supported (List the columns and types.) at <WITH (connec>
     44: option "topic" provided more than once at <TOPIC = 'b')>
     37: syntax error at or near "'a'" at <'a')>
     37: syntax error at end of input at <>
-    52: the watermark expression ts + INTERVAL '1 s' is not supported (write WATERMARK FOR ts AS ts - INTERVAL '10 seconds') at <ts + INTERVA>
-    52: an interval of months has no fixed length here: "1 month" (write it in days, such as '30 days') at <ts - INTERVA>
+    52: the watermark expression ts + INTERVAL '1 s' is not supported (Write WATERMARK FOR ts AS ts - INTERVAL '10 seconds'.) at <ts + INTERVA>
+    52: an interval of months has no fixed length here: "1 month" (Write it in days, such as '30 days'.) at <ts - INTERVA>
     56: multiple watermarks are not allowed at <WATERMARK FO>
     19: syntax error at or near ")" at <)>
     18: syntax error at or near ")" at <)>
-    15: syntax error at or near "select" (select is a reserved word: as a name it stands in double quotes) at <select (a IN>
+    15: syntax error at or near "select" ("select" is a reserved word: as a name it stands in double quotes.) at <select (a IN>
     "#);
 }
 
@@ -183,23 +183,23 @@ fn tables() {
     table t () key=[] watermark=None append_only=false Error as VALUES (1)
     36: multiple primary keys are not allowed at <PRIMARY KEY >
     37: column "b" named in key does not exist at <b))>
-    23: a CHECK constraint is not supported (the constraints are NOT NULL and PRIMARY KEY) at <CHECK (a > 0>
-    23: a UNIQUE constraint is not supported (the constraints are NOT NULL and PRIMARY KEY) at <UNIQUE)>
-    23: a REFERENCES constraint is not supported (the constraints are NOT NULL and PRIMARY KEY) at <REFERENCES u>
-    24: a UNIQUE constraint is not supported (the constraints are NOT NULL and PRIMARY KEY) at <UNIQUE (a))>
-    24: a FOREIGN KEY constraint is not supported (the constraints are NOT NULL and PRIMARY KEY) at <FOREIGN KEY >
-    23: a generated column is not supported (compute it in a view) at <GENERATED AL>
-    17: LIKE in CREATE TABLE is not supported (list the columns) at <LIKE u)>
-    24: WITH on a table is not supported (a table is fed by INSERT and COPY; for a connector use CREATE SOURCE) at <WITH (connec>
+    23: a CHECK constraint is not supported (The constraints are NOT NULL and PRIMARY KEY.) at <CHECK (a > 0>
+    23: a UNIQUE constraint is not supported (The constraints are NOT NULL and PRIMARY KEY.) at <UNIQUE)>
+    23: a REFERENCES constraint is not supported (The constraints are NOT NULL and PRIMARY KEY.) at <REFERENCES u>
+    24: a UNIQUE constraint is not supported (The constraints are NOT NULL and PRIMARY KEY.) at <UNIQUE (a))>
+    24: a FOREIGN KEY constraint is not supported (The constraints are NOT NULL and PRIMARY KEY.) at <FOREIGN KEY >
+    23: a generated column is not supported (Compute it in a view.) at <GENERATED AL>
+    17: LIKE in CREATE TABLE is not supported (List the columns.) at <LIKE u)>
+    24: WITH on a table is not supported (A table is fed by INSERT and COPY; for a connector use CREATE SOURCE.) at <WITH (connec>
     24: PARTITION on a table is not supported at <PARTITION BY>
-    36: ON CONFLICT DO UPDATE of a table is not supported (use ON CONFLICT OVERWRITE) at <DO UPDATE>
-    28: WITH NO DATA is not supported (leave it out: the object is filled when it is created) at <WITH NO DATA>
+    36: ON CONFLICT DO UPDATE of a table is not supported (Use ON CONFLICT OVERWRITE.) at <DO UPDATE>
+    28: WITH NO DATA is not supported (Leave it out: the object is filled when it is created.) at <WITH NO DATA>
     23: syntax error at or near ")" at <)>
     22: syntax error at end of input at <>
     15: syntax error at end of input at <>
     14: improper qualified name (too many dotted names): a.b.c.d at <a.b.c.d (a I>
     14: zero-length delimited identifier at <"" (a INT)>
-    8: CREATE TEMP is not supported (tables and views are kept until they are dropped) at <TEMP TABLE t>
+    8: CREATE TEMP is not supported (Tables and views are kept until they are dropped.) at <TEMP TABLE t>
     "#);
 }
 
@@ -231,16 +231,16 @@ fn views() {
     materialized view v ?=false [] with={} close=false as SELECT * FROM t JOIN u emit ON emit.a = t.a
     materialized view v ?=false [] with={} close=false as SELECT window_start FROM HOP(t, ts, INTERVAL '10' SECONDS, INTERVAL '1' MINUTE) GROUP BY window_start
     materialized view v ?=false [] with={} close=false as SELECT * FROM TUMBLE(a.t, ts, INTERVAL '1 minute') AS w, (SELECT * FROM SESSION(u, at, INTERVAL '1 hour'))
-    40: EMIT EVERY INTERVAL is not supported (use EMIT ON WINDOW CLOSE, or no EMIT clause for a view that is always current) at <EMIT EVERY I>
+    40: EMIT EVERY INTERVAL is not supported (Use EMIT ON WINDOW CLOSE, or no EMIT clause for a view that is always current.) at <EMIT EVERY I>
     61: syntax error at or near "EMIT" at <EMIT>
     42: syntax error at or near "EMIT" at <EMIT ON WIND>
-    40: WITH NO DATA is not supported (leave it out: the object is filled when it is created) at <WITH NO DATA>
+    40: WITH NO DATA is not supported (Leave it out: the object is filled when it is created.) at <WITH NO DATA>
     31: syntax error at or near "INSERT" at <INSERT INTO >
     38: there is no parameter $1 at <$1>
-    19: CREATE OR REPLACE MATERIALIZED VIEW is not supported (DROP it first) at <MATERIALIZED>
-    27: WITH CHECK OPTION is not supported (views cannot be written to) at <WITH CHECK O>
+    19: CREATE OR REPLACE MATERIALIZED VIEW is not supported (DROP it first.) at <MATERIALIZED>
+    27: WITH CHECK OPTION is not supported (Views cannot be written to.) at <WITH CHECK O>
     15: WITH on a view is not supported at <WITH (securi>
-    8: CREATE RECURSIVE VIEW is not supported (write the query out without recursion) at <RECURSIVE VI>
+    8: CREATE RECURSIVE VIEW is not supported (Write the query out without recursion.) at <RECURSIVE VI>
     "#);
 }
 
@@ -269,21 +269,21 @@ fn schemas_and_drops() {
     "), @r#"
     CreateSchema { name: Name(["s"]), if_not_exists: true }
     CreateDatabase { name: Name(["d"]), if_not_exists: false }
-    15: AUTHORIZATION in CREATE SCHEMA is not supported (roles do not own schemas) at <AUTHORIZATIO>
-    19: an option of CREATE DATABASE is not supported (every database is in UTF-8) at <ENCODING 'UT>
+    15: AUTHORIZATION in CREATE SCHEMA is not supported (Roles do not own schemas.) at <AUTHORIZATIO>
+    19: an option of CREATE DATABASE is not supported (Every database is in UTF-8.) at <ENCODING 'UT>
     drop MaterializedView a b."C" ?=true cascade=true
     drop Table t ?=false cascade=false
     drop Source s ?=false cascade=false
-    17: DROP DATABASE with FORCE is not supported (leave WITH (FORCE) out) at <WITH (FORCE)>
-    6: DROP INDEX is not supported (there are sources, tables, views, materialized views, schemas and databases to drop) at <INDEX i>
-    6: DROP SINK is not supported (there are sources, tables, views, materialized views, schemas and databases to drop) at <SINK s>
+    17: DROP DATABASE with FORCE is not supported (Leave WITH (FORCE) out.) at <WITH (FORCE)>
+    6: DROP INDEX is not supported (There are sources, tables, views, materialized views, schemas and databases to drop.) at <INDEX i>
+    6: DROP SINK is not supported (There are sources, tables, views, materialized views, schemas and databases to drop.) at <SINK s>
     6: syntax error at or near "NONSENSE" at <NONSENSE s>
     11: syntax error at end of input at <>
-    8: CREATE INDEX is not supported (a materialized view keeps its groups sorted by key; create one that is grouped by these columns) at <INDEX i ON t>
-    8: CREATE INDEX is not supported (a materialized view keeps its groups sorted by key; create one that is grouped by these columns) at <UNIQUE INDEX>
-    8: CREATE SINK is not supported (read a materialized view with SELECT) at <SINK s FROM >
-    8: CREATE FUNCTION is not supported (use the functions that are built in) at <FUNCTION f()>
-    8: CREATE USER is not supported (on loopback any user gets in without a password) at <USER joe>
+    8: CREATE INDEX is not supported (Filter a materialized view with WHERE: there is nothing to tune.) at <INDEX i ON t>
+    8: CREATE INDEX is not supported (Filter a materialized view with WHERE: there is nothing to tune.) at <UNIQUE INDEX>
+    8: CREATE SINK is not supported (Read a materialized view with SELECT.) at <SINK s FROM >
+    8: CREATE FUNCTION is not supported (Use the functions that are built in.) at <FUNCTION f()>
+    8: CREATE USER is not supported (On loopback any user gets in without a password.) at <USER joe>
     8: syntax error at or near "NONSENSE" at <NONSENSE x>
     7: syntax error at end of input at <>
     "#);
@@ -354,7 +354,7 @@ fn commands() {
     explain analyze=false verbose=false (SELECT 1)
     ExplainView { name: Name(["s", "v"]), analyze: true }
     explain analyze=false verbose=false materialized view v ?=false [] with={} close=true as SELECT 1
-    10: this FORMAT option of EXPLAIN is not supported (the options are ANALYZE, VERBOSE, COSTS OFF and FORMAT TEXT) at <FORMAT JSON)>
+    10: this FORMAT option of EXPLAIN is not supported (The options are ANALYZE, VERBOSE, COSTS OFF and FORMAT TEXT.) at <FORMAT JSON)>
     9: syntax error at or near "EXPLAIN" at <EXPLAIN SELE>
     WaitFor { name: Name(["ad_events"]), timeout_ms: None }
     WaitFor { name: Name(["s", "v"]), timeout_ms: Some(1500) }
@@ -364,14 +364,14 @@ fn commands() {
     Flush
     7: syntax error at or near "TABLES" at <TABLES>
     declare C SELECT 1
-    11: a SCROLL cursor is not supported (leave SCROLL out and fetch forward) at <SCROLL CURSO>
-    18: a cursor WITH HOLD is not supported (use the cursor inside a transaction) at <WITH HOLD FO>
+    11: a SCROLL cursor is not supported (Leave SCROLL out and fetch forward.) at <SCROLL CURSO>
+    18: a cursor WITH HOLD is not supported (Use the cursor inside a transaction.) at <WITH HOLD FO>
     Fetch { cursor: "c", count: Rows(100) }
     Fetch { cursor: "c", count: All }
     Fetch { cursor: "c", count: Rows(1) }
     Fetch { cursor: "c", count: All }
-    7: FETCH BACKWARD is not supported (cursors only go forward) at <BACKWARD 1 F>
-    7: FETCH 0 is not supported (fetch one row or more, or ALL) at <0 FROM c>
+    7: FETCH BACKWARD is not supported (Cursors only go forward.) at <BACKWARD 1 F>
+    7: FETCH 0 is not supported (Fetch one row or more, or ALL.) at <0 FROM c>
     Close { cursor: None }
     Close { cursor: Some("c") }
     prepare p [Int(None), Text] <SELECT $1, $2> 2
@@ -382,7 +382,7 @@ fn commands() {
     Deallocate { name: None }
     Deallocate { name: Some("p") }
     Discard
-    9: DISCARD PLANS is not supported (use DISCARD ALL) at <PLANS>
+    9: DISCARD PLANS is not supported (Use DISCARD ALL.) at <PLANS>
     "#);
 }
 
@@ -429,14 +429,14 @@ fn settings_and_transactions() {
     Set(Setting { name: "extra_float_digits", value: Some("-1"), local: false })
     Set(Setting { name: "timezone", value: Some("UTC"), local: false })
     Set(Setting { name: "timezone", value: None, local: false })
-    15: SET TIME ZONE INTERVAL is not supported (name the zone, such as 'Europe/Berlin' or '-08') at <INTERVAL '1'>
+    15: SET TIME ZONE INTERVAL is not supported (Name the zone, such as 'Europe/Berlin' or '-08'.) at <INTERVAL '1'>
     Set(Setting { name: "client_encoding", value: Some("UTF8"), local: false })
     Set(Setting { name: "x", value: None, local: false })
     Set(Setting { name: "role", value: Some("none"), local: false })
     Set(Setting { name: "session_authorization", value: Some("joe"), local: false })
     Set(Setting { name: "default_transaction_read_only", value: Some("on"), local: false })
     Set(Several([Setting { name: "transaction_isolation", value: Some("repeatable read"), local: true }, Setting { name: "transaction_read_only", value: Some("off"), local: true }]))
-    33: ISOLATION LEVEL READ UNCOMMITTED is not supported (use READ COMMITTED) at <READ UNCOMMI>
+    33: ISOLATION LEVEL READ UNCOMMITTED is not supported (Use READ COMMITTED.) at <READ UNCOMMI>
     16: syntax error at end of input at <>
     6: syntax error at end of input at <>
     Set(ResetAll)
@@ -450,10 +450,10 @@ fn settings_and_transactions() {
     Commit
     Rollback
     Rollback
-    8: AND CHAIN is not supported (send BEGIN next) at <AND CHAIN>
-    10: ROLLBACK TO SAVEPOINT is not supported (a transaction is committed or rolled back as a whole) at <TO SAVEPOINT>
-    1: SAVEPOINT is not supported (a transaction is committed or rolled back as a whole) at <SAVEPOINT a>
-    1: RELEASE is not supported (a transaction is committed or rolled back as a whole) at <RELEASE a>
+    8: AND CHAIN is not supported (Send BEGIN next.) at <AND CHAIN>
+    10: ROLLBACK TO SAVEPOINT is not supported (A transaction is committed or rolled back as a whole.) at <TO SAVEPOINT>
+    1: SAVEPOINT is not supported (A transaction is committed or rolled back as a whole.) at <SAVEPOINT a>
+    1: RELEASE is not supported (A transaction is committed or rolled back as a whole.) at <RELEASE a>
     "#);
 }
 
@@ -502,23 +502,23 @@ fn queries_and_changes() {
     DELETE FROM t WHERE a = $1
     COPY t (a, b) FROM STDIN (FORMAT csv, HEADER)
     COPY (SELECT 1) TO STDOUT
-    1: COPY of a file on the server is not supported (use STDIN or STDOUT, or psql's \copy) at <COPY t FROM >
-    1: COPY with PROGRAM is not supported (use STDIN or STDOUT) at <COPY t TO PR>
-    1: FOR UPDATE or FOR SHARE is not supported (leave it out: a read sees one version and locks nothing) at <SELECT * FRO>
-    1: SELECT INTO is not supported (use CREATE TABLE ... AS SELECT) at <SELECT * INT>
-    1: TABLESAMPLE is not supported (use a condition in WHERE) at <SELECT * FRO>
+    1: COPY of a file on the server is not supported (Use STDIN or STDOUT, or psql's \copy.) at <COPY t FROM >
+    1: COPY with PROGRAM is not supported (Use STDIN or STDOUT.) at <COPY t TO PR>
+    1: FOR UPDATE or FOR SHARE is not supported (Leave it out: a read sees one version and locks nothing.) at <SELECT * FRO>
+    1: SELECT INTO is not supported (Use CREATE TABLE ... AS SELECT.) at <SELECT * INT>
+    1: TABLESAMPLE is not supported (Use a condition in WHERE.) at <SELECT * FRO>
     17: syntax error at or near "," at <, 2>
-    1: FETCH FIRST with PERCENT or WITH TIES is not supported (use FETCH FIRST n ROWS ONLY, or LIMIT) at <SELECT 1 FET>
-    1: INSERT behind or inside WITH is not supported (put WITH behind it: INSERT INTO t WITH ... SELECT ...) at <WITH x AS (I>
-    1: TABLE(...) around anything but a window function is not supported (HOP, TUMBLE, CUMULATE and SESSION go there) at <SELECT * FRO>
-    1: this form of INSERT is not supported (write INSERT INTO table [(columns)] VALUES (...) or a query) at <INSERT OVERW>
-    1: MERGE is not supported (use INSERT ... ON CONFLICT, UPDATE and DELETE) at <MERGE INTO t>
-    1: TRUNCATE is not supported (use DELETE FROM without a WHERE clause) at <TRUNCATE t>
-    1: ALTER is not supported (drop the object and create it again) at <ALTER TABLE >
-    1: VACUUM is not supported (the engine looks after its storage by itself) at <VACUUM>
-    1: GRANT is not supported (there are no privileges: whoever connects may do everything) at <GRANT SELECT>
-    1: REFRESH is not supported (a materialized view is always current) at <REFRESH MATE>
-    1: LISTEN is not supported (ask a materialized view for changes with SELECT) at <LISTEN x>
+    1: FETCH FIRST with PERCENT or WITH TIES is not supported (Use FETCH FIRST n ROWS ONLY, or LIMIT.) at <SELECT 1 FET>
+    1: INSERT behind or inside WITH is not supported (Put WITH behind it: INSERT INTO t WITH ... SELECT ....) at <WITH x AS (I>
+    1: TABLE(...) around anything but a window function is not supported (HOP, TUMBLE, CUMULATE and SESSION go there.) at <SELECT * FRO>
+    1: this form of INSERT is not supported (Write INSERT INTO table [(columns)] VALUES (...) or a query.) at <INSERT OVERW>
+    1: MERGE is not supported (Use INSERT ... ON CONFLICT, UPDATE and DELETE.) at <MERGE INTO t>
+    1: TRUNCATE is not supported (Use DELETE FROM without a WHERE clause.) at <TRUNCATE t>
+    1: ALTER is not supported (Drop the object and create it again.) at <ALTER TABLE >
+    1: VACUUM is not supported (The engine looks after its storage by itself.) at <VACUUM>
+    1: GRANT is not supported (There are no privileges: whoever connects may do everything.) at <GRANT SELECT>
+    1: REFRESH is not supported (A materialized view is always current.) at <REFRESH MATE>
+    1: LISTEN is not supported (Ask a materialized view for changes with SELECT.) at <LISTEN x>
     "#);
 }
 

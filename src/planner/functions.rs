@@ -87,12 +87,12 @@ impl EventTime {
         named_object(&self.catalog, &self.names, text)
     }
 
-    fn value(&self, argument: Option<&ScalarValue>) -> std::result::Result<ScalarValue, PlanError> {
+    fn value(
+        &self,
+        times: &dyn EventTimes,
+        argument: Option<&ScalarValue>,
+    ) -> std::result::Result<ScalarValue, PlanError> {
         let object = self.object(argument)?;
-        let Some(times) = &self.times else {
-            let message = format!("{}() cannot be evaluated here", self.kind.name());
-            return Err(PlanError::NotReady(Refusal::new(message).hint("Ask for it in a SELECT.")));
-        };
         let micros = match self.kind {
             EventTimeKind::Watermark => times.watermark_us(object.oid),
             EventTimeKind::ClosedWindowEnd => times.closed_window_end_us(object.oid),
@@ -245,11 +245,13 @@ fn fold(expr: Expr) -> Result<Transformed<Expr>> {
     let Expr::ScalarFunction(call) = &expr else { return Ok(Transformed::no(expr)) };
     let inner = call.func.inner();
     let value = if let Some(event_time) = inner.downcast_ref::<EventTime>() {
+        // A plan made to learn the columns of a statement stays as it is; it does not run.
+        let Some(times) = &event_time.times else { return Ok(Transformed::no(expr)) };
         let argument = match call.args.first() {
             Some(Expr::Literal(value, _)) => Some(value),
             _ => None,
         };
-        event_time.value(argument)?
+        event_time.value(times.as_ref(), argument)?
     } else if let Some(clock) = inner.downcast_ref::<Clock>() {
         clock.value()?
     } else {

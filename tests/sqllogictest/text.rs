@@ -20,8 +20,8 @@ impl<'a> FromSql<'a> for Text {
             Type::INT8 => i64::from_sql(kind, raw)?.to_string(),
             Type::OID => u32::from_sql(kind, raw)?.to_string(),
             Type::CHAR => char::from(raw.first().copied().unwrap_or_default()).to_string(),
-            Type::FLOAT4 => float(f64::from(f32::from_sql(kind, raw)?), &f32::from_sql(kind, raw)?.to_string()),
-            Type::FLOAT8 => float(f64::from_sql(kind, raw)?, &f64::from_sql(kind, raw)?.to_string()),
+            Type::FLOAT4 => float(&format!("{:e}", f32::from_sql(kind, raw)?), 6),
+            Type::FLOAT8 => float(&format!("{:e}", f64::from_sql(kind, raw)?), 15),
             Type::NUMERIC => numeric(raw)?,
             Type::BYTEA => raw.iter().fold(String::from("\\x"), |mut text, byte| {
                 let _infallible = write!(text, "{byte:02x}");
@@ -47,13 +47,24 @@ impl<'a> FromSql<'a> for Text {
     }
 }
 
-fn float(value: f64, shortest: &str) -> String {
-    match value {
-        value if value.is_nan() => "NaN".into(),
-        f64::INFINITY => "Infinity".into(),
-        f64::NEG_INFINITY => "-Infinity".into(),
-        _ => shortest.to_string(),
+/// The shortest digits that mean the number, with an exponent if it is below -4 or has more places than the type is sure of.
+fn float(scientific: &str, places: i32) -> String {
+    let Some((digits, exponent)) = scientific.split_once('e') else {
+        return scientific.replace("inf", "Infinity");
+    };
+    let exponent: i32 = exponent.parse().expect("an exponent is a number");
+    if !(-4..places).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.abs());
     }
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
+    let digits = digits.replace('.', "");
+    let text = match usize::try_from(exponent) {
+        Ok(after) if digits.len() > after + 1 => format!("{}.{}", &digits[..=after], &digits[after + 1..]),
+        Ok(after) => format!("{digits:0<width$}", width = after + 1),
+        Err(_) => format!("0.{}{digits}", "0".repeat((-exponent - 1) as usize)),
+    };
+    format!("{sign}{text}")
 }
 
 /// Midnight of 2000-01-01, from which Postgres counts.

@@ -9,15 +9,22 @@
 //! either: who reads says where to begin, and asks for the position. Records leave it in one contiguous buffer with
 //! ranges ([`Records`]), never as an object each.
 
+mod ad_events;
+#[allow(clippy::disallowed_methods, reason = "rows of a generator come into being with the clock")]
+mod datagen;
 #[allow(clippy::disallowed_methods, reason = "a time-out of the network, not a time that rows see")]
 mod embedded;
 mod error;
 mod json;
 #[allow(clippy::disallowed_methods, reason = "time-outs of the network, not times that rows see")]
 mod kafka;
+mod random;
 mod records;
 mod source;
+mod text;
 
+pub use ad_events::{AdEvent, AdGenerator, AdOptions};
+pub use datagen::DatagenOptions;
 pub use embedded::{EmbeddedBroker, Producer};
 pub use error::ConnectorError;
 pub use json::{ColumnSpec, Dead, Decoded, EpochUnit, IncludeKind, JsonDecoder, JsonOptions, TimestampMode};

@@ -1,8 +1,10 @@
 //! One face for every connector. Engine threads own [`Reader`]s; any thread may hold a [`Waker`] or ask a [`Metadata`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::datagen::{self, DatagenOptions};
 use super::error::ConnectorError;
 use super::json::ColumnSpec;
 use super::kafka::{self, KafkaOptions};
@@ -10,34 +12,46 @@ use super::records::Records;
 use super::{Health, PartitionOffset, Watermarks};
 
 /// Checked options of `WITH (connector = ..., ...)`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceOptions {
     Kafka(KafkaOptions),
+    Datagen(Arc<DatagenOptions>),
 }
 
 /// Reads records of assigned partitions.
 pub enum Reader {
     Kafka(kafka::Reader),
+    Datagen(datagen::Reader),
 }
 
 /// Answers questions about the topic. Calls block for at most the timeout given.
 pub enum Metadata {
     Kafka(kafka::Metadata),
+    Datagen(datagen::Metadata),
 }
 
 /// Interrupts a [`Reader::poll`] from another thread.
 #[derive(Clone)]
 pub enum Waker {
     Kafka(kafka::Waker),
+    Datagen(datagen::Waker),
 }
 
 impl SourceOptions {
+    /// Adds to the options of a new source what must be the same whenever they are parsed again, a restart included: the
+    /// beginning of a generator. To be called once, at CREATE SOURCE, with the time then.
+    pub fn fix_start(options: &mut BTreeMap<String, String>, now_ms: i64) {
+        if options.get("connector").is_some_and(|c| c.trim().eq_ignore_ascii_case("datagen")) {
+            DatagenOptions::fix_start(options, now_ms);
+        }
+    }
+
     /// Checks every option by name and value; connects to nothing. The caller has taken out what is not the connector's.
     /// `columns` are those declared: a generator's options name them.
     pub fn parse(options: &BTreeMap<String, String>, columns: &[ColumnSpec]) -> Result<SourceOptions, ConnectorError> {
-        let _ = columns;
         match options.get("connector").map(|c| c.trim().to_ascii_lowercase()).as_deref() {
             Some("kafka") => KafkaOptions::parse(options).map(SourceOptions::Kafka),
+            Some("datagen") => DatagenOptions::parse(options, columns).map(Arc::new).map(SourceOptions::Datagen),
             Some(other) => Err(ConnectorError::UnknownConnector { connector: other.to_string() }),
             None => Err(ConnectorError::MissingOption {
                 option: "connector".into(),
@@ -50,6 +64,7 @@ impl SourceOptions {
     pub fn topic(&self) -> &str {
         match self {
             SourceOptions::Kafka(options) => &options.topic,
+            SourceOptions::Datagen(_) => "datagen",
         }
     }
 
@@ -57,6 +72,7 @@ impl SourceOptions {
     pub fn starts_at_a_moment(&self) -> bool {
         match self {
             SourceOptions::Kafka(options) => options.start != kafka::Start::Earliest,
+            SourceOptions::Datagen(_) => false,
         }
     }
 
@@ -64,6 +80,7 @@ impl SourceOptions {
     pub fn metadata(&self) -> Result<Metadata, ConnectorError> {
         match self {
             SourceOptions::Kafka(options) => kafka::Metadata::new(options).map(Metadata::Kafka),
+            SourceOptions::Datagen(options) => Ok(Metadata::Datagen(datagen::Metadata::new(options))),
         }
     }
 
@@ -71,6 +88,7 @@ impl SourceOptions {
     pub fn reader(&self) -> Result<Reader, ConnectorError> {
         match self {
             SourceOptions::Kafka(options) => kafka::Reader::new(options).map(Reader::Kafka),
+            SourceOptions::Datagen(options) => Ok(Reader::Datagen(datagen::Reader::new(options))),
         }
     }
 }
@@ -81,6 +99,7 @@ impl Metadata {
     pub fn partitions(&self, timeout: Duration) -> Result<Vec<i32>, ConnectorError> {
         match self {
             Metadata::Kafka(metadata) => metadata.partitions(timeout),
+            Metadata::Datagen(metadata) => Ok(metadata.partitions()),
         }
     }
 
@@ -88,6 +107,7 @@ impl Metadata {
     pub fn watermarks(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<Watermarks>, ConnectorError> {
         match self {
             Metadata::Kafka(metadata) => metadata.watermarks(partitions, timeout),
+            Metadata::Datagen(metadata) => Ok(metadata.watermarks(partitions)),
         }
     }
 
@@ -95,6 +115,7 @@ impl Metadata {
     pub fn start_offsets(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<PartitionOffset>, ConnectorError> {
         match self {
             Metadata::Kafka(metadata) => metadata.start_offsets(partitions, timeout),
+            Metadata::Datagen(metadata) => Ok(metadata.start_offsets(partitions)),
         }
     }
 
@@ -107,6 +128,7 @@ impl Metadata {
     ) -> Result<Vec<PartitionOffset>, ConnectorError> {
         match self {
             Metadata::Kafka(metadata) => metadata.offsets_for_time(partitions, time_ms, timeout),
+            Metadata::Datagen(metadata) => Ok(metadata.offsets_for_time(partitions, time_ms)),
         }
     }
 }
@@ -116,6 +138,7 @@ impl Reader {
     pub fn assign(&mut self, partitions: &[PartitionOffset]) -> Result<(), ConnectorError> {
         match self {
             Reader::Kafka(reader) => reader.assign(partitions),
+            Reader::Datagen(reader) => reader.assign(partitions),
         }
     }
 
@@ -123,12 +146,14 @@ impl Reader {
     pub fn add(&mut self, partitions: &[PartitionOffset]) -> Result<(), ConnectorError> {
         match self {
             Reader::Kafka(reader) => reader.add(partitions),
+            Reader::Datagen(reader) => reader.add(partitions),
         }
     }
 
     pub fn remove(&mut self, partitions: &[i32]) {
         match self {
             Reader::Kafka(reader) => reader.remove(partitions),
+            Reader::Datagen(reader) => reader.remove(partitions),
         }
     }
 
@@ -136,12 +161,20 @@ impl Reader {
     pub fn pause(&mut self, partitions: &[i32]) -> Result<(), ConnectorError> {
         match self {
             Reader::Kafka(reader) => reader.pause(partitions),
+            Reader::Datagen(reader) => {
+                reader.set_paused(partitions, true);
+                Ok(())
+            }
         }
     }
 
     pub fn resume(&mut self, partitions: &[i32]) -> Result<(), ConnectorError> {
         match self {
             Reader::Kafka(reader) => reader.resume(partitions),
+            Reader::Datagen(reader) => {
+                reader.set_paused(partitions, false);
+                Ok(())
+            }
         }
     }
 
@@ -151,6 +184,10 @@ impl Reader {
     pub fn poll(&mut self, into: &mut Records, max_bytes: usize, timeout: Duration) -> Result<(), ConnectorError> {
         match self {
             Reader::Kafka(reader) => reader.poll(into, max_bytes, timeout),
+            Reader::Datagen(reader) => {
+                reader.poll(into, max_bytes, timeout);
+                Ok(())
+            }
         }
     }
 
@@ -158,6 +195,7 @@ impl Reader {
     pub fn position(&self, partition: i32) -> Option<i64> {
         match self {
             Reader::Kafka(reader) => reader.position(partition),
+            Reader::Datagen(reader) => reader.position(partition),
         }
     }
 
@@ -165,6 +203,7 @@ impl Reader {
     pub fn positions(&self) -> Vec<PartitionOffset> {
         match self {
             Reader::Kafka(reader) => reader.positions(),
+            Reader::Datagen(reader) => reader.positions(),
         }
     }
 
@@ -172,12 +211,14 @@ impl Reader {
     pub fn health(&self) -> &Health {
         match self {
             Reader::Kafka(reader) => reader.health(),
+            Reader::Datagen(reader) => reader.health(),
         }
     }
 
     pub fn waker(&self) -> Waker {
         match self {
             Reader::Kafka(reader) => Waker::Kafka(reader.waker()),
+            Reader::Datagen(reader) => Waker::Datagen(reader.waker()),
         }
     }
 }
@@ -187,6 +228,7 @@ impl Waker {
     pub fn wake(&self) {
         match self {
             Waker::Kafka(waker) => waker.wake(),
+            Waker::Datagen(waker) => waker.wake(),
         }
     }
 }

@@ -21,6 +21,7 @@ mod topic;
 mod version;
 mod worker;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -144,7 +145,13 @@ impl Inner {
             }
             _ => {}
         }
-        let definition = planner::define(statement, &catalog, names)?;
+        let mut statement = Cow::Borrowed(statement);
+        if matches!(*statement, Statement::CreateSource(_))
+            && let Statement::CreateSource(create) = statement.to_mut()
+        {
+            SourceOptions::fix_start(&mut create.options, now_us() / 1000);
+        }
+        let definition = planner::define(&statement, &catalog, names)?;
         let tag = tag_of(&definition.object.kind).to_string();
         let mut notices = definition.notices;
         let made = if definition.replace {

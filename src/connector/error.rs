@@ -76,11 +76,11 @@ impl ConnectorError {
 
 /// The known name closest to `name`, if it is close enough to be what was meant.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let limit = (name.len() / 3).max(2);
+    let limit = (name.len() / 3).max(1);
     known
         .into_iter()
         .map(|k| (edit_distance(name.as_bytes(), k.as_bytes()), k))
-        .filter(|(distance, _)| *distance <= limit)
+        .filter(|(distance, k)| *distance <= limit && *distance < k.len())
         .min()
         .map(|(_, k)| k.to_string())
 }
@@ -109,5 +109,6 @@ mod tests {
         assert_eq!(nearest("scan.start.mode", known), Some("scan.startup.mode".into()));
         assert_eq!(nearest("topics", known), Some("topic".into()));
         assert_eq!(nearest("something else", known), None);
+        assert_eq!(nearest("a", ["b"]), None);
     }
 }

@@ -47,7 +47,10 @@ fn rows(lines: &str, count: i64) -> String {
 
 #[test]
 fn fields_by_their_options() {
-    insta::assert_snapshot!(rows("", 2), @"");
+    insta::assert_snapshot!(rows("", 2), @r#"
+        {"b":true,"i":419,"n":643.70,"f":121.10024398972396,"s":"hwkCU9Kcz2","x":"\\x7082f05b1d1867e959c8","d":"2023-11-14","ts":"2023-11-14T22:13:20.000000Z"}
+        {"b":false,"i":101,"n":304.07,"f":638.9662349826854,"s":"mpmWyzc16C","x":"\\x715c9182530ba62a52ee","d":"2023-11-14","ts":"2023-11-14T22:13:20.100000Z"}
+        "#);
     insta::assert_snapshot!(
         rows(
             "fields.i.kind=sequence
@@ -65,24 +68,33 @@ fn fields_by_their_options() {
              datagen.seed=7",
             4
         ),
-        @"");
-    insta::assert_snapshot!(rows("fields.i.kind=zipf\nfields.i.min=1\nfields.s.kind=zipf\nfields.s.values=a,b,c\nfields.s.exponent=2", 3), @"");
+        @r#"
+        {"b":true,"i":5,"n":-0.01,"f":0.000000,"s":"click","x":"\\x7635","d":"2023-11-12","ts":"2023-11-14T19:59:56.023086Z"}
+        {"b":true,"i":6,"n":-0.02,"f":1.000000,"s":"click","x":"\\x202f","d":"2023-11-14","ts":"2023-11-14T20:00:43.181890Z"}
+        {"b":false,"i":5,"n":-0.02,"f":2.000000,"s":"impression","x":"\\x6163","d":"2023-11-14","ts":"2023-11-14T19:56:42.045062Z"}
+        {"b":false,"i":6,"n":0.01,"f":0.000000,"s":"click","x":"\\x8b82","d":"2023-11-12","ts":"2023-11-14T20:00:22.774069Z"}
+        "#);
+    insta::assert_snapshot!(rows("fields.i.kind=zipf\nfields.i.min=1\nfields.s.kind=zipf\nfields.s.values=a,b,c\nfields.s.exponent=2", 3), @r#"
+        {"b":true,"i":43,"n":643.70,"f":121.10024398972396,"s":"a","x":"\\x7082f05b1d1867e959c8","d":"2023-11-14","ts":"2023-11-14T22:13:20.000000Z"}
+        {"b":false,"i":469,"n":304.07,"f":638.9662349826854,"s":"a","x":"\\x715c9182530ba62a52ee","d":"2023-11-14","ts":"2023-11-14T22:13:20.100000Z"}
+        {"b":true,"i":6,"n":847.43,"f":460.2691027986843,"s":"a","x":"\\xc3985947aa6ac8570769","d":"2023-11-14","ts":"2023-11-14T22:13:20.200000Z"}
+        "#);
 }
 
 #[test]
 fn refuses() {
     let refused = |lines: &str| options(lines).expect_err("refused");
-    insta::assert_snapshot!(refused("datagen.rows.per.minute=1"), @"");
-    insta::assert_snapshot!(refused("datagen.rows.per.second=0"), @"");
-    insta::assert_snapshot!(refused("fields.z.kind=random"), @"");
-    insta::assert_snapshot!(refused("fields.i.kind=normal"), @"");
-    insta::assert_snapshot!(refused("fields.b.kind=zipf"), @"");
-    insta::assert_snapshot!(refused("fields.i.length=3"), @"");
-    insta::assert_snapshot!(refused("fields.i.mim=3"), @"");
-    insta::assert_snapshot!(refused("fields.i.max=3000000000"), @"");
-    insta::assert_snapshot!(refused("fields.i.min=5\nfields.i.max=4"), @"");
-    insta::assert_snapshot!(refused("fields.ts.max_past=soon"), @"");
-    insta::assert_snapshot!(refused("fields.s.kind=zipf"), @"");
+    insta::assert_snapshot!(refused("datagen.rows.per.minute=1"), @"unknown option datagen.rows.per.minute: did you mean datagen.rows.per.second?");
+    insta::assert_snapshot!(refused("datagen.rows.per.second=0"), @"option datagen.rows.per.second: '0' is not a number from 1 to 10000000");
+    insta::assert_snapshot!(refused("fields.z.kind=random"), @"unknown option fields.z.kind");
+    insta::assert_snapshot!(refused("fields.i.kind=normal"), @"option fields.i.kind: 'normal' is none of random, sequence, zipf");
+    insta::assert_snapshot!(refused("fields.b.kind=zipf"), @"option fields.b.kind: 'zipf' does not go with the type of this column");
+    insta::assert_snapshot!(refused("fields.i.length=3"), @"unknown option fields.i.length");
+    insta::assert_snapshot!(refused("fields.i.mim=3"), @"unknown option fields.i.mim: did you mean fields.i.min?");
+    insta::assert_snapshot!(refused("fields.i.max=3000000000"), @"option fields.i.max: '3000000000' is not a number that the column can hold");
+    insta::assert_snapshot!(refused("fields.i.min=5\nfields.i.max=4"), @"option fields.i.max: it is below the lower bound");
+    insta::assert_snapshot!(refused("fields.ts.max_past=soon"), @"option fields.ts.max_past: 'soon' is not a duration such as '90s' or '2h 30min'");
+    insta::assert_snapshot!(refused("fields.s.kind=zipf"), @"option fields.s.kind: zipf for text needs values = 'a,b,c'");
 }
 
 #[test]

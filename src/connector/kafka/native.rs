@@ -34,6 +34,8 @@ unsafe impl Sync for Client {}
 #[derive(Default)]
 struct Context {
     last_error: Mutex<Option<ClientError>>,
+    /// On properties, as the client was made.
+    warnings: Mutex<Vec<String>>,
 }
 
 /// What librdkafka reported about its connections since they last worked.
@@ -51,7 +53,15 @@ impl Config {
         // A client is made and dropped: some rules (SASL mechanisms, files of certificates) are checked only then. It has
         // no server to connect to.
         let config = Config::new(options.settings().filter(|(key, _)| *key != "bootstrap.servers"))?;
-        Client::create(config, options).map(drop)
+        let client = Client::create(config, options)?;
+        let warnings = client.context.warnings.lock();
+        // An option that would have no effect is refused; a deprecated one still has it.
+        match warnings.iter().find(|warning| !warning.contains("is deprecated")) {
+            Some(warning) => {
+                Err(ConnectorError::InvalidOption { option: "properties.*".into(), reason: warning.clone() })
+            }
+            None => Ok(()),
+        }
     }
 
     fn new<'a>(settings: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Config, ConnectorError> {
@@ -360,9 +370,17 @@ unsafe extern "C" fn on_error(rk: *mut sys::rd_kafka_t, code: c_int, reason: *co
     }
 }
 
-unsafe extern "C" fn on_log(_: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, line: *const c_char) {
+unsafe extern "C" fn on_log(rk: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, line: *const c_char) {
     // SAFETY: both strings end in a zero.
     let (facility, line) = unsafe { (text(facility), text(line)) };
+    if facility == "CONFWARN" && level <= 4 {
+        // SAFETY: the client's opaque is the context given in `Client::create`, which outlives it.
+        let context = unsafe { &*(sys::rd_kafka_opaque(rk) as *const Context) };
+        // The line begins with the thread's name in brackets and a colon.
+        let warning = line.split_once("]: ").map_or(line.as_str(), |(_, warning)| warning);
+        context.warnings.lock().push(warning.to_string());
+        return;
+    }
     // Connection failures repeat at every attempt; they are the source's state and are told by it once.
     let repeats = matches!(facility.as_str(), "FAIL" | "ERROR" | "BROKERFAIL" | "FETCH");
     match level {

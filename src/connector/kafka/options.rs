@@ -335,6 +335,8 @@ mod tests {
         insta::assert_snapshot!(check("properties.fetch.max.bytes=many"), @r#"option properties.fetch.max.bytes: Invalid value for configuration property "fetch.max.bytes""#);
         insta::assert_snapshot!(check("properties.security.protocol=telnet"), @r#"option properties.security.protocol: Invalid value "telnet" for configuration property "security.protocol""#);
         insta::assert_snapshot!(check("properties.ssl.truststore.location=/x"), @"option properties.ssl.truststore.location: Java TrustStores are not supported, use `ssl.ca.location` and a certificate file instead. See https://github.com/confluentinc/librdkafka/wiki/Using-SSL-with-librdkafka for more information.");
-        insta::assert_snapshot!(check("properties.security.protocol=SASL_PLAINTEXT\nproperties.sasl.mechanism=GSSAPI"), @"");
+        insta::assert_snapshot!(check("properties.linger.ms=5"), @"option properties.*: Configuration property queue.buffering.max.ms is a producer property and will be ignored by this consumer instance");
+        insta::assert_snapshot!(check("properties.sasl.mechanism=PLAIN\nproperties.sasl.username=u"), @"option properties.*: Configuration property `sasl.mechanism` set to `PLAIN` but `security.protocol` is not configured for SASL: recommend setting `security.protocol` to SASL_SSL or SASL_PLAINTEXT");
+        insta::assert_snapshot!(check("properties.security.protocol=SASL_PLAINTEXT\nproperties.sasl.mechanism=GSSAPI"), @"option properties.*: No provider for SASL mechanism GSSAPI: recompile librdkafka with libsasl2 or openssl support. Current build options: PLAIN SASL_SCRAM OAUTHBEARER");
     }
 }

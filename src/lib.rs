@@ -11,9 +11,11 @@
 //! | [`connector`] | Kafka (sole user of rdkafka), generator, formats |
 //! | [`engine`] | owns catalog, dataflows and ticks; the only place where time passes |
 //! | [`server`] | session (SQL, no bytes) and wire (sole user of pgwire) |
+//! | [`demo`] | a stream of made-up events through all of this |
 
 pub mod catalog;
 pub mod connector;
+pub mod demo;
 pub mod engine;
 pub mod exec;
 pub mod planner;

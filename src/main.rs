@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use riverrun::demo::{self, Board, Demo, DemoOptions, Meter};
 use riverrun::engine::{Engine, EngineOptions};
 use riverrun::server::{Server, ServerOptions};
 use serde::Deserialize;
@@ -22,6 +24,8 @@ struct Cli {
 enum Command {
     /// Serve Postgres clients until interrupted.
     Serve(Serve),
+    /// Serve, with a broker in the process, a generator of ad events and the views of queries/; nothing is kept on disk.
+    Demo(DemoArgs),
 }
 
 #[derive(Debug, Default, Args)]
@@ -31,6 +35,30 @@ struct Serve {
     config: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    #[command(flatten)]
+    options: Options,
+    /// A Kafka broker to use instead of the one in the process; topics that are missing are made
+    #[arg(long, value_name = "HOST:PORT")]
+    kafka: Option<String>,
+    /// Ad events; page views come at a tenth of this
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    events_per_second: u64,
+    /// Distinct ads
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    ads: u64,
+    /// Other seeds make other events
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Make no more than so many ad events; the server goes on
+    #[arg(long, value_name = "N")]
+    events: Option<u64>,
+    /// End after so long
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Args, Deserialize)]
@@ -90,10 +118,15 @@ impl Options {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("RIVERRUN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let level = match cli.command {
+        Command::Serve(_) => "info",
+        // What the demo has to say is on the screen.
+        Command::Demo(_) => "error",
+    };
+    let filter = EnvFilter::try_from_env("RIVERRUN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    match cli.command {
+    let outcome = match cli.command {
         Command::Serve(serve) => {
             let options = match &serve.config {
                 Some(path) => serve.options.or(Options::from_file(path)?),
@@ -101,18 +134,26 @@ fn main() -> Result<()> {
             };
             runtime.block_on(self::serve(options))
         }
+        Command::Demo(demo) => runtime.block_on(self::demo(demo)),
+    };
+    // A call to a broker that does not answer is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn start(options: &Options) -> Result<(Engine, Server)> {
+    let engine = Engine::start(options.engine()).context("the engine does not start")?;
+    match Server::start(engine.clone(), options.server()).await {
+        Ok(server) => Ok((engine, server)),
+        Err(error) => {
+            engine.stop().await;
+            Err(error.into())
+        }
     }
 }
 
 async fn serve(options: Options) -> Result<()> {
-    let engine = Engine::start(options.engine()).context("the engine does not start")?;
-    let server = match Server::start(engine.clone(), options.server()).await {
-        Ok(server) => server,
-        Err(error) => {
-            engine.stop().await;
-            return Err(error.into());
-        }
-    };
+    let (engine, server) = start(&options).await?;
     let address = server.address();
     tracing::info!(%address, "ready: psql -h {} -p {}", address.ip(), address.port());
     if let Some(http) = server.http_address() {
@@ -123,6 +164,49 @@ async fn serve(options: Options) -> Result<()> {
     server.stop().await;
     engine.stop().await;
     Ok(())
+}
+
+async fn demo(args: DemoArgs) -> Result<()> {
+    let (engine, server) = start(&args.options).await?;
+    let mut end = std::pin::pin!(async {
+        match args.seconds.map(Duration::from_secs) {
+            Some(seconds) => tokio::time::timeout(seconds, interrupted()).await.unwrap_or(Ok(())),
+            None => interrupted().await,
+        }
+    });
+    let outcome = show_demo(&args, &engine, server.address(), &mut end).await;
+    // Once more, and it ends at once.
+    tokio::spawn(async {
+        if interrupted().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+    server.stop().await;
+    engine.stop().await;
+    outcome
+}
+
+/// The demo from its first topic to `end`.
+async fn show_demo(
+    args: &DemoArgs,
+    engine: &Engine,
+    address: SocketAddr,
+    mut end: impl Future<Output = Result<()>> + Unpin,
+) -> Result<()> {
+    let DemoArgs { events_per_second, ads, seed, events, .. } = *args;
+    let options = DemoOptions { kafka: args.kafka.clone(), events_per_second, ads, seed, events };
+    let demo = tokio::select! {
+        ended = &mut end => return ended,
+        demo = Demo::start(engine.clone(), &options) => demo.context("the demo does not start")?,
+    };
+    let broker = args.kafka.as_deref().unwrap_or("a broker in this process");
+    let about = format!("{events_per_second} events/s of {ads} ads through {broker}");
+    let board = Board { address, about };
+    let mut ended = Ok(());
+    let shown = demo::show(&demo, &mut Meter::start(engine), &board, async { ended = end.await }).await;
+    demo.stop().await;
+    shown.context("cannot write to standard output")?;
+    ended
 }
 
 /// Returns at SIGINT or SIGTERM.
@@ -142,9 +226,9 @@ mod tests {
 
     #[test]
     fn the_command_line_wins_over_the_file() {
-        let given = |arguments: &[&str]| {
-            let Command::Serve(serve) = Cli::parse_from(["riverrun", "serve"].iter().chain(arguments)).command;
-            serve.options
+        let given = |arguments: &[&str]| match Cli::parse_from(["riverrun", "serve"].iter().chain(arguments)).command {
+            Command::Serve(serve) => serve.options,
+            Command::Demo(demo) => demo.options,
         };
         let file: Options = toml::from_str("listen = '127.0.0.1:1'\nworkers = 3").expect("valid options");
         let options = given(&["--listen", "127.0.0.1:2"]).or(file);

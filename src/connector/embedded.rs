@@ -120,10 +120,21 @@ impl Producer {
         }
     }
 
+    /// Records handed over that the broker has not acknowledged.
+    pub fn pending(&self) -> usize {
+        self.inner.in_flight_count().max(0) as usize
+    }
+
     /// Serves delivery reports without waiting; [`Producer::send`] does so only when the queue is full.
     pub fn poll(&self) -> Result<(), ConnectorError> {
-        self.inner.poll(Duration::ZERO);
-        self.first_failure()
+        // Each call of the library's serves one report at most.
+        loop {
+            let before = self.pending();
+            self.inner.poll(Duration::ZERO);
+            if self.pending() >= before {
+                return self.first_failure();
+            }
+        }
     }
 
     /// Returns when every record handed over has been delivered.

@@ -18,6 +18,7 @@ mod error;
 mod json;
 #[allow(clippy::disallowed_methods, reason = "time-outs of the network, not times that rows see")]
 mod kafka;
+mod page_views;
 mod random;
 mod records;
 mod source;
@@ -28,7 +29,8 @@ pub use datagen::DatagenOptions;
 pub use embedded::{EmbeddedBroker, Producer};
 pub use error::ConnectorError;
 pub use json::{ColumnSpec, Dead, Decoded, EpochUnit, IncludeKind, JsonDecoder, JsonOptions, TimestampMode};
-pub use kafka::{Isolation, KafkaOptions, Start, create_topic};
+pub use kafka::{Isolation, KafkaOptions, Start, create_topic, ensure_topic};
+pub use page_views::PageViews;
 pub use records::{Record, RecordMeta, Records, Span};
 pub use source::{Metadata, Reader, SourceOptions, Waker};
 

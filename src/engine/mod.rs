@@ -31,6 +31,7 @@ use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+pub use crate::connector::ConnectorError;
 pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, WriteOutcome};
 pub use clock::{Stopwatch, now_us};
 pub use error::EngineError;

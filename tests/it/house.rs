@@ -14,6 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("storage", &["exec"]),
     ("engine", &["sql", "catalog", "planner", "planner::stream_plan", "exec", "connector", "storage"]),
     ("server", &["sql", "catalog", "planner", "planner::stream_plan", "exec", "engine"]),
+    ("demo", &["sql", "catalog", "planner", "connector", "engine", "server"]),
 ];
 
 /// A crate and the paths under `src` that may name it.

@@ -1,6 +1,7 @@
 //! The rules of the house, the engine against the batch engine, Kafka, and clients: one binary, because linking is what costs.
 
 mod db;
+mod demo;
 mod engine;
 mod house;
 mod kafka;

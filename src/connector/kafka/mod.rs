@@ -18,7 +18,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-pub use admin::create_topic;
+pub use admin::{create_topic, ensure_topic};
 pub use metadata::Metadata;
 pub use options::{Isolation, KafkaOptions, Start};
 pub use reader::{Reader, Waker};

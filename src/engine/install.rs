@@ -98,15 +98,21 @@ impl Coordinator {
             Output::Rows(_) => Some(Arrangement::multiset(flow.schema.clone())?),
             Output::Feed { .. } | Output::Aggregate { .. } => None,
         };
-        let mut targets = BTreeMap::new();
         for source in flow.feeds.iter().map(|f| f.source).chain(flow.passes.iter().map(|p| p.rows.source)) {
-            targets.insert(source, None);
             self.begin_source(source)?;
         }
+        // By source: the ends to be reached, once they are known. A store that is whole already has none to reach.
+        let mut targets: BTreeMap<Oid, Option<Vec<(i32, i64)>>> =
+            flow.passes.iter().map(|pass| (pass.rows.source, None)).collect();
         let mut feeds = Vec::new();
         for (i, feed) in flow.feeds.iter().enumerate() {
             let keep_us = plan.retention_us.and_then(|kept| Some(kept.saturating_add(feed.view.window?.size_us)));
             let (store, view) = self.store_for(object.oid, feed, keep_us, &mut notices);
+            if self.is_whole(store) {
+                targets.entry(feed.source).or_insert_with(|| Some(Vec::new()));
+            } else {
+                targets.insert(feed.source, None);
+            }
             let read_in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
             let mut use_of = FeedUse { store, view, edge: None };
             if !read_in_place {
@@ -125,7 +131,7 @@ impl Coordinator {
                 self.want_changes(*upstream);
             }
         }
-        if !targets.is_empty() {
+        if targets.values().any(Option::is_none) {
             notices.push(format!(
                 "materialized view \"{name}\" is reading history; WAIT FOR {name} returns when it is current",
                 name = object.name
@@ -189,6 +195,12 @@ impl Coordinator {
             }
         }
         Ok(notices)
+    }
+
+    /// Does a view that is current read the store?
+    fn is_whole(&self, store: StoreId) -> bool {
+        let users = self.stores.get(&store).into_iter().flat_map(|store| store.users.keys());
+        users.filter_map(|oid| self.views.get(oid)).any(|view| view.current)
     }
 
     /// A store that holds what the feed needs, or a new one.

@@ -60,6 +60,8 @@ async fn events_reach_views_whenever_they_were_made() {
     db.run("WAIT FOR e").await;
     // One that shares the store, and ones that must read history by themselves.
     db.run(&view("tumble", "TUMBLE(e, ts, INTERVAL '1 minute')")).await;
+    // Live at once, with what the store holds.
+    assert_eq!(db.rows("SELECT sum(n) FROM tumble").await, ["300"]);
     db.run("CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM e").await;
     db.run("CREATE MATERIALIZED VIEW clicks AS SELECT id FROM e WHERE kind = 'click'").await;
     db.run("WAIT FOR e").await;

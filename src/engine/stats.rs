@@ -1,6 +1,6 @@
 //! The engine's figures as tables of the schema `riverrun`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -100,8 +100,8 @@ pub struct SliceStats {
 /// What did not count, in chunks that readers share.
 #[derive(Debug, Default)]
 pub struct Kept {
-    late: Mutex<Ring<LateRow>>,
-    dead: Mutex<Ring<DeadLetter>>,
+    late: Mutex<BTreeMap<Oid, Ring<LateRow>>>,
+    dead: Mutex<BTreeMap<Oid, Ring<DeadLetter>>>,
 }
 
 #[derive(Debug)]
@@ -140,9 +140,32 @@ impl<T> Ring<T> {
 
 impl Kept {
     pub fn add(&self, now_us: i64, late: Vec<LateRow>, dead: Vec<DeadLetter>) {
-        self.late.lock().push(now_us, late, |row| row.payload.len() + size_of::<LateRow>());
-        self.dead.lock().push(now_us, dead, |row| row.payload.len() + row.reason.len() + size_of::<DeadLetter>());
+        add(&self.late, now_us, late, |row| row.source, |row| row.payload.len() + size_of::<LateRow>());
+        let bytes_of = |row: &DeadLetter| row.payload.len() + row.reason.len() + size_of::<DeadLetter>();
+        add(&self.dead, now_us, dead, |row| row.source, bytes_of);
     }
+}
+
+fn add<T>(
+    kept: &Mutex<BTreeMap<Oid, Ring<T>>>,
+    now_us: i64,
+    rows: Vec<T>,
+    source_of: impl Fn(&T) -> Oid,
+    bytes_of: impl Fn(&T) -> usize,
+) {
+    let mut by_source: BTreeMap<Oid, Vec<T>> = BTreeMap::new();
+    for row in rows {
+        by_source.entry(source_of(&row)).or_default().push(row);
+    }
+    let mut kept = kept.lock();
+    for (source, rows) in by_source {
+        kept.entry(source).or_default().push(now_us, rows, &bytes_of);
+    }
+}
+
+/// Every chunk with when it arrived, by source.
+fn all<T>(kept: &Mutex<BTreeMap<Oid, Ring<T>>>) -> Vec<(i64, Arc<Vec<T>>)> {
+    kept.lock().values().flat_map(Ring::all).collect()
 }
 
 fn time() -> DataType {
@@ -313,7 +336,7 @@ impl Stats {
                 Arc::new(self.slices.iter().map(|s| Some(s.closed)).collect::<BooleanArray>()),
             ],
             "late_rows" => {
-                let chunks = self.kept.late.lock().all();
+                let chunks = all(&self.kept.late);
                 let rows = || chunks.iter().flat_map(|(at, rows)| rows.iter().map(move |row| (*at, row)));
                 vec![
                     text(rows().map(|(_, r)| self.name_of(r.source))),
@@ -327,7 +350,7 @@ impl Stats {
                 ]
             }
             "dead_letters" => {
-                let chunks = self.kept.dead.lock().all();
+                let chunks = all(&self.kept.dead);
                 let rows = || chunks.iter().flat_map(|(at, rows)| rows.iter().map(move |row| (*at, row)));
                 vec![
                     text(rows().map(|(_, r)| self.name_of(r.source))),

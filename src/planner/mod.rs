@@ -32,6 +32,6 @@ pub use types::{arrow_type, sql_name, timestamp, timestamptz};
 #[cfg(test)]
 mod plan_tests;
 #[cfg(test)]
-mod query_tests;
-#[cfg(test)]
 mod queries_tests;
+#[cfg(test)]
+mod query_tests;

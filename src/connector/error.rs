@@ -22,7 +22,7 @@ pub enum ConnectorError {
 
     /// No broker answers. Retry.
     #[error(
-        "cannot reach Kafka at {servers}: {reason}; check properties.bootstrap.server, the network and that the broker runs"
+        "cannot reach Kafka at {servers}: {reason}; check properties.bootstrap.server, properties.security.protocol, the network, and that the broker runs"
     )]
     Unreachable { servers: String, reason: String },
 

@@ -141,6 +141,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "5"),
     ("fetch.error.backoff.ms", "200"),
     ("check.crcs", "true"),
+    ("topic.metadata.propagation.max.ms", "2000"),
     ("reconnect.backoff.max.ms", "3000"),
     ("socket.keepalive.enable", "true"),
     ("log.connection.close", "false"),

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
@@ -34,19 +32,23 @@ impl Broker {
 
     /// A new topic and the options to read it.
     fn topic(&self, partitions: i32) -> (String, KafkaOptions) {
+        let (name, options) = self.topic_to_come();
+        self.create(&name, partitions);
+        (name, options)
+    }
+
+    fn topic_to_come(&self) -> (String, KafkaOptions) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let options = options(&self.servers, &name, &[]);
+        (name, options)
+    }
+
+    fn create(&self, name: &str, partitions: i32) {
         match &self.embedded {
-            Some(embedded) => embedded.create_topic(&name, partitions).expect("a topic"),
-            None => {
-                let admin: AdminClient<DefaultClientContext> =
-                    ClientConfig::new().set("bootstrap.servers", &self.servers).create().expect("an admin client");
-                let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
-                let created = admin.create_topics([&topic], &AdminOptions::new());
-                futures::executor::block_on(created).expect("an answer")[0].as_ref().expect("a topic");
-            }
+            Some(embedded) => embedded.create_topic(name, partitions).expect("a topic"),
+            None => crate::connector::create_topic(&self.servers, name, partitions).expect("a topic"),
         }
-        (name.clone(), options(&self.servers, &name, &[]))
     }
 }
 
@@ -295,6 +297,23 @@ fn a_broker_that_is_away_is_a_state() {
     write(&broker, &topic, 0, &["b"]);
     poll_until(&mut reader, &mut records, |reader, _| reader.position(0) == Some(2));
     assert_eq!(shown(&records), ["0:0=a", "0:1=b"]);
+}
+
+#[test]
+fn a_topic_that_comes_later_is_read() {
+    let broker = Broker::new();
+    let (topic, options) = broker.topic_to_come();
+    let mut reader = Reader::new(&options).expect("a reader");
+    reader.assign(&from(&[(0, 0)])).expect("an assignment");
+    let mut records = Records::default();
+    poll_until(&mut reader, &mut records, |reader, _| reader.health() != &Health::Running);
+    let Health::Retrying { message } = reader.health() else { panic!("there is no topic") };
+    assert!(message.contains("does not exist"), "{message}");
+    broker.create(&topic, 1);
+    write(&broker, &topic, 0, &["a"]);
+    poll_until(&mut reader, &mut records, |reader, _| reader.position(0) == Some(1));
+    assert_eq!(reader.health(), &Health::Running);
+    assert_eq!(shown(&records), ["0:0=a"]);
 }
 
 /// Only Apache Kafka has transactions: the end of the log lies behind their markers and aborted records.

@@ -24,7 +24,7 @@ impl Random {
     /// Uniform in `0..n`; 0 for `n` of 0.
     #[inline]
     pub fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.next_u64()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.next_u64()) * u128::from(n)) >> 64) as u64
     }
 
     /// Uniform in `0.0..1.0`.

@@ -295,7 +295,7 @@ fn errors_say_where_and_what_instead() {
     assert_snapshot!(check("SELECT * FROM HOP(nix, ts, INTERVAL '1 minute', INTERVAL '1 hour')"), @r#"error: relation "nix" does not exist (at 49)"#);
     assert_snapshot!(check("CREATE MATERIALIZED VIEW v WITH (retention = '1 month') AS SELECT window_start, count(*) AS n FROM TUMBLE(ad_events, ts, INTERVAL '1 day') GROUP BY window_start"), @r#"
     error: retention: an interval of months has no fixed length here: "1 month"
-    hint: write it in days, such as '30 days'
+    hint: Write it in days, such as '30 days'.
     "#);
     assert_snapshot!(check("CREATE MATERIALIZED VIEW v WITH (color = 'red') AS SELECT k FROM facts"), @r#"
     error: unrecognized option of a materialized view: "color"

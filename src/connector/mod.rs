@@ -41,6 +41,11 @@ pub struct PartitionOffset {
     pub offset: i64,
 }
 
+impl PartitionOffset {
+    /// In the place of an offset: wherever the log begins by now.
+    pub const EARLIEST: i64 = -2;
+}
+
 /// The first offset of a partition that can be read, and the one after the last: the end under the source's isolation level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermarks {

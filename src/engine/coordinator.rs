@@ -108,6 +108,8 @@ pub(super) struct Store {
     pub held: bool,
     pub made_in: u64,
     pub reports: BTreeMap<usize, StoreReport>,
+    /// Rows of earlier event times may be missing: the log no longer had them.
+    pub complete_from_us: Option<i64>,
 }
 
 pub(super) struct FeedUse {
@@ -124,6 +126,8 @@ pub(super) struct View {
     pub arrangement: Option<Arrangement>,
     pub feeds: Vec<FeedUse>,
     pub passes: Vec<PassId>,
+    /// Rows of earlier event times may be missing from the passes: the log no longer had them.
+    pub complete_from_us: Option<i64>,
     pub made_in: u64,
     /// By source: the ends it must reach to be current; `None` until they are known.
     pub targets: BTreeMap<Oid, Option<Vec<(i32, i64)>>>,
@@ -362,6 +366,18 @@ impl Coordinator {
             for (consumer, read, to_read) in said.backfills {
                 let sum = source.backfills.entry(consumer).or_default();
                 *sum = (sum.0 + read, sum.1 + to_read);
+            }
+            for (consumer, from_us) in said.incomplete {
+                let known = match consumer {
+                    Consumer::Store(store) => self.stores.get_mut(&store).map(|s| &mut s.complete_from_us),
+                    Consumer::Pass(pass) => {
+                        let view = self.views.values_mut().find(|v| v.passes.contains(&pass));
+                        view.map(|v| &mut v.complete_from_us)
+                    }
+                };
+                if let Some(known) = known {
+                    *known = (*known).max(Some(from_us));
+                }
             }
         }
         for store in report.stores.into_iter().flatten() {

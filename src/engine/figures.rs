@@ -118,7 +118,7 @@ impl Coordinator {
                 read as f64 / to_read as f64
             },
             watermark_us: super::version::watermark_of(&view.flow.horizons, &self.times),
-            complete_from_us: stores.iter().filter_map(|(_, s)| complete_from(s)).max(),
+            complete_from_us: stores.iter().filter_map(|(_, s)| complete_from(s)).chain(view.complete_from_us).max(),
             rows: view.arrangement.as_ref().map(|a| a.rows() as u64),
             state_bytes: (stored + arranged + tail.iter().map(|t| t.2).sum::<usize>()) as u64,
             late_rows: view.targets.keys().map(late).sum(),
@@ -156,9 +156,9 @@ impl Coordinator {
 }
 
 fn complete_from(store: &Store) -> Option<i64> {
-    let grid = store.feed.layout.grid?;
-    let first = store.reports.values().filter_map(|r| r.first_kept).max()?;
-    Some(grid.start_us(first))
+    let first = store.reports.values().filter_map(|r| r.first_kept).max();
+    let kept_us = store.feed.layout.grid.zip(first).map(|(grid, first)| grid.start_us(first));
+    kept_us.max(store.complete_from_us)
 }
 
 pub(super) fn store_name(id: StoreId) -> String {

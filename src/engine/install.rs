@@ -146,6 +146,7 @@ impl Coordinator {
             arrangement,
             feeds,
             passes,
+            complete_from_us: None,
             made_in: self.tick,
             targets,
             current: false,
@@ -235,6 +236,7 @@ impl Coordinator {
                     held: true,
                     made_in: self.tick,
                     reports: BTreeMap::new(),
+                    complete_from_us: None,
                 };
                 self.stores.insert(id, store);
                 notices.push(format!("keeps its state in {}", store_name(id)));

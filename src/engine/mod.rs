@@ -7,6 +7,7 @@
 //! ```
 
 mod api;
+mod backfill;
 mod clock;
 mod coordinator;
 mod error;

@@ -1,8 +1,7 @@
 //! A worker's share of a source: reads records, decides which count, and evaluates what consumers want of them.
 //!
 //! The main reader goes on for ever. A consumer that comes when it has already read something gets a second reader for the
-//! offsets before that, [`Backfill`]: it applies the same law with the same facts, comes to the same verdicts, records none, and
-//! ends where the main reader stood. Since what a consumer makes of rows does not depend on their order, both feed it at once.
+//! offsets before that, a [`Backfill`]. Since what a consumer makes of rows does not depend on their order, both feed it at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use arrow::array::{Array, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 
+use super::backfill::{Backfill, Mark, Marks, Replay};
 use super::worker::{PassId, ReadRows};
 use crate::catalog::Oid;
 use crate::connector::{
@@ -25,7 +25,7 @@ use crate::exec::law::{Bounds, LateReason, PartitionLaw, PartitionProgress, Row}
 use crate::exec::{Delta, ExecError};
 
 /// One poll brings about this much at most: enough to amortise a batch, little enough to stay in cache.
-const POLL_BYTES: usize = 4 << 20;
+pub(super) const POLL_BYTES: usize = 4 << 20;
 
 /// What reads rows of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +42,7 @@ pub enum Attached {
 }
 
 impl Attached {
-    fn consumer(&self) -> Consumer {
+    pub fn consumer(&self) -> Consumer {
         match self {
             Attached::Feed(store, _) => Consumer::Store(*store),
             Attached::Pass(pass, _) => Consumer::Pass(*pass),
@@ -130,15 +130,16 @@ struct Partition {
     at_end_since_us: Option<i64>,
     idle: bool,
     law: PartitionLaw,
+    marks: Marks,
     counts: Counts,
     error: Option<String>,
 }
 
 /// Records → rows, for a set of columns.
-struct Decoding {
-    decoder: JsonDecoder,
+pub(super) struct Decoding {
+    pub decoder: JsonDecoder,
     /// Columns built, ascending.
-    present: Vec<usize>,
+    pub present: Vec<usize>,
     consumers: Vec<(Attached, Step)>,
 }
 
@@ -147,27 +148,20 @@ enum Step {
     Pass(PassStep),
 }
 
-struct Backfill {
-    reader: connector::Reader,
-    decoding: Decoding,
-    consumer: Consumer,
-    /// Position, law and the offset to stop at.
-    partitions: BTreeMap<i32, (i64, PartitionLaw, i64)>,
-    to_read: i64,
-}
-
 pub struct SourceReader {
     setup: SourceSetup,
     reader: Option<connector::Reader>,
     partitions: BTreeMap<i32, Partition>,
     decoding: Option<Decoding>,
     backfills: Vec<Backfill>,
+    /// Consumers whose history the log did not hold whole, with the event time they are complete from; told once.
+    incomplete: BTreeMap<Consumer, i64>,
     records: Records,
     verdicts: Verdicts,
     trouble: Option<String>,
 }
 
-type Out = Vec<(Consumer, Result<ReadRows, ExecError>)>;
+pub(super) type Out = Vec<(Consumer, Result<ReadRows, ExecError>)>;
 
 impl SourceReader {
     pub fn new(setup: SourceSetup) -> Self {
@@ -177,6 +171,7 @@ impl SourceReader {
             partitions: BTreeMap::new(),
             decoding: None,
             backfills: Vec::new(),
+            incomplete: BTreeMap::new(),
             records: Records::default(),
             verdicts: Verdicts::default(),
             trouble: None,
@@ -196,6 +191,7 @@ impl SourceReader {
                 at_end_since_us: None,
                 idle: false,
                 law: PartitionLaw::default(),
+                marks: Marks::default(),
                 counts: Counts::default(),
                 error: None,
             });
@@ -239,7 +235,7 @@ impl SourceReader {
     }
 
     pub fn detach(&mut self, consumer: Consumer) {
-        self.backfills.retain(|b| b.consumer != consumer);
+        self.backfills.retain(|b| b.consumer() != consumer);
         let consumers = self.consumers().into_iter().filter(|a| a.consumer() != consumer).collect();
         self.decode_for(consumers);
     }
@@ -260,34 +256,33 @@ impl SourceReader {
     }
 
     fn backfill(&self, attached: &Attached) -> Result<Backfill, String> {
-        let mut reader = self.setup.options.reader().map_err(|e| e.to_string())?;
         let mut partitions = BTreeMap::new();
-        let mut assigned = Vec::new();
         for (&partition, state) in &self.partitions {
             if state.position > state.start {
                 let law = PartitionLaw::replaying(state.law.facts().clone());
-                partitions.insert(partition, (state.start, law, state.position));
-                assigned.push(PartitionOffset { partition, offset: state.start });
+                let (position, until) = (state.start, state.position);
+                partitions.insert(partition, Replay { position, until, law, from: Some(position) });
             }
         }
-        reader.assign(&assigned).map_err(|e| e.to_string())?;
-        let to_read = partitions.values().map(|(start, _, until)| until - start).sum();
-        Ok(Backfill {
-            reader,
-            decoding: Decoding::new(&self.setup, vec![attached.clone()])?,
-            consumer: attached.consumer(),
-            partitions,
-            to_read,
-        })
+        Backfill::new(&self.setup, attached, partitions)
     }
 
     /// Reads once, main reader and backfills. Returns the bytes that came.
     pub fn read(&mut self, now_us: i64, out: &mut Out) -> usize {
         let mut bytes = self.read_main(now_us, out);
+        let partitions = &self.partitions;
+        let mark = |partition: i32, offset: i64| {
+            let state = partitions.get(&partition)?;
+            let now = Mark { offset: state.position, watermark_us: state.law.watermark_us() };
+            Some(state.marks.at_or_after(offset).unwrap_or(now))
+        };
         for backfill in &mut self.backfills {
-            match backfill.read(&self.setup, &mut self.records, out) {
+            match backfill.read(&self.setup, &mark, &mut self.records, out) {
                 Ok(read) => bytes += read,
                 Err(error) => self.trouble = Some(error.to_string()),
+            }
+            if let Some(from_us) = backfill.complete_from_us() {
+                self.incomplete.insert(backfill.consumer(), from_us);
             }
         }
         self.backfills.retain(|b| !b.done());
@@ -368,7 +363,8 @@ impl SourceReader {
             partitions,
             trouble: self.trouble.clone(),
             unseen_columns: self.decoding.as_ref().map(|d| d.decoder.unseen_columns()).unwrap_or_default(),
-            backfills: self.backfills.iter().map(|b| (b.consumer, b.read_so_far(), b.to_read)).collect(),
+            backfills: self.backfills.iter().map(|b| (b.consumer(), b.read_so_far(), b.to_read())).collect(),
+            incomplete: std::mem::take(&mut self.incomplete).into_iter().collect(),
         }
     }
 
@@ -395,7 +391,7 @@ impl Partition {
 }
 
 impl Decoding {
-    fn new(setup: &SourceSetup, consumers: Vec<Attached>) -> Result<Decoding, String> {
+    pub fn new(setup: &SourceSetup, consumers: Vec<Attached>) -> Result<Decoding, String> {
         let mut present: BTreeSet<usize> = consumers.iter().flat_map(Attached::columns).collect();
         present.extend(setup.time_column);
         let present: Vec<usize> = present.into_iter().collect();
@@ -411,7 +407,7 @@ impl Decoding {
         Ok(Decoding { decoder, present, consumers: steps })
     }
 
-    fn feed(&mut self, rows: RecordBatch, out: &mut Out) {
+    pub fn feed(&mut self, rows: RecordBatch, out: &mut Out) {
         if rows.num_rows() == 0 {
             return;
         }
@@ -423,52 +419,6 @@ impl Decoding {
             };
             out.push((attached.consumer(), rows));
         }
-    }
-}
-
-impl Backfill {
-    fn read(&mut self, setup: &SourceSetup, records: &mut Records, out: &mut Out) -> Result<usize, ConnectorError> {
-        records.clear();
-        self.reader.poll(records, POLL_BYTES, Duration::ZERO)?;
-        let bytes = records.bytes.len();
-        let partitions = &self.partitions;
-        records.records.retain(|r| partitions.get(&r.partition).is_some_and(|(_, _, until)| r.offset < *until));
-        if !records.is_empty() {
-            let decoded = self.decoding.decoder.decode(records, 0..records.len());
-            let times = event_times(setup, &self.decoding.present, &decoded);
-            let mut keep = BooleanBufferBuilder::new(decoded.rows.len());
-            for (row, &record) in decoded.rows.iter().enumerate() {
-                let record = &records.records[record as usize];
-                let law = &mut self.partitions.get_mut(&record.partition).expect("records were chosen by partition").1;
-                let row = Row {
-                    offset: record.offset,
-                    event_time_us: times.as_ref().and_then(|t| t.is_valid(row).then(|| t.value(row))),
-                    arrival_us: record.timestamp_ms.saturating_mul(1000),
-                    arrival_in_log: record.log_append_time,
-                };
-                keep.append(law.judge(&setup.bounds, row).is_ok());
-            }
-            self.decoding.feed(kept(decoded.batch, keep), out);
-        }
-        let mut finished = Vec::new();
-        for (&partition, (position, _, until)) in &mut self.partitions {
-            if let Some(reached) = self.reader.position(partition) {
-                *position = reached.min(*until);
-            }
-            if *position >= *until {
-                finished.push(partition);
-            }
-        }
-        self.reader.remove(&finished);
-        Ok(bytes)
-    }
-
-    fn done(&self) -> bool {
-        self.partitions.values().all(|(position, _, until)| position >= until)
-    }
-
-    fn read_so_far(&self) -> i64 {
-        self.to_read - self.partitions.values().map(|(position, _, until)| until - position).sum::<i64>()
     }
 }
 
@@ -513,6 +463,8 @@ fn judge_and_feed(
             row += 1;
             continue;
         };
+        let first = &records.records[decoded.rows[row] as usize];
+        state.marks.add(Mark { offset: first.offset, watermark_us: state.law.watermark_us() });
         while row < decoded.rows.len() {
             let index = decoded.rows[row] as usize;
             let record = &records.records[index];
@@ -559,12 +511,16 @@ fn count_records(records: &Records, partitions: &mut BTreeMap<i32, Partition>) {
 }
 
 /// Event times of the decoded rows in microseconds; `None` for a source without a watermark.
-fn event_times(setup: &SourceSetup, present: &[usize], decoded: &Decoded) -> Option<arrow::array::Int64Array> {
+pub(super) fn event_times(
+    setup: &SourceSetup,
+    present: &[usize],
+    decoded: &Decoded,
+) -> Option<arrow::array::Int64Array> {
     let at = present.binary_search(&setup.time_column?).expect("the time column is always built");
     Some(micros(decoded.batch.column(at)).expect("the planner checked that the column is a time"))
 }
 
-fn kept(batch: RecordBatch, mut keep: BooleanBufferBuilder) -> RecordBatch {
+pub(super) fn kept(batch: RecordBatch, mut keep: BooleanBufferBuilder) -> RecordBatch {
     let mask = BooleanArray::new(keep.finish(), None);
     if mask.true_count() == batch.num_rows() {
         return batch;

@@ -135,7 +135,19 @@ fn scan(
     let mut silence = Stopwatch::start();
     while !left.is_empty() && !out.is_closed() {
         records.clear();
-        reader.poll(&mut records, POLL_BYTES, POLL_WAIT).map_err(failed)?;
+        match reader.poll(&mut records, POLL_BYTES, POLL_WAIT) {
+            // The log begins later by now. Losses of several partitions may come as one.
+            Err(ConnectorError::OffsetLost { partition, .. }) => {
+                let stands = |other: i32| reader.position(other).filter(|_| other != partition);
+                let again = |&other: &i32| PartitionOffset {
+                    partition: other,
+                    offset: stands(other).unwrap_or(PartitionOffset::EARLIEST),
+                };
+                let again: Vec<PartitionOffset> = left.keys().map(again).collect();
+                reader.add(&again).map_err(failed)?;
+            }
+            polled => polled.map_err(failed)?,
+        }
         records.records.retain(|r| left.get(&r.partition).is_some_and(|end| r.offset < *end));
         if !records.is_empty() {
             silence = Stopwatch::start();

@@ -123,6 +123,8 @@ pub(super) struct SourceReport {
     pub unseen_columns: Vec<String>,
     /// Consumers whose history is still being read: (consumer, rows read, rows to read).
     pub backfills: Vec<(Consumer, i64, i64)>,
+    /// Consumers whose history was no longer in the log, and the event time from which on they have everything.
+    pub incomplete: Vec<(Consumer, i64)>,
 }
 
 pub(super) struct StoreReport {

@@ -79,6 +79,11 @@ impl PartitionLaw {
         PartitionLaw { facts, replays: true, ..Default::default() }
     }
 
+    /// Like [`PartitionLaw::replaying`], from a row on before which the watermark was this.
+    pub fn resuming(facts: BTreeMap<i64, Fact>, watermark_us: Option<i64>) -> Self {
+        PartitionLaw { watermark_us, ..PartitionLaw::replaying(facts) }
+    }
+
     pub fn watermark_us(&self) -> Option<i64> {
         self.watermark_us
     }

@@ -78,3 +78,37 @@ async fn events_reach_views_whenever_they_were_made() {
     assert_eq!(db.rows("SELECT count(*) FROM e").await, ["301"]);
     db.engine.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_made_when_the_log_has_lost_its_beginning_says_from_when_it_is_complete() {
+    let broker = EmbeddedBroker::start().expect("a broker");
+    broker.create_topic("e", 2).expect("a topic");
+    let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+    let db = Db::start(2);
+    db.run(&SOURCE.replace("$SERVERS", &broker.servers())).await;
+    db.run("CREATE MATERIALIZED VIEW seen AS SELECT count(*) AS n, min(ts) AS since FROM e").await;
+    let wide = "x".repeat(200 << 10);
+    for round in 0..4 {
+        for n in 0..32 {
+            let second = round * 16 + n / 2;
+            let text = event(second, n, &wide);
+            producer.send("e", Some((n % 2) as i32), None, Some(text.as_bytes()), 0).expect("a record sent");
+        }
+        producer.flush(std::time::Duration::from_secs(30)).expect("everything delivered");
+        db.run("WAIT FOR e").await;
+    }
+    assert_eq!(db.rows("SELECT n FROM seen").await, ["128"]);
+    // 64 records of 200 KiB were written to each partition, of which it keeps 5 MiB.
+    db.run("CREATE MATERIALIZED VIEW later AS SELECT id, ts FROM e").await;
+    db.run("CREATE MATERIALIZED VIEW windows AS SELECT window_end, count(*) AS n FROM TUMBLE(e, ts, INTERVAL '1 second') GROUP BY window_end").await;
+    db.run("WAIT FOR e").await;
+    let rows = db.rows("SELECT count(*) FROM e").await;
+    let kept: usize = rows[0].parse().expect("a number");
+    assert!((32..64).contains(&kept), "{kept}");
+    // It begins where a watermark was noted: at the last read but one.
+    assert_eq!(db.rows("SELECT count(*), min(ts) FROM later").await, ["32|2026-01-01T00:00:48Z"]);
+    assert_eq!(db.rows("SELECT sum(n), min(window_end) FROM windows").await, ["32|2026-01-01T00:00:49Z"]);
+    let complete = "SELECT name, complete_from FROM riverrun.materialized_views WHERE complete_from IS NOT NULL";
+    assert_eq!(db.rows(complete).await, ["later|2026-01-01T00:00:47.000001Z", "windows|2026-01-01T00:00:47.000001Z"]);
+    db.engine.stop().await;
+}

@@ -155,13 +155,15 @@ impl Reader {
     }
 
     /// The next offset to read of an assigned partition. At the end of a log this is the end offset, also where the last
-    /// records are transaction markers, aborted, or gone by compaction.
+    /// records are transaction markers, aborted, or gone by compaction. `None` until it is known where a log begins that is
+    /// read from [`PartitionOffset::EARLIEST`].
     pub fn position(&self, partition: i32) -> Option<i64> {
-        self.assigned.iter().find(|a| a.partition == partition).map(|a| a.position)
+        self.assigned.iter().find(|a| a.partition == partition && a.position >= 0).map(|a| a.position)
     }
 
     pub fn positions(&self) -> Vec<PartitionOffset> {
-        self.assigned.iter().map(|a| PartitionOffset { partition: a.partition, offset: a.position }).collect()
+        let known = self.assigned.iter().filter(|a| a.position >= 0);
+        known.map(|a| PartitionOffset { partition: a.partition, offset: a.position }).collect()
     }
 
     pub fn health(&self) -> &Health {

@@ -1,0 +1,236 @@
+//! History for a consumer that comes when the main reader has already read something: a second reader for the offsets before that.
+//!
+//! It applies the same law with the same facts, comes to the same verdicts, records none, and ends where the main reader stood.
+//! Where the log no longer reaches back it begins at the first [`Mark`] that it still holds, for there the watermark is known.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arrow::array::{Array, BooleanBufferBuilder};
+
+use super::reader::{Attached, Consumer, Decoding, Out, POLL_BYTES, SourceSetup, event_times, kept};
+use crate::connector::{self, ConnectorError, PartitionOffset, Record, Records};
+use crate::exec::law::{PartitionLaw, Row};
+
+/// The most marks that a partition keeps.
+const MOST_MARKS: usize = 4096;
+/// Offsets from one mark to the next, at least.
+const MARK_EVERY: i64 = 16;
+
+/// A partition's watermark as it was before the record at an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    pub offset: i64,
+    pub watermark_us: Option<i64>,
+}
+
+/// Marks in order: dense among the last offsets, the sparser the older. It takes at most 100 KiB.
+#[derive(Debug, Default)]
+pub struct Marks(Vec<Mark>);
+
+impl Marks {
+    pub fn add(&mut self, mark: Mark) {
+        if self.0.last().is_some_and(|last| mark.offset < last.offset + MARK_EVERY) {
+            return;
+        }
+        if self.0.len() == MOST_MARKS {
+            let mut index = 0;
+            self.0.retain(|_| {
+                index += 1;
+                index > MOST_MARKS / 2 || index % 2 == 1
+            });
+        }
+        self.0.push(mark);
+    }
+
+    /// The first at or after an offset.
+    pub fn at_or_after(&self, offset: i64) -> Option<Mark> {
+        self.0.get(self.0.partition_point(|mark| mark.offset < offset)).copied()
+    }
+}
+
+/// One partition's history.
+pub struct Replay {
+    pub position: i64,
+    /// Where the main reader stood.
+    pub until: i64,
+    pub law: PartitionLaw,
+    /// Records before it do not count; `None` until it is known where the log begins.
+    pub from: Option<i64>,
+}
+
+impl Replay {
+    fn done(&self) -> bool {
+        self.position >= self.until
+    }
+}
+
+pub struct Backfill {
+    reader: connector::Reader,
+    decoding: Decoding,
+    consumer: Consumer,
+    partitions: BTreeMap<i32, Replay>,
+    to_read: i64,
+    /// Rows of earlier event times may be missing, as the log no longer has them.
+    complete_from_us: Option<i64>,
+}
+
+impl Backfill {
+    pub fn new(
+        setup: &SourceSetup,
+        attached: &Attached,
+        partitions: BTreeMap<i32, Replay>,
+    ) -> Result<Backfill, String> {
+        let mut reader = setup.options.reader().map_err(|e| e.to_string())?;
+        let assigned: Vec<PartitionOffset> =
+            partitions.iter().map(|(&partition, r)| PartitionOffset { partition, offset: r.position }).collect();
+        reader.assign(&assigned).map_err(|e| e.to_string())?;
+        Ok(Backfill {
+            reader,
+            decoding: Decoding::new(setup, vec![attached.clone()])?,
+            consumer: attached.consumer(),
+            to_read: partitions.values().map(|r| r.until - r.position).sum(),
+            partitions,
+            complete_from_us: None,
+        })
+    }
+
+    pub fn consumer(&self) -> Consumer {
+        self.consumer
+    }
+
+    /// Reads once. `mark` gives a partition's first mark at or after an offset, or how it stands now if there is none. Returns the
+    /// bytes that came.
+    pub fn read(
+        &mut self,
+        setup: &SourceSetup,
+        mark: &dyn Fn(i32, i64) -> Option<Mark>,
+        records: &mut Records,
+        out: &mut Out,
+    ) -> Result<usize, ConnectorError> {
+        records.clear();
+        let lost = match self.reader.poll(records, POLL_BYTES, Duration::ZERO) {
+            Err(ConnectorError::OffsetLost { partition, .. }) => Some(partition),
+            polled => polled.map(|()| None)?,
+        };
+        let bytes = records.bytes.len();
+        for run in records.records.chunk_by(|a, b| a.partition == b.partition) {
+            self.find_beginning(setup, mark, run[0].partition, run[0].offset);
+        }
+        let partitions = &self.partitions;
+        let counts =
+            |r: &Record, replay: &Replay| r.offset < replay.until && replay.from.is_some_and(|f| r.offset >= f);
+        records.records.retain(|r| partitions.get(&r.partition).is_some_and(|replay| counts(r, replay)));
+        if !records.is_empty() {
+            self.feed(setup, records, out);
+        }
+        let reached: Vec<(i32, i64)> =
+            self.partitions.keys().filter_map(|&p| Some((p, self.reader.position(p)?))).collect();
+        let mut finished = Vec::new();
+        for (partition, position) in reached {
+            if position >= self.partitions[&partition].until {
+                // A log may begin behind all that there was to read.
+                self.find_beginning(setup, mark, partition, position);
+                finished.push(partition);
+            }
+            let Some(replay) = self.partitions.get_mut(&partition) else { continue };
+            replay.position = replay.position.max(position.min(replay.until));
+        }
+        self.reader.remove(&finished);
+        if let Some(partition) = lost {
+            self.begin_later(partition)?;
+        }
+        Ok(bytes)
+    }
+
+    /// The log has lost where a partition was to be read. Losses of several may come as one, so that the others are begun again
+    /// where they stand.
+    fn begin_later(&mut self, lost: i32) -> Result<(), ConnectorError> {
+        let mut again = Vec::new();
+        for (&partition, replay) in &mut self.partitions {
+            if replay.done() {
+                continue;
+            }
+            let offset = if partition == lost {
+                replay.from = None;
+                PartitionOffset::EARLIEST
+            } else {
+                self.reader.position(partition).unwrap_or(PartitionOffset::EARLIEST)
+            };
+            again.push(PartitionOffset { partition, offset });
+        }
+        self.reader.add(&again)
+    }
+
+    /// Now that it is known that the log begins at `offset`.
+    fn find_beginning(
+        &mut self,
+        setup: &SourceSetup,
+        mark: &dyn Fn(i32, i64) -> Option<Mark>,
+        partition: i32,
+        offset: i64,
+    ) {
+        let Some(replay) = self.partitions.get_mut(&partition).filter(|replay| replay.from.is_none()) else { return };
+        let mark = mark(partition, offset).unwrap_or(Mark { offset, watermark_us: None });
+        replay.law = PartitionLaw::resuming(replay.law.facts().clone(), mark.watermark_us);
+        replay.from = Some(mark.offset.min(replay.until));
+        // No row before the mark has a later event time than made the watermark.
+        let newest_lost_us = mark.watermark_us.zip(setup.bounds.delay_us).map(|(w, delay)| w.saturating_add(delay));
+        self.complete_from_us = self.complete_from_us.max(newest_lost_us.map(|us| us.saturating_add(1)));
+        tracing::warn!(source = setup.source, partition, from = mark.offset, "history is no longer in the log");
+    }
+
+    fn feed(&mut self, setup: &SourceSetup, records: &Records, out: &mut Out) {
+        let decoded = self.decoding.decoder.decode(records, 0..records.len());
+        let times = event_times(setup, &self.decoding.present, &decoded);
+        let mut keep = BooleanBufferBuilder::new(decoded.rows.len());
+        for (row, &record) in decoded.rows.iter().enumerate() {
+            let record = &records.records[record as usize];
+            let law = &mut self.partitions.get_mut(&record.partition).expect("records were chosen by partition").law;
+            let row = Row {
+                offset: record.offset,
+                event_time_us: times.as_ref().and_then(|t| t.is_valid(row).then(|| t.value(row))),
+                arrival_us: record.timestamp_ms.saturating_mul(1000),
+                arrival_in_log: record.log_append_time,
+            };
+            keep.append(law.judge(&setup.bounds, row).is_ok());
+        }
+        self.decoding.feed(kept(decoded.batch, keep), out);
+    }
+
+    pub fn done(&self) -> bool {
+        self.partitions.values().all(Replay::done)
+    }
+
+    pub fn to_read(&self) -> i64 {
+        self.to_read
+    }
+
+    pub fn read_so_far(&self) -> i64 {
+        self.to_read - self.partitions.values().map(|r| r.until - r.position).sum::<i64>()
+    }
+
+    pub fn complete_from_us(&self) -> Option<i64> {
+        self.complete_from_us
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_marks_grow_sparse() {
+        let mut marks = Marks::default();
+        for n in 0..100_000 {
+            marks.add(Mark { offset: n * MARK_EVERY, watermark_us: Some(n) });
+            marks.add(Mark { offset: n * MARK_EVERY + 1, watermark_us: None });
+        }
+        assert!(marks.0.len() <= MOST_MARKS && marks.0.iter().all(|m| m.watermark_us.is_some()));
+        let found = |offset| marks.at_or_after(offset).map(|m| m.offset);
+        assert_eq!(found(0), Some(0));
+        assert_eq!(found(99_990 * MARK_EVERY - 1), Some(99_990 * MARK_EVERY));
+        assert_eq!(found(99_999 * MARK_EVERY + 1), None);
+        assert!(marks.0[1].offset > 10 * MARK_EVERY, "{:?}", marks.0[1]);
+    }
+}

@@ -16,6 +16,7 @@ use super::names::name_columns;
 use super::query::{Reads, bind, prepare};
 use super::relations::{parse_query, resolve};
 use super::scope::{Scope, parameter_fields};
+use super::select::{item, select};
 use super::types::sql_name;
 use crate::catalog::{CatalogError, Object, ObjectKind, Oid, Table};
 use crate::sql::{Name, OnConflict, Statement, fold};
@@ -473,50 +474,4 @@ fn assignable(from: &DataType, to: &DataType, literal: bool) -> bool {
         || (is_bytes(from) && is_bytes(to))
         || (is_span(from) && is_span(to))
         || matches!((from, to), (DataType::Timestamp(..) | DataType::Time64(_), DataType::Time64(_)))
-}
-
-fn item(expr: ast::Expr, alias: String) -> SelectItem {
-    SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', alias) }
-}
-
-/// `SELECT items FROM table WHERE selection`.
-fn select(items: Vec<SelectItem>, table: TableWithJoins, selection: Option<ast::Expr>) -> Query {
-    let select = Select {
-        select_token: ast::helpers::attached_token::AttachedToken::empty(),
-        optimizer_hints: vec![],
-        distinct: None,
-        select_modifiers: None,
-        top: None,
-        top_before_distinct: false,
-        projection: items,
-        exclude: None,
-        into: None,
-        from: vec![table],
-        lateral_views: vec![],
-        prewhere: None,
-        selection,
-        connect_by: vec![],
-        group_by: ast::GroupByExpr::Expressions(vec![], vec![]),
-        cluster_by: vec![],
-        distribute_by: vec![],
-        sort_by: vec![],
-        having: None,
-        named_window: vec![],
-        qualify: None,
-        window_before_qualify: false,
-        value_table_mode: None,
-        flavor: ast::SelectFlavor::Standard,
-    };
-    Query {
-        with: None,
-        body: Box::new(SetExpr::Select(Box::new(select))),
-        order_by: None,
-        limit_clause: None,
-        fetch: None,
-        locks: vec![],
-        for_clause: None,
-        settings: None,
-        format_clause: None,
-        pipe_operators: vec![],
-    }
 }

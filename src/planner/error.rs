@@ -250,7 +250,10 @@ impl From<DataFusionError> for PlanError {
             DataFusionError::SchemaError(error, _) => of_schema(*error),
             DataFusionError::ArrowError(error, _) => of_arrow(*error),
             DataFusionError::SQL(error, _) => PlanError::Syntax(Refusal::new(first_lower(&error.to_string()))),
-            DataFusionError::NotImplemented(message) => PlanError::Unsupported(Refusal::new(first_lower(&message))),
+            DataFusionError::NotImplemented(message) => match of_message(&message) {
+                PlanError::Invalid(refusal) => PlanError::Unsupported(refusal),
+                other => other,
+            },
             DataFusionError::ResourcesExhausted(message) => PlanError::OutOfMemory(
                 Refusal::new(format!("out of memory: {}", first_lower(&message)))
                     .hint("Filter or aggregate more, or start the server with more memory for queries."),
@@ -334,6 +337,14 @@ fn of_message(message: &str) -> PlanError {
         && let Some(name) = message.split("the expression \"").nth(1).and_then(|rest| rest.split('"').next())
     {
         return duplicate_column(name);
+    }
+    if message.contains("does not support logical expression")
+        && ["Subquery", "Exists", "SetComparison"].iter().any(|kind| message.contains(kind))
+    {
+        return PlanError::unsupported(
+            "a correlated subquery of this form is not supported",
+            "Correlate by equalities joined with AND, or write a join.",
+        );
     }
     if message.contains("Divide by zero") || message.contains("divide by zero") {
         return PlanError::DivisionByZero;

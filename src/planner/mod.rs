@@ -1,4 +1,20 @@
 //! Statement + catalog → DataFusion's logical plan → [`stream_plan::StreamPlan`].
+//!
+//! The way of a definition, `CREATE MATERIALIZED VIEW v AS SELECT ... FROM HOP(...) GROUP BY ...`:
+//!
+//! 1. [`define`] names the query's columns as Postgres would (`names`) and hands it to a `scope::Scope`: DataFusion's SQL
+//!    planner, to which our catalog says what names mean and `types` which Arrow type a SQL type is. `window_relation` turns
+//!    HOP and TUMBLE into an `assign_windows::AssignWindows` node; plain views are planned in place.
+//! 2. The scope analyzes the plan: every type is settled, and `postgres_rules` make arithmetic and aggregates exact.
+//! 3. `lower` refuses by name what cannot be kept, simplifies, and lowers the rest to a [`stream_plan::StreamPlan`], which
+//!    [`explain()`] prints.
+//! 4. Out comes a [`Definition`]: the object for the catalog, with the SQL that makes it again (`show_create`), and the plan.
+//!
+//! The way of a SELECT: [`objects_in`] says what it reads; the engine gives the rows of these as of one tick; with them in
+//! [`Reads`], [`plan_query`] goes the same way up to step 2, folds `watermark('v')` and `now()` to literals (`functions`) and puts
+//! the rows in the place of the objects ([`bind`]); [`session`] executes the plan. INSERT, UPDATE and DELETE are queries too:
+//! [`plan_dml`].
+
 mod assign_windows;
 mod define;
 mod dml;
@@ -8,10 +24,12 @@ mod explain;
 mod functions;
 mod lower;
 mod names;
+mod postgres_functions;
 mod postgres_rules;
 mod query;
 mod relations;
 mod scope;
+mod select;
 mod session;
 mod show_create;
 pub mod stream_plan;

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use datafusion::logical_expr::LogicalPlan;
 use sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr, VisitMut, VisitorMut};
 
+use super::select::expand_table_commands;
 use crate::sql::fold;
 
 /// Separates a column's name from the number that tells it from others of that name: plans need unique names, results do
@@ -47,6 +48,11 @@ struct Namer;
 
 impl VisitorMut for Namer {
     type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        expand_table_commands(&mut query.body);
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         let names: Vec<Option<String>> = select.projection.iter().map(item_name).collect();

@@ -144,18 +144,26 @@ fn show(plan: Result<LogicalPlan, PlanError>, reads: &Reads) -> String {
     })
 }
 
-/// Columns with types, and rows of a query over a few rows; or the plan's change of a table.
+/// Columns with types, and rows of a query over a few rows; or the plan's change of a table; or, where there are any, the
+/// types of the parameters.
 fn check(text: &str) -> String {
     let reads = filled(ROWS);
-    match statement(text) {
-        Statement::Query(query) => show(block_on(plan_query(&query, &reads, &[])), &reads),
+    let (head, plan) = match statement(text) {
+        Statement::Query(query) => (String::new(), block_on(plan_query(&query, &reads, &[]))),
         dml => match block_on(plan_dml(&dml, &reads, &[])) {
             Ok(dml) => {
                 let rule = dml.on_conflict.map(|rule| format!(" {rule:?}")).unwrap_or_default();
-                format!("{:?}{rule} {}", dml.kind, show(Ok(dml.plan), &reads))
+                (format!("{:?}{rule} ", dml.kind), Ok(dml.plan))
             }
-            Err(error) => show(Err(error), &reads),
+            Err(error) => (String::new(), Err(error)),
         },
+    };
+    match (plan, text.matches('$').count()) {
+        (Ok(plan), parameters @ 1..) => {
+            let types = parameter_types(&plan, parameters).expect("types of the parameters");
+            types.iter().map(sql_name).collect::<Vec<_>>().join(", ")
+        }
+        (plan, _) => head + &show(plan, &reads),
     }
 }
 
@@ -332,4 +340,39 @@ fn changes() {
     Delete k: integer, s: smallint, n: bigint, x: double precision, d: date, note: text
     1 | 20 | 9223372036854775807 | 1.5 | 2024-01-02 | NULL
     ");
+}
+
+#[test]
+fn postgres_operators_and_functions() {
+    assert_snapshot!(check("SELECT ts AT TIME ZONE 'Europe/Berlin' AS moment, (ts AT TIME ZONE 'Europe/Berlin') AT TIME ZONE 'America/New_York' AS there, now() AT TIME ZONE '+02:00' AS local FROM t WHERE v = 1"), @r"
+    moment: timestamp with time zone, there: timestamp without time zone, local: timestamp without time zone
+    2023-12-31T23:00:05Z | 2023-12-31T18:00:05 | 2024-01-01T02:00:00
+    ");
+    assert_snapshot!(check("SELECT ts AT TIME ZONE 'Mars' FROM t"), @r#"error: time zone "Mars" not recognized"#);
+    assert_snapshot!(check("SELECT mod(k, 2), mod(n, 10) FROM facts ORDER BY s"), @r"
+    mod: bigint, mod: bigint
+    1 | 7
+    1 | 7
+    0 | 1
+    ");
+    assert_snapshot!(check("SELECT to_char(ts, 'YYYY') FROM t"), @r"error: function to_char does not exist");
+    assert_snapshot!(check("TABLE facts"), @r"
+    k: integer, s: smallint, n: bigint, x: double precision, d: date, note: text
+    1 | 10 | 9223372036854775807 | 0.5 | 2024-01-01 | a
+    1 | 20 | 9223372036854775807 | 1.5 | 2024-01-02 | NULL
+    2 | 30 | 1 | NULL | NULL | c
+    ");
+    assert_snapshot!(check("SELECT (SELECT max(v) FROM t WHERE v <= k) FROM facts"), @r"
+    error: a correlated subquery of this form is not supported
+    hint: Correlate by equalities joined with AND, or write a join.
+    ");
+}
+
+/// Types are those of the place where a parameter stands.
+#[test]
+fn parameters() {
+    assert_snapshot!(check("SELECT * FROM facts WHERE k = $1 AND note LIKE $2 LIMIT $3"), @r"integer, text, bigint");
+    assert_snapshot!(check("INSERT INTO facts (k, d, note) VALUES ($1, $2, lower($3))"), @r"integer, date, text");
+    assert_snapshot!(check("UPDATE facts SET s = $1, n = n + $2 WHERE k = $3"), @r"smallint, bigint, integer");
+    assert_snapshot!(check("SELECT $1, $2::int"), @r"text, text");
 }

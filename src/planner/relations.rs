@@ -4,12 +4,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use sqlparser::ast::{
-    self, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, SetExpr, TableFactor, Value,
+    self, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, TableFactor, Value,
     VisitMut, VisitorMut,
 };
 
 use super::error::{At, PlanError, Refusal};
 use super::functions::{EventTimeKind, named_object};
+use super::select::expand_table_commands;
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, Oid, is_system_schema};
 use crate::sql::{self, Name, Statement, fold};
 
@@ -208,19 +209,7 @@ impl VisitorMut for References<'_> {
         };
         let visible = if query.with.as_ref().is_some_and(|with| with.recursive) { ctes.len() } else { 0 };
         self.scopes.push(Scope { ctes, visible });
-        if let SetExpr::Table(table) = query.body.as_ref() {
-            let parts = table.schema_name.iter().chain(&table.table_name).map(Ident::new);
-            let mut name = ObjectName::from(parts.collect::<Vec<_>>());
-            // No CTE body of its own stands before it, but all of its query's are visible.
-            if let Some(scope) = self.scopes.last_mut() {
-                scope.visible = scope.ctes.len();
-            }
-            let result = self.relation(&mut name);
-            if let Some(scope) = self.scopes.last_mut() {
-                scope.visible = visible;
-            }
-            return flow(result);
-        }
+        expand_table_commands(&mut query.body);
         ControlFlow::Continue(())
     }
 

@@ -19,6 +19,7 @@ use sqlparser::ast;
 
 use super::error::{PlanError, Refusal};
 use super::names::name_columns;
+use super::postgres_functions::rewrite_operators;
 use super::relations::{definition_names, parse_query};
 use super::types::SqlTypes;
 use crate::catalog::{Catalog, CatalogError, NameContext, Object, ObjectKind, SystemTables, compat, is_system_schema};
@@ -77,6 +78,7 @@ impl Scope {
     pub fn plan_in(&self, query: ast::Query, context: &mut PlannerContext) -> Result<LogicalPlan, PlanError> {
         let mut statement = ast::Statement::Query(Box::new(query));
         compat::rewrite(&mut statement);
+        rewrite_operators(&mut statement);
         Ok(SqlToRel::new(self).sql_statement_to_plan_with_context(statement, context)?)
     }
 

@@ -19,9 +19,10 @@ use datafusion::prelude::SessionConfig;
 
 use super::assign_windows::WindowsPlanner;
 use super::functions::{Clock, EventTime};
+use super::postgres_functions::MEANT_OTHERWISE;
 use super::types::{SqlTypes, UTC};
 use super::window_relation::WindowRelations;
-use super::{Reads, postgres_rules};
+use super::{Reads, postgres_functions, postgres_rules};
 use crate::catalog::pg_aggregates;
 
 /// What queries share: one bound on the memory of all that run at once, and DataFusion's functions.
@@ -96,9 +97,14 @@ fn base(environment: Arc<RuntimeEnv>) -> SessionState {
         .with_query_planner(Arc::new(WindowsQueryPlanner))
         .build();
     // Ours, registered per session, stand in their place; none of these may be found where no clock is.
-    for name in ["now", "current_timestamp", "current_date", "today", "current_time"] {
+    let clocks = ["now", "current_timestamp", "current_date", "today", "current_time"];
+    for name in clocks.into_iter().chain(MEANT_OTHERWISE) {
         let removed = state.deregister_udf(name);
         debug_assert!(removed.is_ok());
+    }
+    for function in postgres_functions::functions() {
+        let replaced = state.register_udf(Arc::new(function));
+        debug_assert!(replaced.is_ok());
     }
     for function in pg_aggregates() {
         let replaced = state.register_udaf(Arc::new(function));

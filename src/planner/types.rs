@@ -145,6 +145,9 @@ pub fn sql_name(data_type: &DataType) -> String {
         DataType::Timestamp(_, None) => "timestamp without time zone".into(),
         DataType::Timestamp(_, Some(_)) => "timestamp with time zone".into(),
         DataType::Interval(_) | DataType::Duration(_) => "interval".into(),
+        DataType::List(element) | DataType::LargeList(element) | DataType::FixedSizeList(element, _) => {
+            format!("{}[]", sql_name(element.data_type()))
+        }
         other => other.to_string().to_lowercase(),
     }
 }

@@ -13,6 +13,7 @@ use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments, Tabl
 use super::assign_windows::AssignWindows;
 use super::error::{At, PlanError, Refusal};
 use super::relations::{relation_argument, window_function};
+use super::select::table;
 use super::stream_plan::Window;
 use super::types::{self, sql_name};
 use crate::sql::{fold, interval_us};
@@ -116,18 +117,7 @@ fn checked_window(size_us: i64, slide_us: i64, offset_us: i64, upper: &str) -> R
 /// The first argument as a table factor.
 fn relation(expr: &ast::Expr, upper: &str, function: &str) -> Result<TableFactor, PlanError> {
     if let Some(name) = relation_argument(expr) {
-        return Ok(TableFactor::Table {
-            name,
-            alias: None,
-            args: None,
-            with_hints: vec![],
-            version: None,
-            with_ordinality: false,
-            partitions: vec![],
-            json_path: None,
-            sample: None,
-            index_hints: vec![],
-        });
+        return Ok(table(name));
     }
     match expr {
         ast::Expr::Subquery(query) => {

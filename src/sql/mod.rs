@@ -4,7 +4,8 @@
 //!
 //! 1. [`parse`] hands it to `tokens::split`, which tokenises it once, cuts it at the semicolons and refuses what is nested
 //!    so deeply that a recursive function could exhaust the stack.
-//! 2. `windows::rewrite` turns Flink's spelling of a window function into ours, on the tokens: `HOP(t, ...)`.
+//! 2. `windows::rewrite` turns Flink's spelling of a window function into ours, on the tokens: `HOP(t, ...)`;
+//!    `table_command::rewrite` makes `SELECT * FROM t` of `TABLE t`.
 //! 3. A `parser::Cursor` goes over the tokens of one statement. By the first words it chooses a function: those of `ddl`
 //!    for CREATE and DROP, those of `commands` for SHOW, SET, BEGIN and their kin. What none of them knows, `refusals`
 //!    refuses by name.
@@ -24,6 +25,7 @@ mod name;
 mod parser;
 mod queries;
 mod refusals;
+mod table_command;
 mod tokens;
 mod windows;
 

@@ -11,7 +11,7 @@ use sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::dialect::Postgres;
 use super::name::{fold, is_reserved};
 use super::tokens::{self, Text};
-use super::{Name, Parsed, SqlError, Statement, queries, refusals, windows};
+use super::{Name, Parsed, SqlError, Statement, queries, refusals, table_command, windows};
 
 /// Expressions, queries and tables within each other, as sqlparser counts them.
 const MAX_RECURSION: usize = 100;
@@ -25,6 +25,7 @@ pub fn parse(text: &str) -> Result<Vec<Parsed>, SqlError> {
         let parameters = tokens::count_parameters(&piece.tokens)?;
         let first_parameter = piece.tokens.iter().find(|t| matches!(t.token, Token::Placeholder(_))).cloned();
         windows::rewrite(&mut piece.tokens);
+        table_command::rewrite(&mut piece.tokens);
         let dialect = Postgres::new(piece.tokens.len());
         let sql = whole.from(piece.range.start, piece.position);
         let mut cursor = Cursor::new(sql, &dialect, piece.tokens, piece.range.end, piece.behind);

@@ -491,7 +491,7 @@ fn queries_and_changes() {
         LISTEN x
     "), @r#"
     VALUES (1, 'a')
-    TABLE t
+    SELECT * FROM t
     ((SELECT 1))
     WITH a AS (SELECT 1) SELECT * FROM a ORDER BY 1 LIMIT 5 OFFSET 2
     SELECT DISTINCT ON (a) a, b[1], c::INT, x AT TIME ZONE 'UTC' FROM t WHERE a ~ 'x' AND b IS DISTINCT FROM c

@@ -174,7 +174,7 @@ fn slice_stats(id: StoreId, store: &Store) -> Vec<SliceStats> {
                 store: store_name(id),
                 worker,
                 start_us: grid.map(|g| g.start_us(slice)),
-                end_us: grid.map(|g| g.start_us(slice + 1)),
+                end_us: grid.map(|g| g.end_us(slice)),
                 rows: rows as u64,
                 bytes: bytes as u64,
                 closed,

@@ -38,6 +38,11 @@ impl Grid {
     pub fn start_us(&self, slice: i64) -> i64 {
         slice.saturating_mul(self.width_us).saturating_add(self.phase_us)
     }
+
+    /// Where the slice ends: the start of the next one, or the end of time.
+    pub fn end_us(&self, slice: i64) -> i64 {
+        self.start_us(slice.saturating_add(1))
+    }
 }
 
 /// What a store keeps.
@@ -350,7 +355,7 @@ impl SliceStore {
         let Some(grid) = self.layout.grid else { return Ok(()) };
         while let Some(mut first) = self.open.first_entry() {
             let slice = *first.key();
-            if grid.start_us(slice + 1) > final_until_us || !first.get().dirty.is_empty() {
+            if grid.end_us(slice) > final_until_us || !first.get().dirty.is_empty() {
                 break;
             }
             let batch = first.get_mut().batch(slice)?;

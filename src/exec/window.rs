@@ -41,6 +41,13 @@ pub struct Windows {
     left: usize,
 }
 
+impl Windows {
+    /// The one window of what has no windows.
+    pub fn once(start_us: i64) -> Self {
+        Windows { next_us: start_us, slide_us: 1, left: 1 }
+    }
+}
+
 impl Iterator for Windows {
     type Item = i64;
 

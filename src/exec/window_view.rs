@@ -14,6 +14,7 @@ use arrow::row::{OwnedRow, RowConverter, SortField};
 use super::id_set::IdSet;
 use super::keys::KeySnapshot;
 use super::slice_store::{Grid, Merged, SliceStore, StoreLayout, StoreSnapshot, by_chunk};
+use super::window::{Windows, windows_of};
 use super::{Delta, ExecError};
 use crate::planner::stream_plan::{Emit, Window};
 
@@ -62,23 +63,13 @@ impl WindowView {
         }
     }
 
-    /// Starts of the windows that cover a slice, ascending.
-    fn windows_over(&self, grid: Option<Grid>, slice: i64) -> impl Iterator<Item = i64> + use<> {
-        let (first, last, step) = match (self.window, grid) {
-            (Some(window), Some(grid)) => {
-                let start = grid.start_us(slice);
-                // The last start at or before the slice, then back while the window still reaches over the whole slice.
-                let last = start - (start - window.offset_us).rem_euclid(window.slide_us);
-                let covers = window.size_us - grid.width_us - (start - last);
-                if covers < 0 {
-                    (0, -1, 1)
-                } else {
-                    (last - covers / window.slide_us * window.slide_us, last, window.slide_us)
-                }
-            }
-            _ => (0, 0, 1),
-        };
-        (0..).map(move |i| first + i * step).take_while(move |&start| start <= last)
+    /// Starts of the windows that cover a slice, ascending. What contains its first moment covers all of it: the width
+    /// divides the window and the phases agree.
+    fn windows_over(&self, grid: Option<Grid>, slice: i64) -> Windows {
+        match (self.window, grid) {
+            (Some(window), Some(grid)) => windows_of(grid.start_us(slice), window),
+            _ => Windows::once(0),
+        }
     }
 
     fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, start_us: i64) -> bool {
@@ -577,6 +568,19 @@ mod tests {
                 case.check(final_until, seed);
             }
         }
+    }
+
+    #[test]
+    fn at_the_ends_of_time_no_window_shows() {
+        let window = Window { size_us: 60, slide_us: 10, offset_us: 3 };
+        let mut case = Case::new(window, Grid { width_us: 10, phase_us: 3 }, false, Emit::OnUpdate);
+        case.tick(
+            &[(1, i64::MIN, 1, 1), (1, i64::MIN + 50, 1, 1), (1, i64::MAX - 50, 1, 1), (1, i64::MAX, 1, 1)],
+            None,
+        );
+        case.rows.clear();
+        case.tick(&[(1, 25, 1, 1)], Some(90));
+        case.check(Some(90), 0);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Queries: names → one tick's rows → a plan → a stream.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -9,8 +10,9 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use sqlparser::ast;
+use tokio::runtime::Handle;
 
 use super::error::PgError;
 use super::overlay::overlay;
@@ -29,6 +31,14 @@ use crate::sql::{self, Name, Statement};
 
 /// Batches as they come, or the error that ends them.
 pub(super) type Batches = BoxStream<'static, Result<RecordBatch, PgError>>;
+
+/// Computes on a thread that may be busy for as long as it takes: the threads that poll connections must not be, or no
+/// other session is answered and no cancel request is heard. What is no longer waited for ends by itself.
+async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, PgError> {
+    let runtime = Handle::current();
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
+    done.map_err(|error| PgError::new(code::INTERNAL_ERROR, format!("the query broke down: {error}")))
+}
 
 impl Session {
     /// What a statement may see, with the rows of `tables`.
@@ -137,11 +147,21 @@ impl Session {
         };
         let context = planner::session(reads).map_err(failed)?;
         let state = context.state();
-        let planned = async { state.create_physical_plan(&plan).await.map_err(failed) };
+        let planned = async {
+            let planned = apart(async move { state.create_physical_plan(&plan).await }).await?;
+            planned.map_err(failed)
+        };
         let physical = self.interrupt.guard(planned).await?;
         let stream = execute_stream(physical, context.task_ctx()).map_err(failed)?;
-        let text = Arc::clone(&text);
-        Ok(stream.map(move |batch| batch.map_err(|error| code::from_datafusion(error, &text))).boxed())
+        Ok(stream::try_unfold(stream, move |mut stream| {
+            let text = Arc::clone(&text);
+            async move {
+                let (batch, stream) = apart(async move { (stream.next().await, stream) }).await?;
+                let batch = batch.transpose().map_err(|error| code::from_datafusion(error, &text))?;
+                Ok(batch.map(|batch| (batch, stream)))
+            }
+        })
+        .boxed())
     }
 
     /// All rows of a plan.
@@ -315,4 +335,25 @@ fn columns_of(plan: &LogicalPlan) -> Vec<PgColumn> {
     let names = planner::result_names(plan);
     let fields = plan.schema().fields().iter();
     fields.zip(names).map(|(field, name)| PgColumn { name, ..PgColumn::of(field) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On one thread: if the work held it, what the work waits for would never come.
+    #[tokio::test]
+    async fn work_that_blocks_holds_up_nobody_else() {
+        let (say, heard) = std::sync::mpsc::channel();
+        let work = apart(async move { heard.recv() });
+        let other = async { say.send(7) };
+        let (work, other) = tokio::join!(work, other);
+        assert_eq!((work.ok(), other), (Some(Ok(7)), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_is_an_error_of_its_statement() {
+        let broken = apart(async { std::hint::black_box(Vec::<i32>::new())[0] }).await;
+        assert_eq!(broken.err().map(|error| error.code), Some(code::INTERNAL_ERROR));
+    }
 }

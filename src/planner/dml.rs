@@ -7,8 +7,8 @@ use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use sqlparser::ast::{
-    self, AssignmentTarget, ConflictTarget, FromTable, Ident, ObjectName, OnConflictAction, OnInsert, Query, Select,
-    SelectItem, SetExpr, TableFactor, TableObject, TableWithJoins,
+    self, AssignmentTarget, ConflictTarget, FromTable, Ident, ObjectName, OnConflictAction, OnInsert, Query,
+    SelectItem, SetExpr, TableFactor, TableObject,
 };
 
 use super::error::{At, PlanError, Refusal};

@@ -31,7 +31,7 @@ pub type EdgeId = u64;
 pub type PassId = u64;
 
 /// While nothing is to be read, a worker looks again after this long.
-const IDLE_WAIT: Duration = Duration::from_millis(1);
+const IDLE_WAIT: Duration = Duration::from_millis(5);
 /// A worker reads at most this much in a tick, so that what a tick merges is bounded.
 const MAX_TICK_BYTES: usize = 64 << 20;
 /// Rows are aggregated before the exchange while that makes them at least this many times fewer.

@@ -285,7 +285,16 @@ impl Inner {
     /// Ends are taken now; a source that no view reads has nothing to wait for.
     async fn wait_for_sources(&self, sources: BTreeSet<Oid>) -> Result<(), EngineError> {
         let catalog = self.catalog();
-        let read: BTreeSet<Oid> = self.stats().sources.iter().filter(|s| s.state != "idle").map(|s| s.oid).collect();
+        let stats = self.stats();
+        let read: BTreeSet<Oid> = stats.sources.iter().filter(|s| s.state != "idle").map(|s| s.oid).collect();
+        // A reader that has given up never gets anywhere; where its topic was made anew it may even stand behind the end.
+        if let Some(failed) = stats.sources.iter().find(|s| s.state == "failed" && sources.contains(&s.oid)) {
+            let reason = failed.message.as_deref().unwrap_or_default();
+            return Err(EngineError::NotReady {
+                message: format!("source \"{}\" has failed: {reason}", failed.name),
+                hint: "Drop the source and create it again to read the topic as it is now.".into(),
+            });
+        }
         let mut ends = BTreeMap::new();
         for oid in sources.into_iter().filter(|oid| read.contains(oid)) {
             let Some(object) = catalog.get(oid) else { continue };

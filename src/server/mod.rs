@@ -10,8 +10,9 @@
 //! 5. `encode` turns each batch into the bytes of Postgres' types, row by row; [`wire`] sends them as the client reads.
 //!
 //! Changes go through `writing` and wait in `transaction` for their COMMIT. Every error, from whatever room, becomes a Postgres
-//! error in `sqlstate` and nowhere else. `interrupt` is how a running statement is stopped.
+//! error in `sqlstate` and nowhere else. Queries run on the threads of `compute`; `interrupt` is how a running statement is stopped.
 
+mod compute;
 mod copy;
 mod decode;
 mod encode;
@@ -44,6 +45,7 @@ use tokio::task::JoinHandle;
 
 use crate::engine::{Engine, now_us};
 use crate::planner::Runtime;
+use compute::Compute;
 use session::Shared;
 
 /// How the server listens.
@@ -82,6 +84,8 @@ pub enum ServerError {
     Listen { address: SocketAddr, error: io::Error },
     #[error("cannot set up queries: {0}")]
     Queries(#[from] datafusion::error::DataFusionError),
+    #[error("cannot start threads for queries: {0}")]
+    Threads(io::Error),
 }
 
 /// A running server over an engine, which it does not stop.
@@ -107,6 +111,7 @@ impl Server {
         let shared = Arc::new(Shared {
             engine,
             runtime: Runtime::new(options.query_memory_bytes)?,
+            compute: Compute::start().map_err(ServerError::Threads)?,
             started_us: now_us(),
             changing: tokio::sync::Mutex::new(()),
         });

@@ -1,6 +1,5 @@
 //! Queries: names → one tick's rows → a plan → a stream.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -9,10 +8,10 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use sqlparser::ast;
-use tokio::runtime::Handle;
 
 use super::error::PgError;
 use super::overlay::overlay;
@@ -31,14 +30,6 @@ use crate::sql::{self, Name, Statement};
 
 /// Batches as they come, or the error that ends them.
 pub(super) type Batches = BoxStream<'static, Result<RecordBatch, PgError>>;
-
-/// Computes on a thread that may be busy for as long as it takes: the threads that poll connections must not be, or no
-/// other session is answered and no cancel request is heard. What is no longer waited for ends by itself.
-async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, PgError> {
-    let runtime = Handle::current();
-    let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
-    done.map_err(|error| PgError::new(code::INTERNAL_ERROR, format!("the query broke down: {error}")))
-}
 
 impl Session {
     /// What a statement may see, with the rows of `tables`.
@@ -96,7 +87,10 @@ impl Session {
         let reads = self.reads_without_rows();
         let context = planner::session(&reads).map_err(|error| code::from_datafusion(error, ""))?;
         let frame = context.read_table(provider).map_err(|error| code::from_datafusion(error, ""))?;
-        let collected = async { frame.collect().await.map_err(|error| code::from_datafusion(error, "")) };
+        let collected = async {
+            let collected = self.shared.compute.place().run(frame.collect()).await?;
+            collected.map_err(|error| code::from_datafusion(error, ""))
+        };
         let rows = self.interrupt.guard(collected).await?;
         let pending = self.block.transaction().map(|transaction| transaction.pending.as_slice()).unwrap_or_default();
         let changes: Vec<&TableChange> = pending.iter().filter(|change| change.table == oid).collect();
@@ -147,16 +141,19 @@ impl Session {
         };
         let context = planner::session(reads).map_err(failed)?;
         let state = context.state();
-        let planned = async {
-            let planned = apart(async move { state.create_physical_plan(&plan).await }).await?;
-            planned.map_err(failed)
+        let place = self.shared.compute.place();
+        let started = async {
+            let started = place.run(async move {
+                let physical = state.create_physical_plan(&plan).await?;
+                execute_stream(physical, context.task_ctx())
+            });
+            started.await?.map_err(failed)
         };
-        let physical = self.interrupt.guard(planned).await?;
-        let stream = execute_stream(physical, context.task_ctx()).map_err(failed)?;
+        let stream = self.interrupt.guard(started).await?;
         Ok(stream::try_unfold(stream, move |mut stream| {
-            let text = Arc::clone(&text);
+            let (text, place) = (Arc::clone(&text), place.clone());
             async move {
-                let (batch, stream) = apart(async move { (stream.next().await, stream) }).await?;
+                let (batch, stream) = place.run(async move { (stream.next().await, stream) }).await?;
                 let batch = batch.transpose().map_err(|error| code::from_datafusion(error, &text))?;
                 Ok(batch.map(|batch| (batch, stream)))
             }
@@ -270,29 +267,12 @@ impl Session {
             parameters => plan.with_param_values(parameters.to_vec()).map_err(failed)?,
         };
         let context = planner::session(&reads).map_err(failed)?;
-        let state = context.state();
-        let optimised = state.optimize(&plan).map_err(failed)?;
-        let mut lines: Vec<String> = optimised.display_indent().to_string().lines().map(str::to_string).collect();
-        if analyze || verbose {
-            let physical = state.query_planner().create_physical_plan(&optimised, &state).await.map_err(failed)?;
-            if analyze {
-                let mut rows = execute_stream(Arc::clone(&physical), context.task_ctx()).map_err(failed)?;
-                let drained = async {
-                    while let Some(batch) = rows.next().await {
-                        batch.map_err(failed)?;
-                    }
-                    Ok(())
-                };
-                self.interrupt.guard(drained).await?;
-            }
-            let shown = if analyze {
-                DisplayableExecutionPlan::with_metrics(physical.as_ref()).indent(verbose).to_string()
-            } else {
-                DisplayableExecutionPlan::new(physical.as_ref()).indent(verbose).to_string()
-            };
-            lines.push(String::new());
-            lines.extend(shown.lines().map(str::to_string));
-        }
+        let place = self.shared.compute.place();
+        let explained = async {
+            let lines = place.run(async move { plan_text(&plan, &context, analyze, verbose).await });
+            lines.await?.map_err(failed)
+        };
+        let lines = self.interrupt.guard(explained).await?;
         Ok(self.plan_lines(lines))
     }
 
@@ -330,30 +310,38 @@ impl Session {
     }
 }
 
+/// What EXPLAIN says of a plan, by lines: optimised; with either flag also as it runs, with ANALYZE after it has run.
+async fn plan_text(
+    plan: &LogicalPlan,
+    context: &SessionContext,
+    analyze: bool,
+    verbose: bool,
+) -> datafusion::error::Result<Vec<String>> {
+    let state = context.state();
+    let optimised = state.optimize(plan)?;
+    let mut lines: Vec<String> = optimised.display_indent().to_string().lines().map(str::to_string).collect();
+    if analyze || verbose {
+        let physical = state.query_planner().create_physical_plan(&optimised, &state).await?;
+        if analyze {
+            let mut rows = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+            while let Some(batch) = rows.next().await {
+                batch?;
+            }
+        }
+        let shown = if analyze {
+            DisplayableExecutionPlan::with_metrics(physical.as_ref()).indent(verbose).to_string()
+        } else {
+            DisplayableExecutionPlan::new(physical.as_ref()).indent(verbose).to_string()
+        };
+        lines.push(String::new());
+        lines.extend(shown.lines().map(str::to_string));
+    }
+    Ok(lines)
+}
+
 /// The columns of a plan as the client sees them.
 fn columns_of(plan: &LogicalPlan) -> Vec<PgColumn> {
     let names = planner::result_names(plan);
     let fields = plan.schema().fields().iter();
     fields.zip(names).map(|(field, name)| PgColumn { name, ..PgColumn::of(field) }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// On one thread: if the work held it, what the work waits for would never come.
-    #[tokio::test]
-    async fn work_that_blocks_holds_up_nobody_else() {
-        let (say, heard) = std::sync::mpsc::channel();
-        let work = apart(async move { heard.recv() });
-        let other = async { say.send(7) };
-        let (work, other) = tokio::join!(work, other);
-        assert_eq!((work.ok(), other), (Some(Ok(7)), Ok(())));
-    }
-
-    #[tokio::test]
-    async fn work_that_panics_is_an_error_of_its_statement() {
-        let broken = apart(async { std::hint::black_box(Vec::<i32>::new())[0] }).await;
-        assert_eq!(broken.err().map(|error| error.code), Some(code::INTERNAL_ERROR));
-    }
 }

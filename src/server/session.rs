@@ -12,6 +12,7 @@ use std::time::Duration;
 use datafusion::common::ScalarValue;
 use parking_lot::Mutex;
 
+use super::compute::Compute;
 use super::copy::{CopyIn, CopyOut};
 use super::error::{Notice, PgError};
 use super::interrupt::Interrupt;
@@ -29,6 +30,7 @@ use crate::sql::{self, FetchCount, Isolation, Parsed, Set, Statement};
 pub struct Shared {
     pub engine: Engine,
     pub runtime: Arc<Runtime>,
+    pub compute: Compute,
     /// When the server started, in microseconds since the epoch.
     pub started_us: i64,
     /// Held by an UPDATE or DELETE outside a block from its read to its write, so that none takes away a row that another has

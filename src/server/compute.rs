@@ -9,6 +9,9 @@ use tokio::task::JoinHandle;
 use super::error::PgError;
 use super::sqlstate as code;
 
+/// The parser bounds how deep a statement may be; what works on the deepest one, in a debug build, needs about half of this.
+const STACK_BYTES: usize = 16 << 20;
+
 /// Threads of their own for queries: a join or a constant expression may compute for minutes between two points where it
 /// can be stopped, and while it holds a thread that polls connections nobody is answered and no cancel request is heard.
 #[derive(Debug)]
@@ -22,8 +25,12 @@ impl Compute {
     /// More threads than cores, so that short queries get their turn beside long ones.
     pub fn start() -> io::Result<Compute> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let runtime =
-            Builder::new_multi_thread().worker_threads((4 * cores).max(8)).thread_name("query").enable_all().build()?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads((4 * cores).max(8))
+            .thread_name("query")
+            .thread_stack_size(STACK_BYTES)
+            .enable_all()
+            .build()?;
         Ok(Compute { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 

@@ -63,7 +63,7 @@ impl Session {
 
     /// What a statement may see, without rows: enough to describe it.
     pub(super) fn reads_without_rows(&self) -> Reads {
-        self.reads(self.catalog(), Tables::new(), None)
+        self.reads(self.catalog(), Tables::new(), Some(Arc::new(BeforeTheFirstRow)))
     }
 
     /// What a statement may see, with the rows of the objects it names as of one tick, and the block's own changes on top.
@@ -185,6 +185,14 @@ impl Session {
     ) -> Result<Option<(Vec<DataType>, Option<Arc<[PgColumn]>>)>, PgError> {
         let failed = |error: PlanError| code::from_plan(&error, text);
         let reads = self.reads_without_rows();
+        let planned = matches!(
+            statement,
+            Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)
+        );
+        if planned {
+            // Names that mean nothing are told by what knows their places.
+            planner::objects_in(statement, &reads.catalog, &reads.names).map_err(failed)?;
+        }
         let (plan, gives_rows) = match statement {
             Statement::Query(query) | Statement::Declare { query, .. } => {
                 let plan = self.plan(query, &reads, declared, text).await?;
@@ -307,6 +315,28 @@ impl Session {
     pub(super) fn plan_lines(&self, lines: impl IntoIterator<Item = String>) -> RowStream {
         let rows: Vec<[Option<String>; 1]> = lines.into_iter().map(|line| [Some(line)]).collect();
         RowStream::of(texts(["QUERY PLAN"], &rows), RowsTag::Bare("EXPLAIN"), Arc::clone(&self.interrupt))
+    }
+}
+
+/// Event times for a statement that is described and not run: enough to tell their types.
+#[derive(Debug)]
+struct BeforeTheFirstRow;
+
+impl EventTimes for BeforeTheFirstRow {
+    fn watermark_us(&self, _: Oid) -> Result<Option<i64>, PlanError> {
+        Ok(None)
+    }
+
+    fn closed_window_end_us(&self, _: Oid) -> Result<Option<i64>, PlanError> {
+        Ok(None)
+    }
+
+    fn final_window_end_us(&self, _: Oid) -> Result<Option<i64>, PlanError> {
+        Ok(None)
+    }
+
+    fn live_window_end_us(&self, _: Oid) -> Result<Option<i64>, PlanError> {
+        Ok(None)
     }
 }
 

@@ -88,11 +88,18 @@ impl Options {
     }
 }
 
+const STACK_BYTES: usize = 16 << 20;
+
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("RIVERRUN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    // Planning a deeply nested statement takes more stack than a thread has by default.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
     match cli.command {
         Command::Serve(serve) => {
             let options = match &serve.config {

@@ -63,7 +63,7 @@ impl Session {
 
     /// What a statement may see, without rows: enough to describe it.
     pub(super) fn reads_without_rows(&self) -> Reads {
-        self.reads(self.catalog(), Tables::new(), Some(Arc::new(BeforeTheFirstRow)))
+        self.reads(self.catalog(), Tables::new(), None)
     }
 
     /// What a statement may see, with the rows of the objects it names as of one tick, and the block's own changes on top.
@@ -315,28 +315,6 @@ impl Session {
     pub(super) fn plan_lines(&self, lines: impl IntoIterator<Item = String>) -> RowStream {
         let rows: Vec<[Option<String>; 1]> = lines.into_iter().map(|line| [Some(line)]).collect();
         RowStream::of(texts(["QUERY PLAN"], &rows), RowsTag::Bare("EXPLAIN"), Arc::clone(&self.interrupt))
-    }
-}
-
-/// Event times for a statement that is described and not run: enough to tell their types.
-#[derive(Debug)]
-struct BeforeTheFirstRow;
-
-impl EventTimes for BeforeTheFirstRow {
-    fn watermark_us(&self, _: Oid) -> Result<Option<i64>, PlanError> {
-        Ok(None)
-    }
-
-    fn closed_window_end_us(&self, _: Oid) -> Result<Option<i64>, PlanError> {
-        Ok(None)
-    }
-
-    fn final_window_end_us(&self, _: Oid) -> Result<Option<i64>, PlanError> {
-        Ok(None)
-    }
-
-    fn live_window_end_us(&self, _: Oid) -> Result<Option<i64>, PlanError> {
-        Ok(None)
     }
 }
 

@@ -5,3 +5,4 @@ mod engine;
 mod house;
 mod kafka;
 mod oracle;
+mod wire;

@@ -116,6 +116,10 @@ impl Options {
     }
 }
 
+/// The stack of a thread that runs statements. The parser bounds how deep a statement may be; what works on the deepest one,
+/// in a debug build, needs about half of this.
+const STACK_BYTES: usize = 16 << 20;
+
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let level = match cli.command {
@@ -125,7 +129,12 @@ fn main() -> Result<()> {
     };
     let filter = EnvFilter::try_from_env("RIVERRUN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    // Planning a deeply nested statement takes more stack than a thread has by default.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
     let outcome = match cli.command {
         Command::Serve(serve) => {
             let options = match &serve.config {

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, ScalarUDF};
 use sqlparser::ast;
 
@@ -119,17 +121,35 @@ fn parameter_number(id: &str) -> Option<usize> {
     id.strip_prefix('$')?.parse().ok()
 }
 
+/// In `x = ANY($1)` the parameter is an array of what x is.
+fn settle_arrays(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>, DataFusionError> {
+    expr.transform_up(|expr| match expr {
+        Expr::ScalarFunction(mut call) if call.func.name() == "array_has" && call.args.len() == 2 => {
+            let element = call.args[1].get_type(schema)?;
+            let Expr::Placeholder(parameter) = &mut call.args[0] else {
+                return Ok(Transformed::no(Expr::ScalarFunction(call)));
+            };
+            if parameter.field.is_some() || element.is_null() {
+                return Ok(Transformed::no(Expr::ScalarFunction(call)));
+            }
+            let array = DataType::List(Arc::new(Field::new_list_field(element, true)));
+            parameter.field = Some(Arc::new(Field::new("", array, true)));
+            Ok(Transformed::yes(Expr::ScalarFunction(call)))
+        }
+        other => Ok(Transformed::no(other)),
+    })
+}
+
 /// Parameters of which nothing tells the type are text; behind LIMIT and OFFSET they are BIGINT.
 fn settle_parameters(plan: LogicalPlan) -> Result<LogicalPlan, PlanError> {
     let settled = plan.transform_up_with_subqueries(|plan| {
         let data_type = if matches!(plan, LogicalPlan::Limit(_)) { DataType::Int64 } else { DataType::Utf8 };
         let saver = NamePreserver::new(&plan);
-        let mut any = false;
+        let schema = merge_schema(&plan.inputs());
         let plan = plan.map_expressions(|expr| {
             let name = saver.save(&expr);
-            let expr = expr.transform_up(|expr| match expr {
+            let expr = settle_arrays(expr, &schema)?.data.transform_up(|expr| match expr {
                 Expr::Placeholder(mut parameter) if parameter.field.is_none() => {
-                    any = true;
                     parameter.field = Some(Arc::new(Field::new("", data_type.clone(), true)));
                     Ok(Transformed::yes(Expr::Placeholder(parameter)))
                 }

@@ -202,6 +202,14 @@ impl Session {
     ) -> Result<Option<(Vec<DataType>, Option<Arc<[PgColumn]>>)>, PgError> {
         let failed = |error: PlanError| code::from_plan(&error, text);
         let reads = self.reads_without_rows();
+        let planned = matches!(
+            statement,
+            Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)
+        );
+        if planned {
+            // Names that mean nothing are told by what knows their places.
+            planner::objects_in(statement, &reads.catalog, &reads.names).map_err(failed)?;
+        }
         let (plan, gives_rows) = match statement {
             Statement::Query(query) | Statement::Declare { query, .. } => {
                 let plan = self.plan(query, &reads, declared, text).await?;

@@ -384,19 +384,18 @@ impl Session {
     }
 
     fn begin(&mut self, read_only: bool, isolation: Option<Isolation>) -> Result<Response, PgError> {
+        if let Some(isolation) = isolation {
+            self.settings.0.lock().set("transaction_isolation", Some(isolation.as_str()), true)?;
+        }
+        if read_only {
+            self.settings.0.lock().set("transaction_read_only", Some("on"), true)?;
+        }
         match std::mem::take(&mut self.block) {
             Block::Implicit(transaction) => self.block = Block::Open(transaction),
             other => {
                 self.block = other;
                 self.warn(code::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
             }
-        }
-        let mut settings = self.settings.0.lock();
-        if read_only {
-            settings.set("transaction_read_only", Some("on"), true)?;
-        }
-        if let Some(isolation) = isolation {
-            settings.set("transaction_isolation", Some(isolation.as_str()), true)?;
         }
         Ok(Response::Done("BEGIN".into()))
     }

@@ -261,8 +261,23 @@ fn from_message(message: &str) -> PgError {
     if line.contains("ivide by zero") || line.contains("division by zero") {
         return PgError::new(DIVISION_BY_ZERO, "division by zero");
     }
-    if line.contains("an't cast value") || line.contains("verflow") || line.contains("out of range") {
+    if let Some((_, data_type)) = line.split_once("an't cast value ").and_then(|(_, rest)| rest.split_once(" to type "))
+    {
+        let name = pg_type::in_postgres_words(data_type);
+        return PgError::new(NUMERIC_VALUE_OUT_OF_RANGE, format!("{name} out of range"));
+    }
+    if let Some((_, operation)) = line.split_once("verflow happened on: ") {
+        return PgError::new(NUMERIC_VALUE_OUT_OF_RANGE, "value out of range").detail(operation);
+    }
+    if line.contains("verflow") || line.contains("out of range") {
         return PgError::new(NUMERIC_VALUE_OUT_OF_RANGE, "value out of range").detail(pg_type::in_postgres_words(line));
+    }
+    if let Some((_, returned)) =
+        line.split_once("non-boolean predicate ").and_then(|(_, r)| r.split_once(" returning "))
+    {
+        let message =
+            format!("argument of WHERE must be type boolean, not type {}", pg_type::in_postgres_words(returned));
+        return PgError::new(DATATYPE_MISMATCH, message);
     }
     if line.contains("nvalid timezone") {
         return PgError::new(INVALID_PARAMETER_VALUE, line);
@@ -270,8 +285,9 @@ fn from_message(message: &str) -> PgError {
     if line.contains("GROUP BY") && (line.contains("must be in") || line.contains("must appear in")) {
         return PgError::new(GROUPING_ERROR, line);
     }
-    if line.contains("more than one row returned by a subquery") {
-        return PgError::new(CARDINALITY_VIOLATION, line);
+    if line.contains("more than one row returned by a subquery") || line.contains("returned more than one row") {
+        let message = "more than one row returned by a subquery used as an expression";
+        return PgError::new(CARDINALITY_VIOLATION, message);
     }
     if line.starts_with("cannot coerce arithmetic expression ") || line.starts_with("cannot infer common ") {
         return PgError::new(UNDEFINED_FUNCTION, format!("operator does not exist: {}", operands(line)))
@@ -329,7 +345,10 @@ mod tests {
             arrow(ArrowError::ParseError("Error parsing timestamp from 'x': error parsing date".into())),
             "22007: invalid input syntax for type timestamp: \"x\"",
         );
-        ran(arrow(ArrowError::CastError("Can't cast value 300 to type Int8".into())), "22003: value out of range");
+        ran(
+            arrow(ArrowError::CastError("Can't cast value 300000 to type Int16".into())),
+            "22003: smallint out of range",
+        );
         ran(
             DataFusionError::Plan("Cannot coerce arithmetic expression Utf8 + Int64 to valid types".into()),
             "42883: operator does not exist: text + bigint \

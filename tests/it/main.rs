@@ -6,3 +6,4 @@ mod engine;
 mod house;
 mod kafka;
 mod oracle;
+mod wire;

@@ -66,6 +66,7 @@ impl Lowering {
         windowed: Windowed<'_>,
     ) -> Result<NodeId, PlanError> {
         let Windowed { windows, group: wanted, calls, below, above } = windowed;
+        self.notice_gaps(windows);
         let schema = windows.input.schema();
         let input = self.lower(&windows.input)?;
         let input = self.filter(input, below, schema)?;

@@ -2,7 +2,7 @@
 
 use super::Lowering;
 use crate::planner::error::{PlanError, Refusal};
-use crate::planner::stream_plan::{GroupColumn, NodeId, Op};
+use crate::planner::stream_plan::{NodeId, Op};
 
 impl Lowering {
     /// Every row of the output must belong to a window that will close.
@@ -22,14 +22,7 @@ impl Lowering {
                 inputs.iter().try_for_each(|&i| self.check_emit(i))
             }
             Op::Aggregate(aggregate) => {
-                let Some((time, _)) = aggregate.window else {
-                    let closes =
-                        aggregate.group.iter().enumerate().any(|(i, column)| {
-                            matches!(column, GroupColumn::Key(_)) && self.event_time[node].contains(&i)
-                        });
-                    // Grouping by the bounds of windows below is as good as grouping by windows.
-                    return if closes { Ok(()) } else { Err(no_window()) };
-                };
+                let Some((time, _)) = aggregate.window else { return Err(no_window()) };
                 if inputs.iter().all(|&input| self.event_time[input].contains(&time)) {
                     return Ok(());
                 }

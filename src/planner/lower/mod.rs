@@ -308,6 +308,7 @@ impl Lowering {
                  and columns alone"
             ));
         }
+        self.notice_gaps(windows);
         let input = self.lower(&windows.input)?;
         let time_column = index_of(windows.input.schema(), &windows.time)?;
         let mut event_time = self.event_time[input].clone();
@@ -324,6 +325,12 @@ impl Lowering {
         // The input's own columns of these names are hidden by the window's.
         let kept: Vec<usize> = windows.passed().into_iter().chain([width, width + 1]).collect();
         Ok(self.pick(node, &kept))
+    }
+
+    fn notice_gaps(&mut self, windows: &AssignWindows) {
+        if windows.window.slide_us > windows.window.size_us {
+            self.notices.push("the slide is longer than the size: rows between two windows are in none of them".into());
+        }
     }
 
     /// These columns of a node, in this order.

@@ -88,6 +88,12 @@ impl Lowering {
             substitute(&mut above, schema, exprs)?;
         }
         let params = row_number(window)?;
+        if params.order_by.is_empty() {
+            return Err(PlanError::unsupported(
+                "row_number() without ORDER BY cannot be kept in a view",
+                "Add ORDER BY inside OVER (...), so that it is decided which rows the view holds.",
+            ));
+        }
         let rank = window.schema.fields().len() - 1;
         let is_rank = |expr: &Expr| match unwrap_cast(expr) {
             Expr::Column(column) => window.schema.index_of_column(column).is_ok_and(|i| i == rank),

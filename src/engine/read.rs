@@ -27,7 +27,7 @@ use crate::exec::expr::Evaluator;
 use crate::exec::flow::{over_present, substitute};
 use crate::exec::id_set::IdSet;
 use crate::exec::keys::CHUNK;
-use crate::exec::slice_store::StoreSnapshot;
+use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::window_view::{Group, Shown, WindowView};
 use crate::planner::stream_plan::{Node, Op};
 

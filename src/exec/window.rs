@@ -46,6 +46,18 @@ impl Windows {
     pub fn once(start_us: i64) -> Self {
         Windows { next_us: start_us, slide_us: 1, left: 1 }
     }
+
+    /// Leaves out those that start at or before `start_us`.
+    pub fn skip_past(&mut self, start_us: i64) {
+        if self.left == 0 || start_us < self.next_us {
+            return;
+        }
+        // At most `left` times a slide: within the range of the starts themselves.
+        let past = (i128::from(start_us) - i128::from(self.next_us)) / i128::from(self.slide_us) + 1;
+        let skipped = past.min(self.left as i128) as usize;
+        self.left -= skipped;
+        self.next_us = self.next_us.wrapping_add(self.slide_us.wrapping_mul(skipped as i64));
+    }
 }
 
 impl Iterator for Windows {
@@ -104,6 +116,16 @@ mod tests {
         check(i64::MAX, (10, 10, 0), &[]);
         check(i64::MIN, (1, 1, 0), &[i64::MIN]);
         assert_eq!(floor_to(i64::MIN, 1000, 0), i64::MIN);
+    }
+
+    #[test]
+    fn windows_can_be_skipped() {
+        let window = Window { size_us: 30, slide_us: 10, offset_us: 0 };
+        for past in -30..40 {
+            let mut windows = windows_of(25, window);
+            windows.skip_past(past);
+            assert_eq!(windows.collect::<Vec<_>>(), [0, 10, 20].into_iter().filter(|s| *s > past).collect::<Vec<_>>());
+        }
     }
 
     proptest! {

@@ -13,7 +13,9 @@ use arrow::row::{OwnedRow, RowConverter, SortField};
 
 use super::id_set::IdSet;
 use super::keys::KeySnapshot;
-use super::slice_store::{Grid, Merged, SliceStore, StoreLayout, StoreSnapshot, by_chunk};
+use super::slice_batch::{Merged, by_chunk};
+use super::slice_store::{Grid, SliceStore, StoreLayout};
+use super::store_snapshot::StoreSnapshot;
 use super::window::{Windows, windows_of};
 use super::{Delta, ExecError};
 use crate::planner::stream_plan::{Emit, Window};
@@ -85,18 +87,25 @@ impl WindowView {
     pub fn windows(&self, snapshot: &StoreSnapshot, shown: &Shown, range: Range<i64>) -> Vec<i64> {
         let grid = snapshot.layout.grid;
         let first_kept_us = kept_from(grid, snapshot.first_kept);
-        let mut starts = BTreeSet::new();
-        for slice in &snapshot.slices {
-            for start in self.windows_over(grid, slice.slice) {
-                if range.contains(&start) && self.shows(first_kept_us, shown, start) {
-                    starts.insert(start);
-                }
+        let slices = match (self.window, grid) {
+            (Some(window), Some(grid)) => {
+                let end_us = range.end.saturating_add(window.size_us);
+                grid.slice_of(range.start)..grid.slice_of(end_us).saturating_add(1)
             }
+            _ => i64::MIN..i64::MAX,
+        };
+        let mut starts: Vec<i64> = Vec::new();
+        for slice in snapshot.slices(slices) {
+            let mut windows = self.windows_over(grid, slice.slice);
+            if let Some(&last) = starts.last() {
+                windows.skip_past(last);
+            }
+            starts.extend(windows.filter(|s| range.contains(s) && self.shows(first_kept_us, shown, *s)));
         }
         if self.shows_empty && starts.is_empty() {
-            starts.insert(0);
+            starts.push(0);
         }
-        starts.into_iter().collect()
+        starts
     }
 
     /// The rows of one window, in batches of at most [`super::keys::CHUNK`] rows, ascending by id, each with its
@@ -217,7 +226,7 @@ impl Changes {
     /// All that the view shows now, for a consumer that begins here. Call it once, before the first [`Changes::step`].
     pub fn begin(&mut self, store: &mut SliceStore, shown: &Shown) -> Result<Delta, ExecError> {
         let snapshot = store.snapshot()?;
-        let all: Vec<(i64, Vec<u32>)> = snapshot.slices.iter().map(|s| (s.slice, s.ids.clone())).collect();
+        let all: Vec<(i64, Vec<u32>)> = snapshot.slices(i64::MIN..i64::MAX).map(|s| (s.slice, s.ids.clone())).collect();
         self.step(store, &all, shown)
     }
 

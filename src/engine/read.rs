@@ -28,6 +28,7 @@ use crate::exec::flow::{over_present, substitute};
 use crate::exec::id_set::IdSet;
 use crate::exec::keys::CHUNK;
 use crate::exec::store_snapshot::StoreSnapshot;
+use crate::exec::window_cursor::WindowCursor;
 use crate::exec::window_view::{Group, Shown, WindowView, Within};
 use crate::planner::stream_plan::{Node, Op};
 
@@ -82,8 +83,8 @@ impl WindowTable {
         let mut batches = Vec::new();
         for part in 0..self.parts.len() {
             let scan = self.scan_part(part, &all, &Within::default(), &[])?;
-            for window in scan.windows() {
-                batches.extend(scan.read(window)?);
+            for window in scan.into_windows() {
+                batches.extend(window?);
             }
         }
         Ok(batches)
@@ -293,13 +294,21 @@ struct PartScan {
 }
 
 impl PartScan {
-    fn windows(&self) -> Vec<i64> {
-        self.view.windows(&self.snapshot, &self.shown, &self.within)
+    /// The batches of each window, one window after the other.
+    fn into_windows(self) -> impl Iterator<Item = Result<Vec<RecordBatch>, ExecError>> {
+        let windows = self.view.windows(&self.snapshot, &self.shown, &self.within);
+        let mut cursor = self.view.cursor(self.snapshot.clone(), self.only.clone(), &self.needed);
+        (0..windows.len()).map(move |i| self.read(&mut cursor, windows[i], windows.get(i + 1).copied()))
     }
 
-    fn read(&self, end_us: i64) -> Result<Vec<RecordBatch>, ExecError> {
+    fn read(
+        &self,
+        cursor: &mut WindowCursor,
+        end_us: i64,
+        next_us: Option<i64>,
+    ) -> Result<Vec<RecordBatch>, ExecError> {
         let mut batches = Vec::new();
-        for (rows, columns) in self.view.read(&self.snapshot, end_us, self.only.as_deref(), &self.needed)? {
+        for (rows, columns) in self.view.read(cursor, end_us, next_us, &self.needed)? {
             let mut batch = batch_of(&self.inner, columns, rows)?;
             for filter in &self.filters {
                 let mask = Evaluator::new(filter.clone()).evaluate_predicate(&batch)?;
@@ -330,8 +339,7 @@ impl PartitionStream for PartScan {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let scan = self.clone();
-        let batches = scan.windows().into_iter().flat_map(move |end| match scan.read(end) {
+        let batches = self.clone().into_windows().flat_map(|window| match window {
             Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(external(error))],
         });

@@ -299,6 +299,6 @@ fn errors_say_where_and_what_instead() {
     "#);
     assert_snapshot!(check("CREATE MATERIALIZED VIEW v WITH (color = 'red') AS SELECT k FROM facts"), @r#"
     error: unrecognized option of a materialized view: "color"
-    hint: There is one: retention, such as WITH (retention = '30 days').
+    hint: There are retention, such as WITH (retention = '30 days'), and store = 'auto', 'own' or 'shared'.
     "#);
 }

@@ -1,6 +1,7 @@
 //! Views, tables and sources as DataFusion tables: immutable, as of one tick.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,14 +21,16 @@ use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
+use parking_lot::Mutex;
 
 use crate::exec::ExecError;
 use crate::exec::arrangement::Snapshot;
 use crate::exec::expr::Evaluator;
 use crate::exec::flow::{over_present, substitute};
 use crate::exec::id_set::IdSet;
-use crate::exec::keys::CHUNK;
-use crate::exec::slice_store::StoreSnapshot;
+use crate::exec::keys::{CHUNK, KeySnapshot};
+use crate::exec::regroup::{Regrouped, first_kept};
+use crate::exec::slice_store::{StoreLayout, StoreSnapshot};
 use crate::exec::window_view::{Group, Shown, WindowView};
 use crate::planner::stream_plan::{Node, Op};
 
@@ -37,8 +40,7 @@ type Physical = Arc<dyn PhysicalExpr>;
 /// aggregation.
 #[derive(Clone)]
 pub struct WindowTable {
-    /// The store's parts, each with how it is read there.
-    parts: Vec<(StoreSnapshot, WindowView)>,
+    parts: Vec<Part>,
     shown: Shown,
     /// Over the aggregation's columns.
     filters: Vec<Physical>,
@@ -46,17 +48,46 @@ pub struct WindowTable {
     schema: SchemaRef,
 }
 
+/// A part of a store, or a whole one, and how it is read.
+#[derive(Clone)]
+pub struct Part {
+    pub view: WindowView,
+    /// What is read; of a regrouped view, the store's own slices without its keys.
+    pub snapshot: StoreSnapshot,
+    /// The groups are made of finer ones.
+    pub regrouped: Option<RegroupedParts>,
+}
+
+/// All parts of a store, and what makes a view's groups of them.
+#[derive(Clone)]
+pub struct RegroupedParts {
+    pub parts: Arc<[StoreSnapshot]>,
+    pub by: Arc<Mutex<Regrouped>>,
+}
+
+impl Part {
+    /// All parts of a store, regrouped.
+    pub fn regrouped(
+        parts: Vec<StoreSnapshot>,
+        layout: Arc<StoreLayout>,
+        by: Arc<Mutex<Regrouped>>,
+        view: WindowView,
+    ) -> Part {
+        let mut slices: Vec<_> = parts.iter().flat_map(|part| part.slices.iter().cloned()).collect();
+        slices.sort_by_key(|slice| slice.slice);
+        let keys = KeySnapshot { identity: Arc::new(()), chunks: Vec::new(), len: 0 };
+        let snapshot = StoreSnapshot { layout, keys, slices, first_kept: first_kept(&parts) };
+        Part { view, snapshot, regrouped: Some(RegroupedParts { parts: parts.into(), by }) }
+    }
+}
+
 impl WindowTable {
     /// `post`: the plan's filters and projections above the aggregation, bottom first.
-    pub fn new(
-        parts: Vec<(StoreSnapshot, WindowView)>,
-        shown: Shown,
-        post: &[Node],
-        schema: SchemaRef,
-    ) -> Result<Self, ExecError> {
+    pub fn new(parts: Vec<Part>, shown: Shown, post: &[Node], schema: SchemaRef) -> Result<Self, ExecError> {
         let (mut filters, mut columns): (Vec<Physical>, Vec<Physical>) = (Vec::new(), Vec::new());
-        if let Some((_, view)) = parts.first() {
-            columns = view
+        if let Some(part) = parts.first() {
+            columns = part
+                .view
                 .schema
                 .fields()
                 .iter()
@@ -95,7 +126,7 @@ impl WindowTable {
     }
 
     fn group_of(&self, output: usize) -> Option<Group> {
-        self.parts.first()?.1.group.get(self.origin(output)?).copied()
+        self.parts.first()?.view.group.get(self.origin(output)?).copied()
     }
 
     fn scan_part(
@@ -105,7 +136,8 @@ impl WindowTable {
         starts: Range<i64>,
         key_filters: &[Physical],
     ) -> Result<PartScan, ExecError> {
-        let (snapshot, view) = &self.parts[part];
+        let part = &self.parts[part];
+        let view = &part.view;
         let columns: Vec<Physical> = projection.iter().map(|&i| self.columns[i].clone()).collect();
         let mut needed: Vec<usize> =
             self.filters.iter().chain(&columns).flat_map(collect_columns).map(|c| c.index()).collect();
@@ -120,16 +152,18 @@ impl WindowTable {
             schema: Arc::new(self.schema.project(projection)?),
             needed,
             starts,
-            only: keys_where(snapshot, key_filters)?,
-            snapshot: snapshot.clone(),
-            view: view.clone(),
+            only: match &part.regrouped {
+                None => Only::Ids(keys_where(&part.snapshot.layout, &part.snapshot.keys, key_filters)?),
+                Some(_) => Only::Where(key_filters.to_vec(), Arc::default()),
+            },
+            part: part.clone(),
             shown: self.shown,
         })
     }
 
     /// The starts of the windows that a filter can be true for, if it speaks of a window's start or end.
     fn window_range(&self, filter: &Expr) -> Option<Range<i64>> {
-        let size_us = self.parts.first()?.1.window?.size_us;
+        let size_us = self.parts.first()?.view.window?.size_us;
         match filter {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
                 let (column, op, literal) = match (left.as_ref(), right.as_ref()) {
@@ -242,15 +276,15 @@ fn micros_of(value: &ScalarValue) -> Option<i64> {
 }
 
 /// Ids of the keys for which every filter is true; `None` without filters.
-fn keys_where(snapshot: &StoreSnapshot, filters: &[Physical]) -> Result<Option<Arc<IdSet>>, ExecError> {
+fn keys_where(layout: &StoreLayout, keys: &KeySnapshot, filters: &[Physical]) -> Result<Option<Arc<IdSet>>, ExecError> {
     if filters.is_empty() {
         return Ok(None);
     }
     let mut evaluators: Vec<Evaluator> = filters.iter().map(|f| Evaluator::new(f.clone())).collect();
-    let schema = Arc::new(Schema::new(snapshot.layout.keys.to_vec()));
-    let mut ids = IdSet::new(snapshot.keys.len);
-    for (i, chunk) in snapshot.keys.chunks.iter().enumerate() {
-        let rows = (snapshot.keys.len - i * CHUNK).min(CHUNK);
+    let schema = Arc::new(Schema::new(layout.keys.to_vec()));
+    let mut ids = IdSet::new(keys.len);
+    for (i, chunk) in keys.chunks.iter().enumerate() {
+        let rows = (keys.len - i * CHUNK).min(CHUNK);
         let batch = batch_of(&schema, chunk.to_vec(), rows)?;
         let mut mask = vec![true; rows];
         for evaluator in &mut evaluators {
@@ -273,14 +307,23 @@ fn batch_of(schema: &SchemaRef, columns: Vec<arrow::array::ArrayRef>, rows: usiz
     Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
 }
 
+/// The keys that a scan is about.
+#[derive(Clone)]
+enum Only {
+    /// `None`: all.
+    Ids(Option<Arc<IdSet>>),
+    /// Those for which these are true, worked out when the first window is read; ids are of the numbering that stands beside
+    /// them.
+    Where(Vec<Physical>, Arc<Mutex<Option<(u64, Option<Arc<IdSet>>)>>>),
+}
+
 /// One part of a scan: gives a window's batches at a time.
 #[derive(Clone)]
 struct PartScan {
-    snapshot: StoreSnapshot,
-    view: WindowView,
+    part: Part,
     shown: Shown,
     starts: Range<i64>,
-    only: Option<Arc<IdSet>>,
+    only: Only,
     /// Columns of the aggregation that are read.
     needed: Vec<usize>,
     inner: SchemaRef,
@@ -291,12 +334,34 @@ struct PartScan {
 
 impl PartScan {
     fn windows(&self) -> Vec<i64> {
-        self.view.windows(&self.snapshot, &self.shown, self.starts.clone())
+        self.part.view.windows(&self.part.snapshot, &self.shown, self.starts.clone())
+    }
+
+    /// What holds the window, and the keys wanted of it.
+    fn source(&self, start_us: i64) -> Result<(Cow<'_, StoreSnapshot>, Option<Arc<IdSet>>), ExecError> {
+        match (&self.part.regrouped, &self.only) {
+            (Some(RegroupedParts { parts, by }), Only::Where(filters, known)) => {
+                let mut by = by.lock();
+                let layout = by.plan().layout.clone();
+                let (numbering, keys) = by.keys(parts)?;
+                let mut known = known.lock();
+                let only = match &*known {
+                    Some((of, only)) if *of == numbering => only.clone(),
+                    _ => keys_where(&layout, &keys, filters)?,
+                };
+                *known = Some((numbering, only.clone()));
+                let range = self.part.view.slices_of(layout.grid, start_us);
+                Ok((Cow::Owned(by.snapshot(parts, range, only.as_deref())?), only))
+            }
+            (_, Only::Ids(only)) => Ok((Cow::Borrowed(&self.part.snapshot), only.clone())),
+            (None, Only::Where(..)) => Err(ExecError::Invariant("a scan of a store looks for keys elsewhere".into())),
+        }
     }
 
     fn read(&self, start_us: i64) -> Result<Vec<RecordBatch>, ExecError> {
         let mut batches = Vec::new();
-        for (rows, columns) in self.view.read(&self.snapshot, start_us, self.only.as_deref(), &self.needed)? {
+        let (snapshot, only) = self.source(start_us)?;
+        for (rows, columns) in self.part.view.read(&snapshot, start_us, only.as_deref(), &self.needed)? {
             let mut batch = batch_of(&self.inner, columns, rows)?;
             for filter in &self.filters {
                 let mask = Evaluator::new(filter.clone()).evaluate_predicate(&batch)?;

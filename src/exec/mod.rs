@@ -4,6 +4,7 @@
 pub mod arrangement;
 pub mod bucket;
 pub mod delta;
+pub mod derive;
 mod error;
 pub mod exchange;
 pub mod expr;
@@ -15,6 +16,8 @@ pub mod id_set;
 pub mod keys;
 pub mod law;
 pub mod operator;
+pub mod regroup;
+pub mod regroup_changes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;

@@ -53,7 +53,7 @@ pub struct Shown {
 
 impl WindowView {
     /// The slices that make up the window that starts at `start_us`.
-    fn slices_of(&self, grid: Option<Grid>, start_us: i64) -> Range<i64> {
+    pub fn slices_of(&self, grid: Option<Grid>, start_us: i64) -> Range<i64> {
         match (self.window, grid) {
             (Some(window), Some(grid)) => {
                 let first = grid.slice_of(start_us);
@@ -65,14 +65,14 @@ impl WindowView {
 
     /// Starts of the windows that cover a slice, ascending. What contains its first moment covers all of it: the width
     /// divides the window and the phases agree.
-    fn windows_over(&self, grid: Option<Grid>, slice: i64) -> Windows {
+    pub(super) fn windows_over(&self, grid: Option<Grid>, slice: i64) -> Windows {
         match (self.window, grid) {
             (Some(window), Some(grid)) => windows_of(grid.start_us(slice), window),
             _ => Windows::once(0),
         }
     }
 
-    fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, start_us: i64) -> bool {
+    pub(super) fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, start_us: i64) -> bool {
         let Some(window) = self.window else { return true };
         let end_us = start_us.saturating_add(window.size_us);
         let whole = first_kept_us.is_none_or(|kept| start_us >= kept);

@@ -261,7 +261,7 @@ async fn views_derived_from_a_store_equal_their_queries() {
             }
         }
         let stores = "SELECT DISTINCT stores FROM riverrun.materialized_views WHERE stores <> '' AND name <> 'o10'";
-        assert_eq!(db.rows(stores).await.len(), 1, "seed {seed}: all on one store");
+        assert_eq!(db.rows(stores).await.len(), 1, "seed {seed}: all on one store: {:?}", db.rows("SELECT name, stores FROM riverrun.materialized_views").await);
         for i in 0..OVER_FINE.len() {
             let lines = db.engine.explain_view(oid(&db, &format!("o{i}")), false).await.expect("a plan").join("\n");
             assert_eq!(lines.contains("read through the slices"), i < ON_SLICES, "o{i}\n{lines}");

@@ -29,7 +29,7 @@ use crate::exec::flow::{Feed, Flow, Input, Output};
 use crate::exec::horizon::Horizon;
 use crate::exec::regroup::{Regrouped, Regrouping};
 use crate::exec::regroup_changes::RegroupedChanges;
-use crate::exec::slice_store::StoreSnapshot;
+use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Tail, Times, shown};
 use crate::exec::window_view::WindowView;
 use crate::planner::stream_plan::StreamPlan;

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,9 +30,10 @@ use crate::exec::expr::Evaluator;
 use crate::exec::flow::{over_present, substitute};
 use crate::exec::id_set::IdSet;
 use crate::exec::keys::{CHUNK, KeySnapshot};
-use crate::exec::regroup::{Regrouped, first_kept};
-use crate::exec::slice_store::{StoreLayout, StoreSnapshot};
-use crate::exec::window_view::{Group, Shown, WindowView};
+use crate::exec::regroup::Regrouped;
+use crate::exec::slice_store::StoreLayout;
+use crate::exec::store_snapshot::StoreSnapshot;
+use crate::exec::window_view::{Group, Shown, WindowView, Within};
 use crate::planner::stream_plan::{Node, Op};
 
 type Physical = Arc<dyn PhysicalExpr>;
@@ -52,33 +54,18 @@ pub struct WindowTable {
 #[derive(Clone)]
 pub struct Part {
     pub view: WindowView,
-    /// What is read; of a regrouped view, the store's own slices without its keys.
-    pub snapshot: StoreSnapshot,
-    /// The groups are made of finer ones.
-    pub regrouped: Option<RegroupedParts>,
+    pub rows: Rows,
 }
 
-/// All parts of a store, and what makes a view's groups of them.
+/// Where the groups of a [`Part`] are.
 #[derive(Clone)]
-pub struct RegroupedParts {
-    pub parts: Arc<[StoreSnapshot]>,
-    pub by: Arc<Mutex<Regrouped>>,
-}
-
-impl Part {
-    /// All parts of a store, regrouped.
-    pub fn regrouped(
-        parts: Vec<StoreSnapshot>,
-        layout: Arc<StoreLayout>,
+pub enum Rows {
+    Store(StoreSnapshot),
+    /// They are made of the finer ones of all parts of a store.
+    Regrouped {
+        parts: Arc<[StoreSnapshot]>,
         by: Arc<Mutex<Regrouped>>,
-        view: WindowView,
-    ) -> Part {
-        let mut slices: Vec<_> = parts.iter().flat_map(|part| part.slices.iter().cloned()).collect();
-        slices.sort_by_key(|slice| slice.slice);
-        let keys = KeySnapshot { identity: Arc::new(()), chunks: Vec::new(), len: 0 };
-        let snapshot = StoreSnapshot { layout, keys, slices, first_kept: first_kept(&parts) };
-        Part { view, snapshot, regrouped: Some(RegroupedParts { parts: parts.into(), by }) }
-    }
+    },
 }
 
 impl WindowTable {
@@ -112,7 +99,7 @@ impl WindowTable {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let mut batches = Vec::new();
         for part in 0..self.parts.len() {
-            let scan = self.scan_part(part, &all, i64::MIN..i64::MAX, &[])?;
+            let scan = self.scan_part(part, &all, &Within::default(), &[])?;
             for window in scan.windows() {
                 batches.extend(scan.read(window)?);
             }
@@ -133,7 +120,7 @@ impl WindowTable {
         &self,
         part: usize,
         projection: &[usize],
-        starts: Range<i64>,
+        within: &Within,
         key_filters: &[Physical],
     ) -> Result<PartScan, ExecError> {
         let part = &self.parts[part];
@@ -151,19 +138,25 @@ impl WindowTable {
             inner: Arc::new(Schema::new(fields)),
             schema: Arc::new(self.schema.project(projection)?),
             needed,
-            starts,
-            only: match &part.regrouped {
-                None => Only::Ids(keys_where(&part.snapshot.layout, &part.snapshot.keys, key_filters)?),
-                Some(_) => Only::Where(key_filters.to_vec(), Arc::default()),
+            within: within.clone(),
+            only: match &part.rows {
+                Rows::Store(snapshot) => Only::Ids(keys_where(&snapshot.layout, &snapshot.keys, key_filters)?),
+                Rows::Regrouped { .. } => Only::Where(key_filters.to_vec(), Arc::default()),
             },
             part: part.clone(),
             shown: self.shown,
         })
     }
 
-    /// The starts of the windows that a filter can be true for, if it speaks of a window's start or end.
-    fn window_range(&self, filter: &Expr) -> Option<Range<i64>> {
-        let size_us = self.parts.first()?.view.window?.size_us;
+    /// Leaves of `within` what a filter can be true for; false if it does not speak of a window's start or end.
+    fn narrow(&self, within: &mut Within, filter: &Expr) -> bool {
+        let Some((side, range)) = self.window_range(filter) else { return false };
+        let bounds = if side == Group::WindowEnd { &mut within.ends } else { &mut within.starts };
+        *bounds = bounds.start.max(range.start)..bounds.end.min(range.end);
+        true
+    }
+
+    fn window_range(&self, filter: &Expr) -> Option<(Group, Range<i64>)> {
         match filter {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
                 let (column, op, literal) = match (left.as_ref(), right.as_ref()) {
@@ -172,25 +165,22 @@ impl WindowTable {
                     _ => return None,
                 };
                 let us = micros_of(literal)?;
-                let us = match self.window_side(column)? {
-                    Group::WindowEnd => us.saturating_sub(size_us),
-                    _ => us,
-                };
-                Some(match op {
+                let range = match op {
                     Operator::Eq => us..us.saturating_add(1),
                     Operator::Lt => i64::MIN..us,
                     Operator::LtEq => i64::MIN..us.saturating_add(1),
                     Operator::Gt => us.saturating_add(1)..i64::MAX,
                     Operator::GtEq => us..i64::MAX,
                     _ => return None,
-                })
+                };
+                Some((self.window_side(column)?, range))
             }
             Expr::Between(between) if !between.negated => {
                 let low = BinaryExpr::new(between.expr.clone(), Operator::GtEq, between.low.clone());
                 let high = BinaryExpr::new(between.expr.clone(), Operator::LtEq, between.high.clone());
-                let low = self.window_range(&Expr::BinaryExpr(low))?;
-                let high = self.window_range(&Expr::BinaryExpr(high))?;
-                Some(low.start..high.end)
+                let (side, low) = self.window_range(&Expr::BinaryExpr(low))?;
+                let (_, high) = self.window_range(&Expr::BinaryExpr(high))?;
+                Some((side, low.start..high.end))
             }
             _ => None,
         }
@@ -322,7 +312,7 @@ enum Only {
 struct PartScan {
     part: Part,
     shown: Shown,
-    starts: Range<i64>,
+    within: Within,
     only: Only,
     /// Columns of the aggregation that are read.
     needed: Vec<usize>,
@@ -334,13 +324,20 @@ struct PartScan {
 
 impl PartScan {
     fn windows(&self) -> Vec<i64> {
-        self.part.view.windows(&self.part.snapshot, &self.shown, self.starts.clone())
+        match &self.part.rows {
+            Rows::Store(snapshot) => self.part.view.windows(snapshot, &self.shown, &self.within),
+            Rows::Regrouped { parts, .. } => {
+                let of_part = |part| self.part.view.windows(part, &self.shown, &self.within);
+                parts.iter().flat_map(of_part).collect::<BTreeSet<_>>().into_iter().collect()
+            }
+        }
     }
 
-    /// What holds the window, and the keys wanted of it.
-    fn source(&self, start_us: i64) -> Result<(Cow<'_, StoreSnapshot>, Option<Arc<IdSet>>), ExecError> {
-        match (&self.part.regrouped, &self.only) {
-            (Some(RegroupedParts { parts, by }), Only::Where(filters, known)) => {
+    /// What holds the window that ends at `end_us`, and the keys wanted of it.
+    fn source(&self, end_us: i64) -> Result<(Cow<'_, StoreSnapshot>, Option<Arc<IdSet>>), ExecError> {
+        match (&self.part.rows, &self.only) {
+            (Rows::Store(snapshot), Only::Ids(only)) => Ok((Cow::Borrowed(snapshot), only.clone())),
+            (Rows::Regrouped { parts, by }, Only::Where(filters, known)) => {
                 let mut by = by.lock();
                 let layout = by.plan().layout.clone();
                 let (numbering, keys) = by.keys(parts)?;
@@ -350,18 +347,17 @@ impl PartScan {
                     _ => keys_where(&layout, &keys, filters)?,
                 };
                 *known = Some((numbering, only.clone()));
-                let range = self.part.view.slices_of(layout.grid, start_us);
+                let range = self.part.view.slices_of(layout.grid, end_us);
                 Ok((Cow::Owned(by.snapshot(parts, range, only.as_deref())?), only))
             }
-            (_, Only::Ids(only)) => Ok((Cow::Borrowed(&self.part.snapshot), only.clone())),
-            (None, Only::Where(..)) => Err(ExecError::Invariant("a scan of a store looks for keys elsewhere".into())),
+            _ => Err(ExecError::Invariant("a scan looks for keys where they are not".into())),
         }
     }
 
-    fn read(&self, start_us: i64) -> Result<Vec<RecordBatch>, ExecError> {
+    fn read(&self, end_us: i64) -> Result<Vec<RecordBatch>, ExecError> {
         let mut batches = Vec::new();
-        let (snapshot, only) = self.source(start_us)?;
-        for (rows, columns) in self.part.view.read(&snapshot, start_us, only.as_deref(), &self.needed)? {
+        let (snapshot, only) = self.source(end_us)?;
+        for (rows, columns) in self.part.view.read(&snapshot, end_us, only.as_deref(), &self.needed)? {
             let mut batch = batch_of(&self.inner, columns, rows)?;
             for filter in &self.filters {
                 let mask = Evaluator::new(filter.clone()).evaluate_predicate(&batch)?;
@@ -382,7 +378,7 @@ impl PartScan {
 
 impl fmt::Debug for PartScan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "windows {:?}", self.starts)
+        write!(f, "windows that start in {:?} and end in {:?}", self.within.starts, self.within.ends)
     }
 }
 
@@ -393,7 +389,7 @@ impl PartitionStream for PartScan {
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let scan = self.clone();
-        let batches = scan.windows().into_iter().flat_map(move |start| match scan.read(start) {
+        let batches = scan.windows().into_iter().flat_map(move |end| match scan.read(end) {
             Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(external(error))],
         });
@@ -438,19 +434,20 @@ impl TableProvider for WindowTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let projection = projection.map_or(all.as_slice(), Vec::as_slice);
-        let mut starts = i64::MIN..i64::MAX;
+        let mut within = Within::default();
         let mut key_filters = Vec::new();
         for filter in filters {
-            if let Some(range) = self.window_range(filter) {
-                starts = starts.start.max(range.start)..starts.end.min(range.end);
-            } else if let Some(filter) = self.key_filter(state, filter)? {
+            if self.narrow(&mut within, filter) {
+                continue;
+            }
+            if let Some(filter) = self.key_filter(state, filter)? {
                 key_filters.push(filter);
             }
         }
         let schema = Arc::new(self.schema.project(projection)?);
         let mut parts: Vec<Arc<dyn PartitionStream>> = Vec::new();
         for part in 0..self.parts.len() {
-            parts.push(Arc::new(self.scan_part(part, projection, starts.clone(), &key_filters).map_err(external)?));
+            parts.push(Arc::new(self.scan_part(part, projection, &within, &key_filters).map_err(external)?));
         }
         Ok(Arc::new(StreamingTableExec::try_new(schema, parts, None, None, false, None)?))
     }

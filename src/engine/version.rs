@@ -9,7 +9,7 @@ use datafusion::catalog::TableProvider;
 use super::ReadVersion;
 use super::coordinator::{Coordinator, TickData, View};
 use super::error::EngineError;
-use super::read::{Part, RowsTable, WindowTable};
+use super::read::{Part, Rows, RowsTable, WindowTable};
 use super::source_table::SourceTable;
 use super::worker::{SourceTime, holds_empty_key};
 use crate::catalog::{ObjectKind, Oid};
@@ -66,7 +66,7 @@ impl ObjectTimes {
         object.windows.ok_or_else(|| {
             PlanError::WrongObject(
                 Refusal::new(format!("{function}: \"{}\" has no windows that close", object.name))
-                    .hint("Name a materialized view grouped by HOP or TUMBLE over a time with a WATERMARK."),
+                    .hint("Name a materialized view grouped by HOP, TUMBLE or CUMULATE over a time with a WATERMARK."),
             )
         })
     }
@@ -145,15 +145,15 @@ fn window_table(
             let parts: Vec<Part> = match &read.regrouped {
                 Some(regrouped) => {
                     let parts = snapshots.iter().map(|(_, snapshot)| snapshot.clone()).collect();
-                    let layout = regrouped.by.layout.clone();
-                    vec![Part::regrouped(parts, layout, regrouped.reader.clone(), read.view.clone())]
+                    let rows = Rows::Regrouped { parts, by: regrouped.reader.clone() };
+                    vec![Part { view: read.view.clone(), rows }]
                 }
                 None => snapshots
                     .iter()
                     .map(|(worker, snapshot)| {
                         let shows_empty = read.view.shows_empty && holds_empty_key(*worker, workers);
                         let view = WindowView { shows_empty, ..read.view.clone() };
-                        Part { view, snapshot: snapshot.clone(), regrouped: None }
+                        Part { view, rows: Rows::Store(snapshot.clone()) }
                     })
                     .collect(),
             };
@@ -165,7 +165,7 @@ fn window_table(
                 .aggregate
                 .as_ref()
                 .ok_or_else(|| ExecError::Invariant("a view's store has no aggregation".into()))?;
-            (vec![Part { view: aggregate.view.clone(), snapshot, regrouped: None }], horizon.clone(), post)
+            (vec![Part { view: aggregate.view.clone(), rows: Rows::Store(snapshot) }], horizon.clone(), post)
         }
     };
     let shown = shown(horizon.as_ref(), times, retention_us);

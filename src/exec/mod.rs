@@ -16,13 +16,16 @@ pub mod id_set;
 pub mod keys;
 pub mod law;
 pub mod operator;
+pub mod panes;
 pub mod regroup;
 pub mod regroup_changes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;
+pub mod slice_batch;
 pub mod slice_store;
 pub mod state;
+pub mod store_snapshot;
 pub mod table_state;
 pub mod tail;
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! Reading coarser groups from a store of finer ones.
 //!
-//! A [`Regrouping`] says how; [`Regrouped`] does it and remembers. Each slice of the store has an **image**: the same slice
-//! grouped by the coarser keys, worked out when a read first needs it and used until the slice changes. So a read of a window
-//! costs the store's rows of those of its slices that have changed since they were last read, and then what it would cost in a
-//! store of its own. Everything that reads a store reads the images: they make up a [`StoreSnapshot`].
+//! A [`Regrouping`] says how; [`Regrouped`] does it and remembers. Each open slice and each pane of closed ones has an **image**:
+//! the same states grouped by the coarser keys, worked out when a read first needs it and used until the slice changes. So a
+//! read of a window costs the store's rows in those of its slices that have changed since they were last read, and then what it
+//! would cost in a store of its own. Everything that reads a store reads the images: they make up a [`StoreSnapshot`].
 //!
 //! A key of the store belongs to one worker; a coarser one is made of keys of several. So all parts are regrouped together.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{filter, take};
@@ -20,7 +20,10 @@ use super::ExecError;
 use super::expr::Evaluator;
 use super::id_set::IdSet;
 use super::keys::{CHUNK, KeyDictionary, KeySnapshot};
-use super::slice_store::{SliceBatch, StoreLayout, StoreSnapshot};
+use super::panes::Panes;
+use super::slice_batch::SliceBatch;
+use super::slice_store::StoreLayout;
+use super::store_snapshot::StoreSnapshot;
 
 type Expr = Arc<dyn PhysicalExpr>;
 
@@ -66,7 +69,8 @@ pub struct Regrouped {
     plan: Arc<Regrouping>,
     keys: KeyDictionary,
     parts: Vec<Part>,
-    images: HashMap<(usize, i64), Image>,
+    /// By the address of what they are of.
+    images: HashMap<usize, Image>,
     image_bytes: usize,
     reads: u64,
     /// Raised when groups are numbered anew.
@@ -83,7 +87,8 @@ struct Part {
 }
 
 struct Image {
-    of: Arc<SliceBatch>,
+    /// Keeps its address from being used again, not its states.
+    of: Weak<SliceBatch>,
     image: Arc<SliceBatch>,
     bytes: usize,
     used: u64,
@@ -130,17 +135,20 @@ impl Regrouped {
         let mut slices = Vec::new();
         for (part, snapshot) in parts.iter().enumerate() {
             let few = only.and_then(|only| self.few_ids(part, only));
-            for slice in snapshot.slices_in(range.clone()) {
-                slices.push(self.image(part, slice, few.as_deref())?);
+            for batch in snapshot.cover(range.clone())? {
+                slices.push(self.image(part, &batch, few.as_deref())?);
             }
         }
         slices.sort_by_key(|slice| slice.slice);
-        self.forget_images(parts);
+        self.forget_images();
         Ok(StoreSnapshot {
             layout: self.plan.layout.clone(),
             keys: self.keys.snapshot()?,
-            slices,
+            closed: Arc::default(),
+            open: slices,
             first_kept: first_kept(parts),
+            closed_before: i64::MIN,
+            panes: Arc::<Panes>::default(),
         })
     }
 
@@ -189,8 +197,8 @@ impl Regrouped {
         slice: &Arc<SliceBatch>,
         few: Option<&[u32]>,
     ) -> Result<Arc<SliceBatch>, ExecError> {
-        let key = (part, slice.slice);
-        if let Some(known) = self.images.get_mut(&key).filter(|known| Arc::ptr_eq(&known.of, slice)) {
+        let key = Arc::as_ptr(slice) as usize;
+        if let Some(known) = self.images.get_mut(&key) {
             known.used = self.reads;
             return Ok(known.image.clone());
         }
@@ -201,11 +209,8 @@ impl Regrouped {
         let rows = (0..slice.ids.len() as u32).collect();
         let image = Arc::new(self.regroup(part, slice, rows)?);
         let bytes = image.bytes();
-        let kept = Image { of: slice.clone(), image: image.clone(), bytes, used: self.reads };
+        self.images.insert(key, Image { of: Arc::downgrade(slice), image: image.clone(), bytes, used: self.reads });
         self.image_bytes += bytes;
-        if let Some(old) = self.images.insert(key, kept) {
-            self.image_bytes -= old.bytes;
-        }
         Ok(image)
     }
 
@@ -253,11 +258,10 @@ impl Regrouped {
     }
 
     /// Lets go of images of slices that are gone, and of the oldest where there are too many.
-    fn forget_images(&mut self, parts: &[StoreSnapshot]) {
-        let first = first_kept(parts).unwrap_or(i64::MIN);
+    fn forget_images(&mut self) {
         let mut left = 0;
-        self.images.retain(|(_, slice), image| {
-            let stays = *slice >= first;
+        self.images.retain(|_, image| {
+            let stays = image.of.strong_count() > 0;
             left += if stays { image.bytes } else { 0 };
             stays
         });

@@ -7,8 +7,9 @@ use arrow::array::RecordBatch;
 use arrow::row::{OwnedRow, RowConverter, SortField};
 
 use super::regroup::{Regrouped, first_kept};
-use super::slice_store::{SliceBatch, StoreSnapshot};
-use super::window_view::{Shown, WindowView};
+use super::slice_batch::SliceBatch;
+use super::store_snapshot::StoreSnapshot;
+use super::window_view::{Shown, WindowView, Within};
 use super::{Delta, ExecError};
 use crate::planner::stream_plan::Emit;
 
@@ -20,9 +21,10 @@ use crate::planner::stream_plan::Emit;
 pub struct RegroupedChanges {
     view: WindowView,
     converter: RowConverter,
+    /// By the window's end.
     told: BTreeMap<i64, HashSet<OwnedRow>>,
-    /// The slices as they were when last looked at, by part and number.
-    seen: HashMap<(usize, i64), Arc<SliceBatch>>,
+    /// By part: where the open slices began when last looked at, and what was in them.
+    seen: Vec<(i64, HashMap<i64, Arc<SliceBatch>>)>,
     /// Windows that end at or before this have been told for good.
     final_until_us: Option<i64>,
 }
@@ -34,7 +36,7 @@ impl RegroupedChanges {
             view,
             converter: RowConverter::new(fields)?,
             told: BTreeMap::new(),
-            seen: HashMap::new(),
+            seen: Vec::new(),
             final_until_us: None,
         })
     }
@@ -50,81 +52,75 @@ impl RegroupedChanges {
         parts: &[StoreSnapshot],
         shown: &Shown,
     ) -> Result<Delta, ExecError> {
-        let mut windows = match self.view.emit {
+        let windows = match self.view.emit {
             Emit::OnUpdate => self.changed_windows(regrouped, parts, shown),
-            Emit::OnWindowClose => self.closed_windows(regrouped, parts, shown),
+            Emit::OnWindowClose => self.closed_windows(parts, shown),
         };
-        // The slices under what is final may be numbered anew, which changes nothing.
-        if let (Some(window), Some(final_until_us)) = (self.view.window, self.final_until_us) {
-            windows.retain(|start| start.saturating_add(window.size_us) > final_until_us);
-        }
         self.final_until_us = shown.final_until_us.or(self.final_until_us);
         let (mut rows, mut weights) = (Vec::new(), Vec::new());
-        for start in windows {
-            let now = self.rows(regrouped, parts, start)?;
-            let before = self.told.remove(&start).unwrap_or_default();
+        for end in windows {
+            let now = self.rows(regrouped, parts, end)?;
+            let before = self.told.remove(&end).unwrap_or_default();
             for (row, weight) in before.difference(&now).map(|r| (r, -1)).chain(now.difference(&before).map(|r| (r, 1)))
             {
                 rows.push(row.clone());
                 weights.push(weight);
             }
-            self.told.insert(start, now);
+            self.told.insert(end, now);
         }
         // What cannot change any more need not be remembered; what retention forgets goes without a retraction.
-        if let Some(window) = self.view.window {
+        if self.view.window.is_some() {
             let done =
                 |end: i64| shown.final_until_us.is_some_and(|f| end <= f) || shown.horizon_us.is_some_and(|h| end <= h);
-            self.told.retain(|start, _| !done(start.saturating_add(window.size_us)));
+            self.told.retain(|&end, _| !done(end));
         }
         let columns = self.converter.convert_rows(rows.iter().map(OwnedRow::row))?;
         Ok(Delta::weighted(RecordBatch::try_new(self.view.schema.clone(), columns)?, weights))
     }
 
+    /// Ends of the windows over slices that have changed since the last call.
     fn changed_windows(&mut self, regrouped: &Regrouped, parts: &[StoreSnapshot], shown: &Shown) -> BTreeSet<i64> {
         let grid = regrouped.plan().layout.grid;
         let kept_us = grid.zip(first_kept(parts)).map(|(grid, first)| grid.start_us(first));
         let mut windows = BTreeSet::new();
-        let mut seen = HashMap::with_capacity(self.seen.len());
+        let before = std::mem::take(&mut self.seen);
         for (part, snapshot) in parts.iter().enumerate() {
-            for slice in &snapshot.slices {
-                let key = (part, slice.slice);
-                if !self.seen.get(&key).is_some_and(|before| Arc::ptr_eq(before, slice)) {
-                    let over = self.view.windows_over(grid, slice.slice);
-                    windows.extend(over.filter(|&start| self.view.shows(kept_us, shown, start)));
-                }
-                seen.insert(key, slice.clone());
+            let (from, before) = before.get(part).map_or((i64::MIN, None), |(from, slices)| (*from, Some(slices)));
+            let same = |slice: &Arc<SliceBatch>| {
+                before.and_then(|before| before.get(&slice.slice)).is_some_and(|before| Arc::ptr_eq(before, slice))
+            };
+            for slice in snapshot.slices(from..i64::MAX).filter(|slice| !same(slice)) {
+                let over = self.view.windows_over(grid, slice.slice);
+                windows.extend(over.filter(|&end| self.view.shows(kept_us, shown, end)));
             }
+            let open = snapshot.open.iter().map(|slice| (slice.slice, slice.clone())).collect();
+            self.seen.push((snapshot.closed_before, open));
         }
         if self.view.shows_empty {
             windows.insert(0);
         }
-        self.seen = seen;
         windows
     }
 
-    /// The windows that are final.
-    fn closed_windows(&self, regrouped: &Regrouped, parts: &[StoreSnapshot], shown: &Shown) -> BTreeSet<i64> {
-        if self.final_until_us.is_some() && self.final_until_us == shown.final_until_us {
-            return BTreeSet::new();
-        }
-        let grid = regrouped.plan().layout.grid;
-        let kept_us = grid.zip(first_kept(parts)).map(|(grid, first)| grid.start_us(first));
-        let slices = parts.iter().flat_map(|part| &part.slices);
-        let over = slices.flat_map(|slice| self.view.windows_over(grid, slice.slice));
-        over.filter(|start| self.view.shows(kept_us, shown, *start)).collect()
+    /// Ends of the windows that have become final since the last call.
+    fn closed_windows(&self, parts: &[StoreSnapshot], shown: &Shown) -> BTreeSet<i64> {
+        let Some(final_until_us) = shown.final_until_us else { return BTreeSet::new() };
+        let after = self.final_until_us.map_or(i64::MIN, |us| us.saturating_add(1));
+        let within = Within { ends: after..final_until_us.saturating_add(1), ..Within::default() };
+        parts.iter().flat_map(|part| self.view.windows(part, shown, &within)).collect()
     }
 
     fn rows(
         &self,
         regrouped: &mut Regrouped,
         parts: &[StoreSnapshot],
-        start: i64,
+        end_us: i64,
     ) -> Result<HashSet<OwnedRow>, ExecError> {
-        let range = self.view.slices_of(regrouped.plan().layout.grid, start);
+        let range = self.view.slices_of(regrouped.plan().layout.grid, end_us);
         let snapshot = regrouped.snapshot(parts, range, None)?;
         let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
         let mut rows = HashSet::new();
-        for (_, columns) in self.view.read(&snapshot, start, None, &all)? {
+        for (_, columns) in self.view.read(&snapshot, end_us, None, &all)? {
             rows.extend(self.converter.convert_columns(&columns)?.iter().map(|row| row.owned()));
         }
         Ok(rows)

@@ -9,9 +9,9 @@ use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, NullTreatment, Sort};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, split_conjunction_owned};
 use datafusion::logical_expr::{Aggregate as LogicalAggregate, Expr, Extension, LogicalPlan};
+use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::CastExpr;
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 
 use super::substitute::substitute;
 use super::{Lowering, columns_of, index_of};

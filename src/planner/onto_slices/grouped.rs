@@ -131,8 +131,14 @@ impl Grouped {
                 }
             });
         }
+        // Windows that cumulate share their starts.
+        let names_window = |column: &GroupColumn| match column {
+            GroupColumn::Key(_) => false,
+            GroupColumn::WindowStart => !inner_window.cumulates,
+            GroupColumn::WindowEnd => true,
+        };
         let window = match outer.window {
-            None if group.iter().all(|column| matches!(column, GroupColumn::Key(_))) => return None,
+            None if !group.iter().any(names_window) => return None,
             None => inner_window,
             Some((time, window)) => {
                 let past_start_us = self.past_start_us(self.columns.get(time)?, inner_window)?;
@@ -343,7 +349,8 @@ impl Grouped {
 /// and in no other? The inner windows tile the outer ones, and the bounds of the outer ones are bounds of inner ones.
 fn windows_agree(inner: Window, past_start_us: i64, outer: Window) -> bool {
     let width = inner.size_us;
-    let tiles = inner.slide_us == width && outer.size_us % width == 0 && outer.slide_us % width == 0;
+    let tiles =
+        !inner.cumulates && inner.slide_us == width && outer.size_us % width == 0 && outer.slide_us % width == 0;
     let phase = |window: Window| i128::from(window.offset_us).rem_euclid(i128::from(width));
     tiles && phase(inner) == phase(outer) && (0..width).contains(&past_start_us)
 }

@@ -20,6 +20,8 @@ SELECT ad, country, window_start, window_end, count(*) AS rows, count(*) FILTER 
 FROM TUMBLE(e, ts, INTERVAL '1 minute') GROUP BY ad, country, window_start, window_end;
 CREATE MATERIALIZED VIEW hops AS
 SELECT lower(country) AS land, window_end, sum(n)::bigint AS total FROM HOP(e, ts, INTERVAL '10 seconds', INTERVAL '1 minute') GROUP BY lower(country), window_end;
+CREATE MATERIALIZED VIEW so_far AS
+SELECT ad, window_start, window_end, count(*) AS rows FROM CUMULATE(e, ts, INTERVAL '1 minute', INTERVAL '1 hour') GROUP BY ad, window_start, window_end;
 CREATE MATERIALIZED VIEW closed AS
 SELECT ad, window_start, count(*) AS rows FROM TUMBLE(e, ts, INTERVAL '1 minute') GROUP BY ad, window_start EMIT ON WINDOW CLOSE;
 CREATE MATERIALIZED VIEW busy AS
@@ -112,6 +114,8 @@ fn larger_windows() {
         Aggregate: HOP(slide=2m, size=1h) of ts, slice=2m, group=[window_end], calls=[sum(CAST(n AS Int64))]
           Scan: source e (oid 16385), columns=[ad, country, kind, price, n, ts] append-only
     ");
+    assert_snapshot!(check("SELECT window_start, window_end, sum(rows) AS rows FROM so_far WHERE ad > 7 GROUP BY window_start, window_end"), @"");
+    assert_snapshot!(check("SELECT window_start, window_end, sum(rows) AS rows FROM CUMULATE(minutes, window_start, INTERVAL '10 minutes', INTERVAL '1 day') GROUP BY window_start, window_end"), @"");
     assert_snapshot!(check("SELECT t, sum(clicks) AS clicks FROM (SELECT ad, window_start AS t, sum(clicks) AS clicks FROM minutes GROUP BY ad, window_start) GROUP BY t"), @r"
     View: read through the slices of [minutes]
       Project: t, CAST(count(*) FILTER (kind = 'click') AS Decimal128(38, 0)) AS clicks
@@ -151,6 +155,8 @@ fn what_is_not_put_onto_slices() {
         "SELECT window_start, sum(rows) AS a FROM TUMBLE(minutes, window_end, INTERVAL '5 minutes') GROUP BY window_start",
         "SELECT window_start, sum(total) AS a FROM TUMBLE(hops, window_end, INTERVAL '5 minutes') GROUP BY window_start",
         "SELECT w.window_start, sum(rows) AS a FROM TUMBLE((SELECT rows, window_start AS s, window_end AS e FROM minutes), s, INTERVAL '5 minutes') w WHERE e > '2026-01-01' GROUP BY w.window_start",
+        "SELECT window_start, sum(rows) AS a FROM so_far GROUP BY window_start",
+        "SELECT window_start, sum(rows) AS a FROM TUMBLE(so_far, window_start, INTERVAL '1 hour') GROUP BY window_start",
         // What the inner view holds back would be shown.
         "SELECT window_start, sum(rows) AS a FROM TUMBLE(closed, window_start, INTERVAL '1 hour') GROUP BY window_start",
         // Not an aggregation.

@@ -4,6 +4,7 @@
 pub mod arrangement;
 pub mod bucket;
 pub mod delta;
+pub mod derive;
 mod error;
 pub mod exchange;
 pub mod expr;
@@ -16,6 +17,8 @@ pub mod keys;
 pub mod law;
 pub mod operator;
 pub mod panes;
+pub mod regroup;
+pub mod regroup_changes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;

@@ -70,7 +70,7 @@ impl Default for Within {
 
 impl WindowView {
     /// The slices that make up the window that ends at `end_us`.
-    fn slices_of(&self, grid: Option<Grid>, end_us: i64) -> Range<i64> {
+    pub fn slices_of(&self, grid: Option<Grid>, end_us: i64) -> Range<i64> {
         match (self.window, grid) {
             (Some(window), Some(grid)) => grid.slice_of(window.start_of(end_us))..grid.slice_of(end_us),
             _ => 0..1,
@@ -79,14 +79,14 @@ impl WindowView {
 
     /// Ends of the windows that cover a slice, ascending. What contains its first moment covers all of it: the width
     /// divides the window and the phases agree.
-    fn windows_over(&self, grid: Option<Grid>, slice: i64) -> Windows {
+    pub(super) fn windows_over(&self, grid: Option<Grid>, slice: i64) -> Windows {
         match (self.window, grid) {
             (Some(window), Some(grid)) => windows_of(grid.start_us(slice), window),
             _ => Windows::once(0),
         }
     }
 
-    fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, end_us: i64) -> bool {
+    pub(super) fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, end_us: i64) -> bool {
         let Some(window) = self.window else { return true };
         let whole = first_kept_us.is_none_or(|kept| window.start_of(end_us) >= kept);
         let kept = shown.horizon_us.is_none_or(|horizon| end_us > horizon);

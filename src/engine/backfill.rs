@@ -10,6 +10,7 @@ use arrow::array::{Array, BooleanBufferBuilder};
 
 use super::reader::{Attached, Consumer, Decoding, Out, POLL_BYTES, SourceSetup, event_times, kept};
 use crate::connector::{self, ConnectorError, PartitionOffset, Record, Records};
+use crate::exec::feed::Shortfall;
 use crate::exec::law::{PartitionLaw, Row};
 
 /// The most marks that a partition keeps.
@@ -196,6 +197,10 @@ impl Backfill {
             keep.append(law.judge(&setup.bounds, row).is_ok());
         }
         self.decoding.feed(kept(decoded.batch, keep), out);
+    }
+
+    pub fn shortfall(&self) -> Shortfall {
+        self.decoding.shortfalls().map(|(_, shortfall)| shortfall).next().unwrap_or_default()
     }
 
     pub fn done(&self) -> bool {

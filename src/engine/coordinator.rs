@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 
 use super::clock::{self, Stopwatch};
 use super::error::EngineError;
-use super::reader::{Consumer, PartitionReport, SourceSetup};
-use super::stats::{Kept, Stats};
+use super::reader::{Consumer, SourceSetup};
+use super::stats::{Kept, PartitionStats, Stats};
 use super::table::Table;
 use super::topic::{Seen, TopicWatch};
 use super::version::Version;
@@ -25,6 +25,7 @@ use crate::catalog::{Object, Oid};
 use crate::exec::Delta;
 use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
+use crate::exec::feed::Shortfall;
 use crate::exec::flow::{Feed, Flow, Input, Output};
 use crate::exec::slice_store::StoreSnapshot;
 use crate::exec::tail::{Tail, Times};
@@ -90,7 +91,7 @@ pub(super) struct Source {
     pub watch: Option<TopicWatch>,
     pub begun: bool,
     pub assigned: BTreeMap<i32, usize>,
-    pub partitions: BTreeMap<i32, PartitionReport>,
+    pub partitions: BTreeMap<i32, PartitionStats>,
     pub trouble: Option<String>,
     pub topic_trouble: Option<String>,
     pub unseen_columns: Vec<String>,
@@ -126,6 +127,8 @@ pub(super) struct View {
     pub arrangement: Option<Arrangement>,
     pub feeds: Vec<FeedUse>,
     pub passes: Vec<PassId>,
+    /// By worker, what could not be taken for the passes.
+    pub passes_short: BTreeMap<(usize, PassId), Shortfall>,
     /// Rows of earlier event times may be missing from the passes: the log no longer had them.
     pub complete_from_us: Option<i64>,
     pub made_in: u64,
@@ -383,6 +386,11 @@ impl Coordinator {
         for store in report.stores.into_iter().flatten() {
             if let Some(known) = self.stores.get_mut(&store.store) {
                 known.reports.insert(report.worker, store);
+            }
+        }
+        for (pass, shortfall) in report.passes_short {
+            if let Some(view) = self.views.values_mut().find(|v| v.passes.contains(&pass)) {
+                view.passes_short.insert((report.worker, pass), shortfall);
             }
         }
         self.kept.add(clock::now_us(), report.verdicts.late, report.verdicts.dead);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::coordinator::{Coordinator, Source, Store, View, start_of};
 use super::error::EngineError;
 use super::reader::Consumer;
-use super::stats::{PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+use super::stats::{SliceStats, SourceStats, Stats, ViewStats};
 use super::worker::StoreReport;
 use crate::catalog::Oid;
 use crate::exec::arrangement::Arrangement;
@@ -45,19 +45,7 @@ impl Coordinator {
             message,
             watermark_us: self.times.watermark_us(oid),
             unseen_columns: source.unseen_columns.clone(),
-            partitions: source
-                .partitions
-                .values()
-                .map(|p| PartitionStats {
-                    partition: p.partition,
-                    position: p.position,
-                    end: p.end,
-                    counts: p.counts,
-                    watermark_us: p.watermark_us,
-                    idle: p.idle,
-                    error: p.error.clone(),
-                })
-                .collect(),
+            partitions: source.partitions.values().cloned().collect(),
         }
     }
 
@@ -93,13 +81,12 @@ impl Coordinator {
         let (read, to_read) = self.history(view);
         let stores: Vec<(StoreId, &Store)> =
             view.feeds.iter().filter_map(|f| Some((f.store, self.stores.get(&f.store)?))).collect();
-        let mut errors = view.tail.errors();
-        for (_, store) in &stores {
-            for report in store.reports.values() {
-                errors.0 += report.errors.0;
-                errors.1 = errors.1.or_else(|| report.errors.1.clone());
-            }
-        }
+        let mut shortfall = view.tail.shortfall();
+        let of_stores = stores.iter().flat_map(|(_, s)| s.reports.values().map(|r| &r.shortfall));
+        of_stores.chain(view.passes_short.values()).for_each(|s| shortfall.add(s.clone()));
+        let (overflowed, overflow) = overflows(view);
+        let left_out = (shortfall.left_out > 0).then(|| "a row without a time stands in no window".to_string());
+        let samples: Vec<String> = shortfall.sample.into_iter().chain(overflow).chain(left_out).collect();
         let tail = view.tail.state();
         let stored: usize = stores.iter().flat_map(|(_, s)| s.reports.values()).map(|r| r.bytes).sum();
         let arranged = view.arrangement.as_ref().map_or(0, Arrangement::bytes);
@@ -123,8 +110,10 @@ impl Coordinator {
             state_bytes: (stored + arranged + tail.iter().map(|t| t.2).sum::<usize>()) as u64,
             late_rows: view.targets.keys().map(late).sum(),
             forgotten_rows: stores.iter().flat_map(|(_, s)| s.reports.values()).map(|r| r.forgotten_rows).sum(),
-            expression_errors: errors.0,
-            error_sample: errors.1,
+            expression_errors: shortfall.errors,
+            overflowed_values: overflowed,
+            rows_without_window: shortfall.left_out,
+            error_sample: (!samples.is_empty()).then(|| samples.join("; ")),
             stores: stores.iter().map(|(id, _)| store_name(*id)).collect(),
         }
     }
@@ -153,6 +142,13 @@ impl Coordinator {
         lines.push(format!("tail: time={:.3}ms rows_out={}", view.step_us as f64 / 1000.0, view.rows_out));
         Ok(lines)
     }
+}
+
+/// Over all aggregations of a view: values shown as NULL because they do not fit, and what the first was.
+fn overflows(view: &View) -> (u64, Option<String>) {
+    let feeds = view.feeds.iter().map(|f| f.view.overflows.get());
+    let tail = view.flow.tail.iter().filter_map(|node| Some(node.aggregate.as_ref()?.0.view.overflows.get()));
+    feeds.chain(tail).fold((0, None), |(sum, first), (count, sample)| (sum + count, first.or(sample)))
 }
 
 fn complete_from(store: &Store) -> Option<i64> {

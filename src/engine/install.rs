@@ -146,6 +146,7 @@ impl Coordinator {
             arrangement,
             feeds,
             passes,
+            passes_short: BTreeMap::new(),
             complete_from_us: None,
             made_in: self.tick,
             targets,

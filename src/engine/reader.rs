@@ -12,6 +12,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 
 use super::backfill::{Backfill, Mark, Marks, Replay};
+use super::stats::PartitionStats;
 use super::worker::{PassId, ReadRows};
 use crate::catalog::Oid;
 use crate::connector::{
@@ -19,7 +20,7 @@ use crate::connector::{
     SourceOptions,
 };
 use crate::exec::exchange::{SourceProgress, StoreId};
-use crate::exec::feed::{FeedStep, PassStep, micros};
+use crate::exec::feed::{FeedStep, PassStep, Shortfall, micros};
 use crate::exec::flow::{Feed, Pass};
 use crate::exec::law::{Bounds, LateReason, PartitionLaw, PartitionProgress, Row};
 use crate::exec::{Delta, ExecError};
@@ -79,17 +80,6 @@ pub struct Counts {
     pub duplicate: u64,
     pub dead: u64,
     pub skipped: u64,
-}
-
-#[derive(Debug, Clone)]
-pub struct PartitionReport {
-    pub partition: i32,
-    pub position: i64,
-    pub end: Option<i64>,
-    pub counts: Counts,
-    pub watermark_us: Option<i64>,
-    pub idle: bool,
-    pub error: Option<String>,
 }
 
 /// A record that does not count, with why.
@@ -156,6 +146,8 @@ pub struct SourceReader {
     backfills: Vec<Backfill>,
     /// Consumers whose history the log did not hold whole, with the event time they are complete from; told once.
     incomplete: BTreeMap<Consumer, i64>,
+    /// Of steps that have been replaced, and of backfills that have ended.
+    shortfalls: BTreeMap<Consumer, Shortfall>,
     records: Records,
     verdicts: Verdicts,
     trouble: Option<String>,
@@ -172,6 +164,7 @@ impl SourceReader {
             decoding: None,
             backfills: Vec::new(),
             incomplete: BTreeMap::new(),
+            shortfalls: BTreeMap::new(),
             records: Records::default(),
             verdicts: Verdicts::default(),
             trouble: None,
@@ -238,6 +231,7 @@ impl SourceReader {
         self.backfills.retain(|b| b.consumer() != consumer);
         let consumers = self.consumers().into_iter().filter(|a| a.consumer() != consumer).collect();
         self.decode_for(consumers);
+        self.shortfalls.remove(&consumer);
     }
 
     fn consumers(&self) -> Vec<Attached> {
@@ -245,6 +239,9 @@ impl SourceReader {
     }
 
     fn decode_for(&mut self, consumers: Vec<Attached>) {
+        for (consumer, shortfall) in self.decoding.iter().flat_map(Decoding::shortfalls) {
+            self.shortfalls.entry(consumer).or_default().add(shortfall);
+        }
         if consumers.is_empty() {
             self.decoding = None;
             return;
@@ -285,7 +282,9 @@ impl SourceReader {
                 self.incomplete.insert(backfill.consumer(), from_us);
             }
         }
-        self.backfills.retain(|b| !b.done());
+        for backfill in self.backfills.extract_if(.., |b| b.done()) {
+            self.shortfalls.entry(backfill.consumer()).or_default().add(backfill.shortfall());
+        }
         bytes
     }
 
@@ -348,7 +347,7 @@ impl SourceReader {
         let partitions = self
             .partitions
             .iter()
-            .map(|(&partition, p)| PartitionReport {
+            .map(|(&partition, p)| PartitionStats {
                 partition,
                 position: p.position,
                 end: p.end,
@@ -368,14 +367,24 @@ impl SourceReader {
         }
     }
 
-    /// Expressions of a consumer that failed on a row and gave NULL.
-    pub fn errors(&self, consumer: Consumer) -> (u64, Option<String>) {
-        let step = self.decoding.iter().flat_map(|d| &d.consumers).find(|(a, _)| a.consumer() == consumer);
-        match step {
-            Some((_, Step::Feed(step))) => step.errors(),
-            Some((_, Step::Pass(step))) => step.errors(),
-            None => (0, None),
-        }
+    /// What could not be taken for a consumer so far, its history included.
+    pub fn shortfall(&self, consumer: Consumer) -> Shortfall {
+        let mut total = self.shortfalls.get(&consumer).cloned().unwrap_or_default();
+        let now = self.decoding.iter().flat_map(Decoding::shortfalls).filter(|(c, _)| *c == consumer);
+        now.for_each(|(_, shortfall)| total.add(shortfall));
+        let history = self.backfills.iter().filter(|b| b.consumer() == consumer);
+        history.for_each(|backfill| total.add(backfill.shortfall()));
+        total
+    }
+
+    /// [`SourceReader::shortfall`] of each pass.
+    pub fn pass_shortfalls(&self) -> Vec<(PassId, Shortfall)> {
+        let consumers = self.decoding.iter().flat_map(|d| &d.consumers).map(|(attached, _)| attached.consumer());
+        let pass = |consumer| match consumer {
+            Consumer::Pass(pass) => Some((pass, self.shortfall(consumer))),
+            Consumer::Store(_) => None,
+        };
+        consumers.filter_map(pass).collect()
     }
 }
 
@@ -405,6 +414,16 @@ impl Decoding {
             steps.push((attached, step.map_err(|error| error.to_string())?));
         }
         Ok(Decoding { decoder, present, consumers: steps })
+    }
+
+    pub fn shortfalls(&self) -> impl Iterator<Item = (Consumer, Shortfall)> {
+        self.consumers.iter().map(|(attached, step)| {
+            let shortfall = match step {
+                Step::Feed(step) => step.shortfall(),
+                Step::Pass(step) => step.shortfall(),
+            };
+            (attached.consumer(), shortfall)
+        })
     }
 
     pub fn feed(&mut self, rows: RecordBatch, out: &mut Out) {

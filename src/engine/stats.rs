@@ -81,6 +81,10 @@ pub struct ViewStats {
     /// Rows that came for windows which retention had forgotten.
     pub forgotten_rows: u64,
     pub expression_errors: u64,
+    /// Aggregates that somebody was shown as NULL because they do not fit their type.
+    pub overflowed_values: u64,
+    /// Rows without a time, which stand in no window.
+    pub rows_without_window: u64,
     pub error_sample: Option<String>,
     /// Names of the stores it reads, and of the other views that read them.
     pub stores: Vec<String>,
@@ -215,6 +219,8 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("late_rows", Int64),
             ("forgotten_rows", Int64),
             ("expression_errors", Int64),
+            ("overflowed_values", Int64),
+            ("rows_without_window", Int64),
             ("error_sample", Utf8),
             ("stores", Utf8),
         ],
@@ -323,6 +329,8 @@ impl Stats {
                 count(self.views.iter().map(|v| v.late_rows)),
                 count(self.views.iter().map(|v| v.forgotten_rows)),
                 count(self.views.iter().map(|v| v.expression_errors)),
+                count(self.views.iter().map(|v| v.overflowed_values)),
+                count(self.views.iter().map(|v| v.rows_without_window)),
                 text(self.views.iter().map(|v| v.error_sample.as_ref())),
                 text(self.views.iter().map(|v| Some(v.stores.join(", ")))),
             ],

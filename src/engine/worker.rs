@@ -13,10 +13,12 @@ use arrow::compute::take;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::clock;
-use super::reader::{Attached, Consumer, PartitionReport, SourceReader, SourceSetup, Verdicts};
+use super::reader::{Attached, Consumer, SourceReader, SourceSetup, Verdicts};
+use super::stats::PartitionStats;
 use crate::catalog::Oid;
 use crate::exec::bucket;
 use crate::exec::exchange::{Batch, Body, Inbox, Message, SourceProgress, StoreId, Transport};
+use crate::exec::feed::Shortfall;
 use crate::exec::flow::{Feed, Pass};
 use crate::exec::horizon::Horizon;
 use crate::exec::law::source_watermark;
@@ -111,13 +113,15 @@ pub(super) struct Report {
     pub times: HashMap<Oid, SourceTime>,
     /// There when the tick asked for detail.
     pub stores: Option<Vec<StoreReport>>,
+    /// There with `stores`.
+    pub passes_short: Vec<(PassId, Shortfall)>,
     /// Stores and passes that broke, with what broke them.
     pub failures: Vec<(Consumer, String)>,
 }
 
 pub(super) struct SourceReport {
     pub source: Oid,
-    pub partitions: Vec<PartitionReport>,
+    pub partitions: Vec<PartitionStats>,
     /// Trouble of the reader, in words.
     pub trouble: Option<String>,
     pub unseen_columns: Vec<String>,
@@ -135,7 +139,7 @@ pub(super) struct StoreReport {
     pub bytes: usize,
     pub forgotten_rows: u64,
     pub first_kept: Option<i64>,
-    pub errors: (u64, Option<String>),
+    pub shortfall: Shortfall,
 }
 
 /// A source's event time.
@@ -611,10 +615,17 @@ impl Worker {
                     bytes: part.store.bytes() + part.edges.iter().map(|e| e.changes.bytes()).sum::<usize>(),
                     forgotten_rows: part.store.forgotten_rows(),
                     first_kept: part.store.first_kept(),
-                    errors: self.sources.get(&part.source).map_or((0, None), |r| r.errors(Consumer::Store(store))),
+                    shortfall: self
+                        .sources
+                        .get(&part.source)
+                        .map_or_else(Shortfall::default, |r| r.shortfall(Consumer::Store(store))),
                 })
                 .collect()
         });
+        let passes_short = match detail {
+            true => self.sources.values().flat_map(SourceReader::pass_shortfalls).collect(),
+            false => Vec::new(),
+        };
         Report {
             worker: self.index,
             tick,
@@ -625,6 +636,7 @@ impl Worker {
             snapshots: taken,
             times: self.times.clone(),
             stores,
+            passes_short,
             failures: std::mem::take(&mut self.failures),
         }
     }

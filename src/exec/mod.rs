@@ -15,6 +15,7 @@ pub mod id_set;
 pub mod keys;
 pub mod law;
 pub mod operator;
+pub mod overflows;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;

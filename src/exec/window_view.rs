@@ -13,6 +13,7 @@ use arrow::row::{OwnedRow, RowConverter, SortField};
 
 use super::id_set::IdSet;
 use super::keys::KeySnapshot;
+use super::overflows::Overflows;
 use super::slice_store::{Grid, Merged, SliceStore, StoreLayout, StoreSnapshot, by_chunk};
 use super::window::{Windows, windows_of};
 use super::{Delta, ExecError};
@@ -40,6 +41,7 @@ pub struct WindowView {
     pub emit: Emit,
     /// An aggregation without GROUP BY has one row even over no input. True in the one part that is to give it.
     pub shows_empty: bool,
+    pub overflows: Arc<Overflows>,
 }
 
 /// Which windows a view shows, by event time.
@@ -111,6 +113,8 @@ impl WindowView {
         let measures: Vec<usize> = outputs.iter().filter_map(|&o| self.measure_of(o)).collect();
         let range = self.slices_of(snapshot.layout.grid, start_us);
         let mut merged = snapshot.merge(range, &measures, only)?;
+        let asked = outputs.iter().filter(|&&output| output >= self.group.len());
+        asked.zip(&merged.overflowed).for_each(|(&output, &n)| self.overflows.add(n, self.schema.field(output)));
         if self.shows_empty && merged.ids.is_empty() && only.is_none() {
             merged = self.empty_group(&snapshot.layout, &measures)?;
             return Ok(vec![(1, self.columns(&[], 1, start_us, &merged.outputs, outputs)?)]);
@@ -139,7 +143,7 @@ impl WindowView {
                 states.finish()
             })
             .collect::<Result<_, _>>()?;
-        Ok(Merged { ids: vec![0], counts: vec![0], outputs })
+        Ok(Merged { ids: vec![0], counts: vec![0], overflowed: vec![0; measures.len()], outputs })
     }
 
     /// Puts output columns together; `values` holds the measures among `outputs`, in their order.
@@ -293,6 +297,9 @@ impl Changes {
         out: &mut DeltaRows,
     ) -> Result<(), ExecError> {
         let merged = store.look_up(self.view.slices_of(store.layout().grid, start), &ids, &self.view.measures)?;
+        for (call, &n) in merged.overflowed.iter().enumerate() {
+            self.view.overflows.add(n, self.view.schema.field(self.view.group.len() + call));
+        }
         let emitted = self.emitted.entry(start).or_default();
         if self.view.shows_empty {
             // One group, id 0, there whether it has rows or not.
@@ -440,6 +447,7 @@ mod tests {
                 schema: Arc::new(Schema::new(fields)),
                 emit,
                 shows_empty: false,
+                overflows: Arc::default(),
             };
             let mut case =
                 Case { window, store, changes: Changes::new(view).unwrap(), told: Map::new(), rows: Vec::new() };

@@ -60,6 +60,9 @@ impl Coordinator {
             unseen_columns: Vec::new(),
             backfills: Default::default(),
             ends: Vec::new(),
+            gaps: Vec::new(),
+            changes: Vec::new(),
+            late_into_trouble: None,
             object,
         };
         self.sources.insert(source.object.oid, source);
@@ -151,6 +154,7 @@ impl Coordinator {
             made_in: self.tick,
             targets,
             current: false,
+            began: None,
             failed: None,
             step_us: 0,
             rows_out: 0,

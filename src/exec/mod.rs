@@ -16,11 +16,14 @@ pub mod keys;
 pub mod law;
 pub mod operator;
 pub mod overflows;
+pub mod panes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;
+pub mod slice_batch;
 pub mod slice_store;
 pub mod state;
+pub mod store_snapshot;
 pub mod table_state;
 pub mod tail;
 #[cfg(test)]

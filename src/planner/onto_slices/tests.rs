@@ -64,7 +64,7 @@ fn filters_and_projections_read_the_inner_store() {
     ");
     assert_snapshot!(check("SELECT k, s FROM of_table WHERE s > 0"), @r"
     Filter: s > 0
-      Scan: materialized view of_table (oid 16391), columns=[k, s]
+      Scan: materialized view of_table (oid 16392), columns=[k, s]
     ");
 }
 
@@ -114,8 +114,19 @@ fn larger_windows() {
         Aggregate: HOP(slide=2m, size=1h) of ts, slice=2m, group=[window_end], calls=[sum(CAST(n AS Int64))]
           Scan: source e (oid 16385), columns=[ad, country, kind, price, n, ts] append-only
     ");
-    assert_snapshot!(check("SELECT window_start, window_end, sum(rows) AS rows FROM so_far WHERE ad > 7 GROUP BY window_start, window_end"), @"");
-    assert_snapshot!(check("SELECT window_start, window_end, sum(rows) AS rows FROM CUMULATE(minutes, window_start, INTERVAL '10 minutes', INTERVAL '1 day') GROUP BY window_start, window_end"), @"");
+    assert_snapshot!(check("SELECT window_start, window_end, sum(rows) AS rows FROM so_far WHERE ad > 7 GROUP BY window_start, window_end"), @r"
+    View: read through the slices of [so_far]
+      Project: window_start, window_end, CAST(count(*) AS Decimal128(29, 0)) AS rows
+        Aggregate: CUMULATE(step=1m, size=1h) of ts, slice=1m, group=[window_start, window_end], calls=[count(*)]
+          Filter: ad > 7 append-only
+            Scan: source e (oid 16385), columns=[ad, ts] append-only
+    ");
+    assert_snapshot!(check("SELECT window_start, window_end, sum(rows) AS rows FROM CUMULATE(minutes, window_start, INTERVAL '10 minutes', INTERVAL '1 day') GROUP BY window_start, window_end"), @r"
+    View: read through the slices of [minutes]
+      Project: window_start, window_end, CAST(count(*) AS Decimal128(29, 0)) AS rows
+        Aggregate: CUMULATE(step=10m, size=1d) of ts, slice=10m, group=[window_start, window_end], calls=[count(*)]
+          Scan: source e (oid 16385), columns=[ad, country, kind, price, n, ts] append-only
+    ");
     assert_snapshot!(check("SELECT t, sum(clicks) AS clicks FROM (SELECT ad, window_start AS t, sum(clicks) AS clicks FROM minutes GROUP BY ad, window_start) GROUP BY t"), @r"
     View: read through the slices of [minutes]
       Project: t, CAST(count(*) FILTER (kind = 'click') AS Decimal128(38, 0)) AS clicks

@@ -304,8 +304,11 @@ enum Only {
     Ids(Option<Arc<IdSet>>),
     /// Those for which these are true, worked out when the first window is read; ids are of the numbering that stands beside
     /// them.
-    Where(Vec<Physical>, Arc<Mutex<Option<(u64, Option<Arc<IdSet>>)>>>),
+    Where(Vec<Physical>, Arc<Mutex<Option<KnownIds>>>),
 }
+
+/// Ids, all if `None`, and the numbering that they are of.
+type KnownIds = (u64, Option<Arc<IdSet>>);
 
 /// One part of a scan: gives a window's batches at a time.
 #[derive(Clone)]

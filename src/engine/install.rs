@@ -198,6 +198,15 @@ impl Coordinator {
                 notices.extend(copies(*window, "each row")?);
             }
         }
+        for (i, feed) in flow.feeds.iter().enumerate() {
+            let in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
+            if let (Some(window), Emit::OnUpdate, false) =
+                (feed.view.window, plan.emit, in_place || plan.over.is_empty())
+            {
+                let names: Vec<String> = plan.over.iter().map(|(_, name)| format!("\"{name}\"")).collect();
+                notices.extend(copies(window, &format!("each row of {}", names.join(", ")))?);
+            }
+        }
         for input in flow.tail.iter().flat_map(|n| &n.inputs) {
             let Input::Object(oid) = input else { continue };
             let Some(view) = self.views.get(oid) else { continue };

@@ -1,7 +1,6 @@
 //! Views, tables and sources as DataFusion tables: immutable, as of one tick.
 
 use std::any::Any;
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
@@ -33,6 +32,7 @@ use crate::exec::keys::{CHUNK, KeySnapshot};
 use crate::exec::regroup::Regrouped;
 use crate::exec::slice_store::StoreLayout;
 use crate::exec::store_snapshot::StoreSnapshot;
+use crate::exec::window_cursor::WindowCursor;
 use crate::exec::window_view::{Group, Shown, WindowView, Within};
 use crate::planner::stream_plan::{Node, Op};
 
@@ -100,8 +100,8 @@ impl WindowTable {
         let mut batches = Vec::new();
         for part in 0..self.parts.len() {
             let scan = self.scan_part(part, &all, &Within::default(), &[])?;
-            for window in scan.windows() {
-                batches.extend(scan.read(window)?);
+            for window in scan.into_windows() {
+                batches.extend(window?);
             }
         }
         Ok(batches)
@@ -141,7 +141,7 @@ impl WindowTable {
             within: within.clone(),
             only: match &part.rows {
                 Rows::Store(snapshot) => Only::Ids(keys_where(&snapshot.layout, &snapshot.keys, key_filters)?),
-                Rows::Regrouped { .. } => Only::Where(key_filters.to_vec(), Arc::default()),
+                Rows::Regrouped { .. } => Only::Where(key_filters.to_vec()),
             },
             part: part.clone(),
             shown: self.shown,
@@ -302,9 +302,28 @@ fn batch_of(schema: &SchemaRef, columns: Vec<arrow::array::ArrayRef>, rows: usiz
 enum Only {
     /// `None`: all.
     Ids(Option<Arc<IdSet>>),
-    /// Those for which these are true, worked out when the first window is read; ids are of the numbering that stands beside
-    /// them.
-    Where(Vec<Physical>, Arc<Mutex<Option<(u64, Option<Arc<IdSet>>)>>>),
+    /// Those for which these are true, of groups that are yet to be made.
+    Where(Vec<Physical>),
+}
+
+/// What a window is made of, and the groups wanted of it. `known`: those groups, as of a numbering.
+fn regroup(
+    by: &mut Regrouped,
+    parts: &[StoreSnapshot],
+    view: &WindowView,
+    end_us: i64,
+    filters: &[Physical],
+    known: &mut Option<(u64, Option<Arc<IdSet>>)>,
+) -> Result<(StoreSnapshot, Option<Arc<IdSet>>), ExecError> {
+    let layout = by.plan().layout.clone();
+    let (numbering, keys) = by.keys(parts)?;
+    let only = match known.take() {
+        Some((of, only)) if of == numbering => only,
+        _ => keys_where(&layout, &keys, filters)?,
+    };
+    *known = Some((numbering, only.clone()));
+    let range = view.slices_of(layout.grid, end_us);
+    Ok((by.snapshot(parts, range, only.as_deref())?, only))
 }
 
 /// One part of a scan: gives a window's batches at a time.
@@ -323,41 +342,41 @@ struct PartScan {
 }
 
 impl PartScan {
-    fn windows(&self) -> Vec<i64> {
-        match &self.part.rows {
-            Rows::Store(snapshot) => self.part.view.windows(snapshot, &self.shown, &self.within),
-            Rows::Regrouped { parts, .. } => {
-                let of_part = |part| self.part.view.windows(part, &self.shown, &self.within);
-                parts.iter().flat_map(of_part).collect::<BTreeSet<_>>().into_iter().collect()
+    /// The batches of each window, one window after the other.
+    fn into_windows(self) -> Box<dyn Iterator<Item = Result<Vec<RecordBatch>, ExecError>> + Send> {
+        let view = self.part.view.clone();
+        match (self.part.rows.clone(), self.only.clone()) {
+            (Rows::Store(snapshot), Only::Ids(only)) => {
+                let windows = view.windows(&snapshot, &self.shown, &self.within);
+                let mut cursor = view.cursor(snapshot, only, &self.needed);
+                Box::new(
+                    (0..windows.len()).map(move |i| self.read(&mut cursor, windows[i], windows.get(i + 1).copied())),
+                )
+            }
+            (Rows::Regrouped { parts, by }, Only::Where(filters)) => {
+                let of_part = |part| view.windows(part, &self.shown, &self.within);
+                let windows: BTreeSet<i64> = parts.iter().flat_map(of_part).collect();
+                let mut known = None;
+                Box::new(windows.into_iter().map(move |end_us| {
+                    let (snapshot, only) = regroup(&mut by.lock(), &parts, &view, end_us, &filters, &mut known)?;
+                    self.read(&mut view.cursor(snapshot, only, &self.needed), end_us, None)
+                }))
+            }
+            _ => {
+                let wrong = ExecError::Invariant("a scan looks for keys where they are not".into());
+                Box::new(std::iter::once(Err(wrong)))
             }
         }
     }
 
-    /// What holds the window that ends at `end_us`, and the keys wanted of it.
-    fn source(&self, end_us: i64) -> Result<(Cow<'_, StoreSnapshot>, Option<Arc<IdSet>>), ExecError> {
-        match (&self.part.rows, &self.only) {
-            (Rows::Store(snapshot), Only::Ids(only)) => Ok((Cow::Borrowed(snapshot), only.clone())),
-            (Rows::Regrouped { parts, by }, Only::Where(filters, known)) => {
-                let mut by = by.lock();
-                let layout = by.plan().layout.clone();
-                let (numbering, keys) = by.keys(parts)?;
-                let mut known = known.lock();
-                let only = match &*known {
-                    Some((of, only)) if *of == numbering => only.clone(),
-                    _ => keys_where(&layout, &keys, filters)?,
-                };
-                *known = Some((numbering, only.clone()));
-                let range = self.part.view.slices_of(layout.grid, end_us);
-                Ok((Cow::Owned(by.snapshot(parts, range, only.as_deref())?), only))
-            }
-            _ => Err(ExecError::Invariant("a scan looks for keys where they are not".into())),
-        }
-    }
-
-    fn read(&self, end_us: i64) -> Result<Vec<RecordBatch>, ExecError> {
+    fn read(
+        &self,
+        cursor: &mut WindowCursor,
+        end_us: i64,
+        next_us: Option<i64>,
+    ) -> Result<Vec<RecordBatch>, ExecError> {
         let mut batches = Vec::new();
-        let (snapshot, only) = self.source(end_us)?;
-        for (rows, columns) in self.part.view.read(&snapshot, end_us, only.as_deref(), &self.needed)? {
+        for (rows, columns) in self.part.view.read(cursor, end_us, next_us, &self.needed)? {
             let mut batch = batch_of(&self.inner, columns, rows)?;
             for filter in &self.filters {
                 let mask = Evaluator::new(filter.clone()).evaluate_predicate(&batch)?;
@@ -388,8 +407,7 @@ impl PartitionStream for PartScan {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let scan = self.clone();
-        let batches = scan.windows().into_iter().flat_map(move |end| match scan.read(end) {
+        let batches = self.clone().into_windows().flat_map(|window| match window {
             Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(external(error))],
         });

@@ -31,6 +31,7 @@ pub mod tail;
 #[cfg(test)]
 pub(crate) mod text;
 pub mod window;
+pub mod window_cursor;
 pub mod window_view;
 
 pub use delta::Delta;

@@ -120,7 +120,8 @@ impl RegroupedChanges {
         let snapshot = regrouped.snapshot(parts, range, None)?;
         let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
         let mut rows = HashSet::new();
-        for (_, columns) in self.view.read(&snapshot, end_us, None, &all)? {
+        let mut cursor = self.view.cursor(snapshot, None, &all);
+        for (_, columns) in self.view.read(&mut cursor, end_us, None, &all)? {
             rows.extend(self.converter.convert_columns(&columns)?.iter().map(|row| row.owned()));
         }
         Ok(rows)

@@ -169,9 +169,13 @@ impl SourceReader {
         &self.setup.bounds
     }
 
-    pub fn add_partitions(&mut self, partitions: &[(i32, i64)]) {
+    /// Partitions with where to begin, while the source stands at this watermark.
+    pub fn add_partitions(&mut self, partitions: &[(i32, i64)], source_watermark_us: Option<i64>) {
         let terms = Terms { bounds: self.setup.bounds, floor_us: self.floor_us, watermark_us: None };
         for &(partition, start) in partitions {
+            let mut law = PartitionLaw::new(start, terms);
+            // Its first row may come before the tick ends.
+            law.source_stands_at(source_watermark_us, true);
             self.partitions.entry(partition).or_insert_with(|| Partition {
                 start,
                 position: start,
@@ -179,7 +183,7 @@ impl SourceReader {
                 end_seen_us: i64::MIN,
                 at_end_since_us: None,
                 idle_us: None,
-                law: PartitionLaw::new(start, terms),
+                law,
                 marks: Marks::default(),
                 counts: Counts::default(),
                 error: None,
@@ -267,7 +271,9 @@ impl SourceReader {
                     let (offset, before_us) = (state.position, state.law.watermark_us());
                     match change {
                         SourceChange::Bounds(bounds) => state.law.alter(offset, bounds, floor_us),
-                        SourceChange::Watermark { to_us } => drop(state.law.take_back(offset, to_us, floor_us)),
+                        SourceChange::Watermark { to_us } => {
+                            state.law.take_back(offset, to_us, floor_us);
+                        }
                         SourceChange::Restart(_) => {}
                     }
                     self.altered.push(Altered { partition, offset, before_us, terms: state.law.terms() });
@@ -432,11 +438,9 @@ impl SourceReader {
         progress
     }
 
-    /// An idle partition, and one from which nothing has come, begin at the source's watermark when a row comes.
     pub fn source_stands_at(&mut self, watermark_us: Option<i64>) {
         for state in self.partitions.values_mut() {
-            let begins = state.idle_us.is_some() || state.position == state.start;
-            state.law.raise_when_it_returns(if begins { watermark_us } else { None });
+            state.law.source_stands_at(watermark_us, state.idle_us.is_some());
         }
     }
 
@@ -686,7 +690,7 @@ mod tests {
             bounds,
             late_into: None,
         });
-        reader.add_partitions(&[(0, 0)]);
+        reader.add_partitions(&[(0, 0)], None);
         let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
         reader.attach(Attached::Pass(1, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) })));
         reader

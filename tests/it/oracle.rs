@@ -19,7 +19,7 @@ use riverrun::sql::{self, Name, Statement};
 
 use crate::db::{Db, lines};
 
-fn seeds(default: Range<u64>) -> Range<u64> {
+pub fn seeds(default: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("RIVERRUN_ORACLE_SEEDS") else { return default };
     let (from, to) = text.split_once("..").expect("RIVERRUN_ORACLE_SEEDS=FROM..TO");
     from.parse().expect("a seed")..to.parse().expect("a seed")

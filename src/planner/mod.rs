@@ -15,7 +15,9 @@
 //! the rows in the place of the objects ([`bind`]); [`session`] executes the plan. INSERT, UPDATE and DELETE are queries too:
 //! [`plan_dml`].
 
+mod arithmetic;
 mod assign_windows;
+mod bounded;
 mod define;
 mod dml;
 mod error;
@@ -23,6 +25,7 @@ mod event_time;
 mod explain;
 mod functions;
 mod lower;
+pub mod moment;
 mod names;
 mod postgres_functions;
 mod postgres_rules;
@@ -33,6 +36,7 @@ mod select;
 mod session;
 mod show_create;
 pub mod stream_plan;
+mod text_input;
 mod types;
 mod window_relation;
 
@@ -45,6 +49,7 @@ pub use names::{result_name, result_names};
 pub use query::{EventTimes, Reads, bind, parameter_types, plan_query};
 pub use relations::{definition_names, objects_in};
 pub use session::{Runtime, session};
+pub use text_input::{bytea, interval_value};
 pub use types::{arrow_type, sql_name, timestamp, timestamptz};
 
 #[cfg(test)]

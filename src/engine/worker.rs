@@ -20,7 +20,8 @@ use crate::exec::exchange::{Batch, Body, Inbox, Message, SourceProgress, StoreId
 use crate::exec::flow::{Feed, Pass};
 use crate::exec::horizon::Horizon;
 use crate::exec::law::source_watermark;
-use crate::exec::slice_store::{PartialRows, SliceStore, StoreLayout, StoreRows, StoreSnapshot};
+use crate::exec::slice_store::{PartialRows, SliceStore, StoreLayout, StoreRows};
+use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Times, shown};
 use crate::exec::window_view::{Changes, WindowView};
 use crate::exec::{Delta, ExecError};

@@ -15,16 +15,20 @@ pub mod id_set;
 pub mod keys;
 pub mod law;
 pub mod operator;
+pub mod panes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;
+pub mod slice_batch;
 pub mod slice_store;
 pub mod state;
+pub mod store_snapshot;
 pub mod table_state;
 pub mod tail;
 #[cfg(test)]
 pub(crate) mod text;
 pub mod window;
+pub mod window_cursor;
 pub mod window_view;
 
 pub use delta::Delta;

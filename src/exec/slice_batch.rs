@@ -160,7 +160,7 @@ impl Merging {
         // What has no NULL needs no second look.
         let values = self.states.iter().zip(&outputs);
         let overflowed = values.map(|(s, o)| if o.null_count() == 0 { 0 } else { s.overflowed() }).collect();
-        Ok(Merged { ids: self.ids, counts: self.counts, outputs, overflowed })
+        Ok(Merged { ids: self.ids.clone(), counts: self.counts.clone(), outputs, overflowed })
     }
 }
 

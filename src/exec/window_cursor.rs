@@ -124,10 +124,10 @@ mod tests {
             measures: vec![Measure::new(&call, &Schema::empty(), false).unwrap()],
         };
         let mut store = SliceStore::new(Arc::new(layout)).unwrap();
-        let keys: Vec<i64> = std::iter::once(1).chain((0..60).map(|_| 2)).collect();
+        let keys: Vec<i64> = (0..60).map(|_| 2).chain([1]).collect();
         let rows = StoreRows {
             rows: keys.len(),
-            slices: std::iter::once(0).chain(0..60).collect(),
+            slices: (0..60).chain([0]).collect(),
             keys: vec![Arc::new(Int64Array::from(keys))],
             args: vec![Vec::new()],
             filters: vec![None],

@@ -4,6 +4,7 @@
 pub mod arrangement;
 pub mod bucket;
 pub mod delta;
+pub mod derive;
 mod error;
 pub mod exchange;
 pub mod expr;
@@ -17,6 +18,8 @@ pub mod law;
 pub mod operator;
 pub mod overflows;
 pub mod panes;
+pub mod regroup;
+pub mod regroup_changes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;
@@ -29,6 +32,7 @@ pub mod tail;
 #[cfg(test)]
 pub(crate) mod text;
 pub mod window;
+pub mod window_cursor;
 pub mod window_view;
 
 pub use delta::Delta;

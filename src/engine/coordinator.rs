@@ -16,11 +16,12 @@ use super::clock::{self, Stopwatch};
 use super::error::EngineError;
 use super::reader::{Consumer, PartitionReport, SourceSetup};
 use super::stats::{Kept, Stats};
+use super::subscription::{Subscriber, Subscription};
 use super::table::Table;
 use super::topic::{Seen, TopicWatch};
 use super::version::Version;
 use super::worker::{Command, EdgeId, PassId, Report, SourceTime, StoreReport};
-use super::{TableChange, WriteOutcome};
+use super::{TableChange, TickId, WriteOutcome};
 use crate::catalog::{Object, Oid};
 use crate::exec::Delta;
 use crate::exec::arrangement::Arrangement;
@@ -53,6 +54,11 @@ pub(super) enum Request {
         objects: Vec<Oid>,
         allow_partial: bool,
         reply: Reply<Arc<Version>>,
+    },
+    Subscribe {
+        object: Oid,
+        as_of: Option<TickId>,
+        reply: Reply<Subscription>,
     },
     Write {
         changes: Vec<TableChange>,
@@ -158,6 +164,7 @@ pub(super) struct Coordinator {
     pub times: HashMap<Oid, SourceTime>,
     pub next_id: u64,
     waits: Vec<Wait>,
+    pub subscribers: Vec<Subscriber>,
     pub kept: Arc<Kept>,
     pub stats: Arc<RwLock<Arc<Stats>>>,
     pub tick_ms: f64,
@@ -211,6 +218,7 @@ impl Coordinator {
             times: HashMap::new(),
             next_id: 1,
             waits: Vec::new(),
+            subscribers: Vec::new(),
             kept,
             stats,
             tick_ms: 0.0,
@@ -283,6 +291,10 @@ impl Coordinator {
                 asked.written.push((outcome, reply));
             }
             Request::Read { objects, allow_partial, reply } => asked.reads.push((objects, allow_partial, reply)),
+            Request::Subscribe { object, as_of, reply } => {
+                self.prepare_subscription(object);
+                asked.subscriptions.push((object, as_of, reply));
+            }
             Request::Wait { ends, reply } => self.waits.push(Wait { ends, reply }),
             Request::Explain { view, reply } => asked.explained.push((view, reply)),
         }
@@ -295,6 +307,9 @@ impl Coordinator {
             for oid in objects {
                 wanted.extend(self.store_read_by(*oid));
             }
+        }
+        for (oid, _, _) in &asked.subscriptions {
+            wanted.extend(self.store_read_by(*oid));
         }
         for view in self.views.values().filter(|v| v.made_in == tick) {
             for upstream in view.object.depends_on.iter() {
@@ -327,6 +342,7 @@ impl Coordinator {
         for &oid in &oids {
             self.note_current(oid);
         }
+        self.tell_subscribers(&data);
         self.tick += 1;
         // Before anybody is answered: who has waited finds the figures of the tick that ended the wait.
         self.publish_stats();
@@ -505,15 +521,21 @@ impl Coordinator {
         if let Some(table) = self.tables.get_mut(&oid) {
             return Ok(table.state.snapshot().batches(None).map_err(crate::exec::ExecError::from)?);
         }
+        self.begin_changes(oid)?;
         let times = self.times.clone();
         let Some(view) = self.views.get_mut(&oid) else { return Ok(Vec::new()) };
-        // Its changes are wanted from now on.
+        super::version::content(view, data, &times, self.workers)
+    }
+
+    /// The changes of a view that is read from an aggregation of its tail are wanted from the next tick on.
+    pub fn begin_changes(&mut self, oid: Oid) -> Result<(), EngineError> {
+        let Some(view) = self.views.get_mut(&oid) else { return Ok(()) };
         if let Output::Aggregate { node, .. } = view.flow.output
             && !view.tail.gives_changes(node)
         {
-            view.tail.begin_changes(node, &times, view.plan.retention_us)?;
+            view.tail.begin_changes(node, &self.times, view.plan.retention_us)?;
         }
-        super::version::content(view, data, &times, self.workers)
+        Ok(())
     }
 
     /// The store that a reader of the view looks into.
@@ -601,6 +623,10 @@ impl Coordinator {
         for (objects, allow_partial, reply) in asked.reads {
             let _ = reply.send(self.version(&objects, allow_partial, data).map(Arc::new));
         }
+        for (object, as_of, reply) in asked.subscriptions {
+            // Whoever does not wait for the answer any more is noticed at the next tick.
+            let _ = reply.send(self.subscribe(object, as_of, data));
+        }
         for (view, reply) in asked.explained {
             let _ = reply.send(self.explain(view));
         }
@@ -653,5 +679,6 @@ struct Asked {
     dropped: Vec<Reply<()>>,
     written: Vec<(Outcome<WriteOutcome>, Reply<WriteOutcome>)>,
     reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
+    subscriptions: Vec<(Oid, Option<TickId>, Reply<Subscription>)>,
     explained: Vec<(Oid, Reply<Vec<String>>)>,
 }

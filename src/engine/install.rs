@@ -270,7 +270,7 @@ impl Coordinator {
     }
 
     /// A view's changes are wanted by another.
-    fn want_changes(&mut self, oid: Oid) {
+    pub(super) fn want_changes(&mut self, oid: Oid) {
         let Some(mut view) = self.views.remove(&oid) else { return };
         if let Output::Feed { feed, .. } = view.flow.output
             && view.feeds[feed].edge.is_none()
@@ -282,6 +282,7 @@ impl Coordinator {
     }
 
     pub(super) fn remove(&mut self, oid: Oid) {
+        self.end_subscriptions(oid);
         if let Some(view) = self.views.remove(&oid) {
             for feed in &view.feeds {
                 if let Some(edge) = feed.edge {
@@ -316,13 +317,20 @@ impl Coordinator {
     }
 
     /// Nobody may want the changes of these any more.
-    fn unwanted_changes(&mut self, upstream: &[Oid]) {
+    pub(super) fn unwanted_changes(&mut self, upstream: &[Oid]) {
         for oid in upstream {
-            if self.views.values().any(|v| v.object.depends_on.contains(oid)) {
+            if self.views.values().any(|v| v.object.depends_on.contains(oid)) || self.is_subscribed(*oid) {
                 continue;
             }
             let Some(view) = self.views.get_mut(oid) else { continue };
-            let Output::Feed { feed, .. } = view.flow.output else { continue };
+            let feed = match view.flow.output {
+                Output::Feed { feed, .. } => feed,
+                Output::Aggregate { node, .. } => {
+                    view.tail.end_changes(node);
+                    continue;
+                }
+                Output::Rows(_) => continue,
+            };
             if let Some(edge) = view.feeds[feed].edge.take() {
                 let store = view.feeds[feed].store;
                 self.broadcast(|| Command::DropEdge { edge, store });

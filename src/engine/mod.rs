@@ -17,6 +17,7 @@ mod read;
 mod reader;
 mod source_table;
 mod stats;
+mod subscription;
 mod table;
 mod topic;
 mod version;
@@ -33,11 +34,12 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 pub use crate::connector::ConnectorError;
-pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, WriteOutcome};
+pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, TickId, WriteOutcome};
 pub use clock::{Stopwatch, now_us};
-pub use error::EngineError;
+pub use error::{EngineError, tick_number, tick_of_number};
 pub use reader::Counts;
 pub use stats::{PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+pub use subscription::{Subscription, Update};
 
 use self::coordinator::{Coordinator, NewSource, Reply, Request};
 use self::reader::SourceSetup;
@@ -244,6 +246,10 @@ impl Inner {
         let objects = objects.to_vec();
         let version = self.ask(|reply| Request::Read { objects, allow_partial, reply }).await?;
         Ok(version)
+    }
+
+    async fn subscribe(&self, object: Oid, as_of: Option<TickId>) -> Result<Subscription, EngineError> {
+        self.ask(|reply| Request::Subscribe { object, as_of, reply }).await
     }
 
     async fn write(&self, changes: Vec<TableChange>) -> Result<WriteOutcome, EngineError> {

@@ -142,12 +142,7 @@ impl Drop for Subscription {
 }
 
 impl Coordinator {
-    /// Before the tick ends in which somebody subscribes: its changes are wanted from the next one on.
-    pub(super) fn prepare_subscription(&mut self, oid: Oid) {
-        self.want_changes(oid);
-    }
-
-    /// At the end of that tick.
+    /// At the end of the tick in which somebody asks, before which the object's changes were wanted.
     pub(super) fn subscribe(
         &mut self,
         oid: Oid,
@@ -156,7 +151,7 @@ impl Coordinator {
     ) -> Result<Subscription, EngineError> {
         let begun = self.begin_subscription(oid, as_of, data);
         if begun.is_err() {
-            self.unwanted_changes(&[oid]);
+            self.unwanted_changes([oid].into_iter());
         }
         begun
     }
@@ -204,7 +199,7 @@ impl Coordinator {
             }
             stays
         });
-        self.unwanted_changes(&left);
+        self.unwanted_changes(left.into_iter());
     }
 
     /// The object has been dropped.

@@ -8,6 +8,7 @@
 //! 2. The scope analyzes the plan: every type is settled, and `postgres_rules` make arithmetic and aggregates exact.
 //! 3. `lower` refuses by name what cannot be kept, simplifies, and lowers the rest to a [`stream_plan::StreamPlan`], which
 //!    [`explain()`] prints.
+//!    [`onto_slices()`] puts it onto the slices under the views that it reads, as far as that is equal.
 //! 4. Out comes a [`Definition`]: the object for the catalog, with the SQL that makes it again (`show_create`), and the plan.
 //!
 //! The way of a SELECT: [`objects_in`] says what it reads; the engine gives the rows of these as of one tick; with them in
@@ -15,6 +16,7 @@
 //! the rows in the place of the objects ([`bind`]); [`session`] executes the plan. INSERT, UPDATE and DELETE are queries too:
 //! [`plan_dml`].
 
+mod alter;
 mod arithmetic;
 mod assign_windows;
 mod bounded;
@@ -27,6 +29,7 @@ mod functions;
 mod lower;
 pub mod moment;
 mod names;
+mod onto_slices;
 mod postgres_functions;
 mod postgres_rules;
 mod query;
@@ -40,12 +43,14 @@ mod text_input;
 mod types;
 mod window_relation;
 
+pub use alter::{altered_source, timestamp_text, timestamp_us};
 pub use define::{Definition, define};
 pub use dml::{DmlKind, DmlPlan, plan_dml};
 pub use error::{At, PlanError, Refusal};
 pub use event_time::{event_time_column, event_time_type};
-pub use explain::explain;
+pub use explain::{call_text, explain, expr_text};
 pub use names::{result_name, result_names};
+pub use onto_slices::{Plans, onto_slices};
 pub use query::{EventTimes, Reads, bind, parameter_types, plan_query};
 pub use relations::{definition_names, objects_in};
 pub use session::{Runtime, session};

@@ -88,6 +88,8 @@ impl<'a> Cursor<'a> {
             "SUBSCRIBE" => self.subscribe().map(Statement::Subscribe),
             "CREATE" => self.create(),
             "DROP" => self.drop_objects(),
+            "ALTER" => self.alter(),
+            "CANCEL" => self.cancel(),
             "SHOW" => self.show(),
             "DESCRIBE" | "DESC" => self.describe(),
             "EXPLAIN" => self.explain(),

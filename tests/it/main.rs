@@ -6,5 +6,6 @@ mod engine;
 mod house;
 mod kafka;
 mod oracle;
+mod sources;
 mod subscribe;
 mod wire;

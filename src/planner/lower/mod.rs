@@ -38,7 +38,7 @@ use super::error::{PlanError, duplicate_column};
 use super::event_time::event_time_columns;
 use super::names::result_name;
 use super::scope::{ObjectSource, Scope};
-use super::stream_plan::{Emit, Node, NodeId, Op, ScanKind, StreamPlan};
+use super::stream_plan::{Emit, Node, NodeId, Op, ScanKind, StoreChoice, StreamPlan};
 use super::types::{output_type, sql_name};
 use crate::catalog::ObjectKind;
 
@@ -60,6 +60,7 @@ pub(super) fn lower(
     names: &[String],
     emit: Emit,
     retention_us: Option<i64>,
+    store: StoreChoice,
     scope: &Scope,
 ) -> Result<Lowered, PlanError> {
     refuse::refuse(&analyzed)?;
@@ -73,7 +74,7 @@ pub(super) fn lower(
     }
     debug_assert_eq!(root + 1, lowering.nodes.len(), "the output is the last node");
     let event_time = lowering.event_time[root].clone();
-    let plan = StreamPlan { nodes: lowering.nodes, retention_us, emit };
+    let plan = StreamPlan { nodes: lowering.nodes, retention_us, emit, store, over: Vec::new() };
     Ok(Lowered { plan, event_time, notices: lowering.notices })
 }
 

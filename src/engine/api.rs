@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use datafusion::catalog::TableProvider;
 
-use super::{EngineError, EngineOptions, Stats};
+use super::{EngineError, EngineOptions, Stats, Subscription};
 use crate::catalog::{Catalog, NameContext, Oid};
 use crate::exec::Delta;
 use crate::planner::EventTimes;
@@ -17,6 +17,9 @@ use crate::sql::{AlterSource, Drop, Name, OnConflict, Statement};
 pub struct Engine {
     pub(super) inner: Arc<super::Inner>,
 }
+
+/// A tick's id: (epoch, n).
+pub type TickId = (u64, u64);
 
 /// What a DDL statement did.
 #[derive(Debug, Clone, Default)]
@@ -50,8 +53,7 @@ pub struct WriteOutcome {
 
 /// Everything a statement may read, as of one tick.
 pub trait ReadVersion: Send + Sync {
-    /// (epoch, n).
-    fn tick(&self) -> (u64, u64);
+    fn tick(&self) -> TickId;
     /// The rows of a source, table or materialized view that was named to [`Engine::read`].
     fn table(&self, oid: Oid) -> Option<Arc<dyn TableProvider>>;
     /// For `watermark()` and its kin.
@@ -98,6 +100,12 @@ impl Engine {
     /// One tick's version of the objects. A view that still reads history is an error unless `allow_partial`.
     pub async fn read(&self, objects: &[Oid], allow_partial: bool) -> Result<Arc<dyn ReadVersion>, EngineError> {
         self.inner.read(objects, allow_partial).await
+    }
+
+    /// A table's or a materialized view's rows as of one tick, and what changes from then on. `as_of` may name that tick. A view
+    /// that still reads history is an error.
+    pub async fn subscribe(&self, object: Oid, as_of: Option<TickId>) -> Result<Subscription, EngineError> {
+        self.inner.subscribe(object, as_of).await
     }
 
     /// Applies all changes in one tick, or none. Returns when every view over the tables has absorbed them.

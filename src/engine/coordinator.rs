@@ -18,11 +18,12 @@ use super::clock::{self, Stopwatch};
 use super::error::EngineError;
 use super::reader::{Consumer, SourceSetup};
 use super::stats::{Kept, PartitionStats, Stats};
+use super::subscription::{Subscriber, Subscription};
 use super::table::Table;
 use super::topic::{Seen, TopicWatch};
 use super::version::Version;
 use super::worker::{Command, EdgeId, PassId, Report, StoreReport};
-use super::{TableChange, WriteOutcome};
+use super::{TableChange, TickId, WriteOutcome};
 use crate::catalog::{Object, Oid};
 use crate::exec::Delta;
 use crate::exec::arrangement::Arrangement;
@@ -71,6 +72,11 @@ pub(super) enum Request {
         objects: Vec<Oid>,
         allow_partial: bool,
         reply: Reply<Arc<Version>>,
+    },
+    Subscribe {
+        object: Oid,
+        as_of: Option<TickId>,
+        reply: Reply<Subscription>,
     },
     Write {
         changes: Vec<TableChange>,
@@ -211,6 +217,7 @@ pub(super) struct Coordinator {
     pub times: HashMap<Oid, SourceTime>,
     pub next_id: u64,
     pub waits: Vec<Wait>,
+    pub subscribers: Vec<Subscriber>,
     pub kept: Arc<Kept>,
     pub stats: Arc<RwLock<Arc<Stats>>>,
     pub tick_ms: f64,
@@ -290,6 +297,7 @@ impl Coordinator {
             times: HashMap::new(),
             next_id: 1,
             waits: Vec::new(),
+            subscribers: Vec::new(),
             kept,
             stats,
             tick_ms: 0.0,
@@ -375,6 +383,13 @@ impl Coordinator {
                 asked.altered.push((outcome, reply));
             }
             Request::Read { objects, allow_partial, reply } => asked.reads.push((objects, allow_partial, reply)),
+            Request::Subscribe { object, as_of, reply } => {
+                // Told from the next tick on; the version of this one goes before.
+                match self.want_changes(object) {
+                    Ok(()) => asked.subscriptions.push((object, as_of, reply)),
+                    Err(error) => drop(reply.send(Err(error))),
+                }
+            }
             Request::Wait { ends, reply } => self.waits.push(Wait { ends, reply }),
             Request::Explain { what, reply } => asked.explained.push((what, reply)),
         }
@@ -387,6 +402,9 @@ impl Coordinator {
             for oid in objects {
                 wanted.extend(self.store_read_by(*oid));
             }
+        }
+        for (oid, _, _) in &asked.subscriptions {
+            wanted.extend(self.store_read_by(*oid));
         }
         for view in self.views.values() {
             if view.made_in == tick {
@@ -423,6 +441,7 @@ impl Coordinator {
         for &oid in &oids {
             self.note_current(oid);
         }
+        self.tell_subscribers(&data);
         self.tick += 1;
         // Before anybody is answered: who has waited finds the figures of the tick that ended the wait.
         self.publish_stats();
@@ -615,15 +634,21 @@ impl Coordinator {
         if let Some(table) = self.tables.get_mut(&oid) {
             return Ok(table.state.snapshot().batches(None).map_err(crate::exec::ExecError::from)?);
         }
+        self.begin_changes(oid)?;
         let times = self.times.clone();
         let Some(view) = self.views.get_mut(&oid) else { return Ok(Vec::new()) };
-        // Its changes are wanted from now on.
+        super::version::content(view, data, &times, self.workers)
+    }
+
+    /// The changes of a view that is read from an aggregation of its tail are wanted from the next tick on.
+    pub fn begin_changes(&mut self, oid: Oid) -> Result<(), EngineError> {
+        let Some(view) = self.views.get_mut(&oid) else { return Ok(()) };
         if let Output::Aggregate { node, .. } = view.flow.output
             && !view.tail.gives_changes(node)
         {
-            view.tail.begin_changes(node, &times, view.plan.retention_us)?;
+            view.tail.begin_changes(node, &self.times, view.plan.retention_us)?;
         }
-        super::version::content(view, data, &times, self.workers)
+        Ok(())
     }
 
     /// The store that a reader of the view looks into.
@@ -714,6 +739,10 @@ impl Coordinator {
         for (objects, allow_partial, reply) in asked.reads {
             let _ = reply.send(self.version(&objects, allow_partial, data).map(Arc::new));
         }
+        for (object, as_of, reply) in asked.subscriptions {
+            // Whoever does not wait for the answer any more is noticed at the next tick.
+            let _ = reply.send(self.subscribe(object, as_of, data));
+        }
         for (what, reply) in asked.explained {
             let _ = reply.send(self.explain(&what));
         }
@@ -767,5 +796,6 @@ struct Asked {
     altered: Vec<(Outcome<Pending>, Reply<Vec<String>>)>,
     written: Vec<(Outcome<WriteOutcome>, Reply<WriteOutcome>)>,
     reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
+    subscriptions: Vec<(Oid, Option<TickId>, Reply<Subscription>)>,
     explained: Vec<(Explained, Reply<Vec<String>>)>,
 }

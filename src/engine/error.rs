@@ -1,10 +1,23 @@
 //! What can go wrong in the engine.
 
+use super::TickId;
 use crate::catalog::CatalogError;
 use crate::connector::ConnectorError;
 use crate::exec::ExecError;
 use crate::planner::PlanError;
 use crate::sql::SqlError;
+
+/// A tick's id (epoch, n) as one number that sorts as ticks follow each other: epoch * 10^12 + n.
+pub fn tick_number((epoch, n): TickId) -> i128 {
+    i128::from(epoch) * TICKS_PER_EPOCH + i128::from(n)
+}
+
+/// The id that a number stands for, if it is one.
+pub fn tick_of_number(number: i128) -> Option<TickId> {
+    Some((u64::try_from(number / TICKS_PER_EPOCH).ok()?, u64::try_from(number % TICKS_PER_EPOCH).ok()?))
+}
+
+const TICKS_PER_EPOCH: i128 = 1_000_000_000_000;
 
 /// The variant says what the reader must do; the server assigns the SQLSTATE given at each.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +51,15 @@ pub enum EngineError {
     /// 40001: try the transaction again.
     #[error("could not serialize access due to concurrent update")]
     Conflict { detail: String },
+    /// 42P01: a subscription ends with its object.
+    #[error("relation \"{name}\" has been dropped")]
+    Gone { name: String },
+    /// 53400: read faster, or subscribe to less.
+    #[error("the subscription to \"{name}\" was too slow: more than {} MiB of changes waited for it", .most_bytes >> 20)]
+    TooSlow { name: String, most_bytes: usize },
+    /// 55000: subscribe to what is there now.
+    #[error("tick {} is not available", tick_number(*.asked))]
+    NoSuchTick { asked: TickId, newest: TickId },
     /// 57014
     #[error("canceling statement due to timeout: {waiting}")]
     Timeout { waiting: String },

@@ -315,7 +315,7 @@ impl Coordinator {
     }
 
     /// A view's changes are wanted by another.
-    fn want_changes(&mut self, oid: Oid) -> Result<(), EngineError> {
+    pub(super) fn want_changes(&mut self, oid: Oid) -> Result<(), EngineError> {
         let Some(mut view) = self.views.remove(&oid) else { return Ok(()) };
         let mut added = Ok(());
         if let Output::Feed { feed, .. } = view.flow.output
@@ -329,6 +329,7 @@ impl Coordinator {
     }
 
     pub(super) fn remove(&mut self, oid: Oid) {
+        self.end_subscriptions(oid);
         if let Some(view) = self.views.remove(&oid) {
             for feed in &view.feeds {
                 if let Some(edge) = feed.edge {
@@ -363,13 +364,20 @@ impl Coordinator {
     }
 
     /// Nobody may want the changes of these any more.
-    fn unwanted_changes(&mut self, upstream: impl Iterator<Item = Oid>) {
+    pub(super) fn unwanted_changes(&mut self, upstream: impl Iterator<Item = Oid>) {
         for oid in upstream {
-            if self.views.values().any(|v| v.upstream().any(|up| up == oid)) {
+            if self.views.values().any(|v| v.upstream().any(|up| up == oid)) || self.is_subscribed(oid) {
                 continue;
             }
             let Some(view) = self.views.get_mut(&oid) else { continue };
-            let Output::Feed { feed, .. } = view.flow.output else { continue };
+            let feed = match view.flow.output {
+                Output::Feed { feed, .. } => feed,
+                Output::Aggregate { node, .. } => {
+                    view.tail.end_changes(node);
+                    continue;
+                }
+                Output::Rows(_) => continue,
+            };
             if let Some(used) = &mut view.feeds[feed].regrouped {
                 used.edge = None;
             }

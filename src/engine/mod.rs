@@ -21,6 +21,7 @@ mod reader;
 mod sharing;
 mod source_table;
 mod stats;
+mod subscription;
 mod table;
 mod topic;
 mod verdicts;
@@ -38,10 +39,11 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 pub use crate::connector::ConnectorError;
-pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, WriteOutcome};
+pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, TickId, WriteOutcome};
 pub use clock::{Stopwatch, now_us};
-pub use error::EngineError;
+pub use error::{EngineError, tick_number, tick_of_number};
 pub use stats::{JobPartition, JobStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+pub use subscription::{Subscription, Update};
 pub use verdicts::Counts;
 
 use self::coordinator::{Coordinator, Explained, NewSource, Reply, Request};
@@ -261,6 +263,10 @@ impl Inner {
         let objects = objects.to_vec();
         let version = self.ask(|reply| Request::Read { objects, allow_partial, reply }).await?;
         Ok(version)
+    }
+
+    async fn subscribe(&self, object: Oid, as_of: Option<TickId>) -> Result<Subscription, EngineError> {
+        self.ask(|reply| Request::Subscribe { object, as_of, reply }).await
     }
 
     async fn write(&self, changes: Vec<TableChange>) -> Result<WriteOutcome, EngineError> {

@@ -131,6 +131,13 @@ impl Tail {
         Ok(all)
     }
 
+    /// Nobody wants to hear what the aggregation at `node` changes any more.
+    pub fn end_changes(&mut self, node: usize) {
+        if let Stage::Aggregate(stage) = &mut self.nodes[node].1 {
+            stage.changes = None;
+        }
+    }
+
     pub fn gives_changes(&self, node: usize) -> bool {
         matches!(&self.nodes[node].1, Stage::Aggregate(stage) if stage.changes.is_some())
     }

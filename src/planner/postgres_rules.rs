@@ -136,6 +136,14 @@ fn cast_argument(function: &str, args: &mut [Expr], schema: &DFSchema) -> Result
         ("sum", DataType::UInt64) => DataType::Decimal128(20, 0),
         // DataFusion adds four digits behind the point to those of the argument: 16 in all, as Postgres shows.
         ("avg", integer) if integer.is_integer() => DataType::Decimal128(31, 12),
+        ("avg", DataType::Decimal128(precision, scale)) if (0..12).contains(&scale) => {
+            let whole = precision.saturating_sub(scale.unsigned_abs());
+            // A NUMERIC that fills its digits keeps them.
+            if whole > 26 {
+                return Ok(false);
+            }
+            DataType::Decimal128(whole + 12, 12)
+        }
         _ => return Ok(false),
     };
     let inner = std::mem::take(argument);

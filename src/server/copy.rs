@@ -9,7 +9,7 @@ use super::prepared::Prepared;
 use super::rows::RowStream;
 use super::session::{Response, Session};
 use super::sqlstate as code;
-use crate::sql::{self, Statement, fold, quote};
+use crate::sql::{self, Statement, Subscribe, fold, quote};
 
 /// Rows that are written at once.
 const BATCH_ROWS: usize = 8_192;
@@ -131,6 +131,10 @@ impl CopyOut {
         self.rows.columns.len()
     }
 
+    pub fn is_live(&self) -> bool {
+        self.rows.is_live()
+    }
+
     pub fn tag(&self) -> String {
         format!("COPY {}", self.sent)
     }
@@ -243,8 +247,25 @@ impl Session {
             }
         };
         let rows = self.query(&query, prepared, &[]).await?;
-        let style = self.settings().style();
-        Ok(Response::CopyOut(Box::new(CopyOut::new(format, rows, style)?)))
+        self.copy_out(format, rows)
+    }
+
+    /// `COPY (SUBSCRIBE ...) TO STDOUT`: `copy` is the statement with another thing in the place of the subscription.
+    pub(super) async fn copy_subscription(
+        &mut self,
+        subscribe: &Subscribe,
+        copy: &ast::Statement,
+    ) -> Result<Response, PgError> {
+        let ast::Statement::Copy { options, legacy_options, .. } = copy else {
+            return Err(PgError::new(code::SYNTAX_ERROR, "COPY was expected"));
+        };
+        let format = CopyFormat::new(options, legacy_options)?;
+        let rows = self.subscribe(subscribe).await?;
+        self.copy_out(format, rows)
+    }
+
+    fn copy_out(&self, format: CopyFormat, rows: RowStream) -> Result<Response, PgError> {
+        Ok(Response::CopyOut(Box::new(CopyOut::new(format, rows, self.settings().style())?)))
     }
 }
 

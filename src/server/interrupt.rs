@@ -41,6 +41,11 @@ impl Interrupt {
         self.state.send_if_modified(|state| replace(state, State::Idle, State::Running));
     }
 
+    /// The running statement may take as long as it likes.
+    pub fn without_limit(&self) {
+        *self.limit.lock() = None;
+    }
+
     /// No statement runs any more.
     pub fn finish(&self) {
         *self.limit.lock() = None;

@@ -30,6 +30,7 @@ mod session;
 mod settings;
 mod show;
 mod sqlstate;
+mod subscribe;
 mod text;
 mod transaction;
 mod wire;

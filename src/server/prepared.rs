@@ -116,6 +116,7 @@ impl Session {
         Ok(match statement {
             Statement::Execute { name, .. } => self.prepared(name)?.columns.clone(),
             Statement::Fetch { cursor, .. } => self.cursor_columns(cursor),
+            Statement::Subscribe(subscribe) => Some(self.subscription_columns(subscribe)?.into()),
             other => show::columns(other)?.map(Into::into),
         })
     }

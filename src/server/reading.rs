@@ -32,7 +32,12 @@ pub(super) type Batches = BoxStream<'static, Result<RecordBatch, PgError>>;
 
 impl Session {
     /// What a statement may see, with the rows of `tables`.
-    fn reads(&self, catalog: Arc<Catalog>, tables: Tables, event_times: Option<Arc<dyn EventTimes>>) -> Reads {
+    pub(super) fn reads(
+        &self,
+        catalog: Arc<Catalog>,
+        tables: Tables,
+        event_times: Option<Arc<dyn EventTimes>>,
+    ) -> Reads {
         let names = self.name_context();
         let scope = SystemScope {
             catalog: Arc::clone(&catalog),
@@ -128,7 +133,7 @@ impl Session {
         self.interrupt.guard(self.shared.compute.place().run(work)).await
     }
 
-    async fn plan(
+    pub(super) async fn plan(
         &self,
         query: &ast::Query,
         reads: &Reads,

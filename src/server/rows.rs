@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use tokio::sync::watch;
 
 use super::error::PgError;
 use super::interrupt::Interrupt;
@@ -21,6 +22,8 @@ pub struct RowStream {
     /// What is left of a batch that held more rows than were asked for.
     rest: Option<RecordBatch>,
     interrupt: Arc<Interrupt>,
+    /// Of rows that come as things happen: true once those that were there have come.
+    caught_up: Option<watch::Receiver<bool>>,
 }
 
 /// The command tags of statements that give rows.
@@ -57,7 +60,21 @@ impl RowStream {
         batches: BoxStream<'static, Result<RecordBatch, PgError>>,
         interrupt: Arc<Interrupt>,
     ) -> RowStream {
-        RowStream { columns: columns.into(), tag, batches, rest: None, interrupt }
+        RowStream { columns: columns.into(), tag, batches, rest: None, interrupt, caught_up: None }
+    }
+
+    /// The same, of rows that come as things happen and do not end.
+    pub fn live(self, caught_up: watch::Receiver<bool>) -> RowStream {
+        RowStream { caught_up: Some(caught_up), ..self }
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.caught_up.is_some()
+    }
+
+    /// Becomes true when the next rows are still to happen.
+    pub fn caught_up(&self) -> watch::Receiver<bool> {
+        self.caught_up.clone().unwrap_or_else(|| watch::channel(false).1)
     }
 
     /// The rows of one batch, such as SHOW gives.

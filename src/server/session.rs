@@ -301,19 +301,22 @@ impl Session {
                 Ok(Response::Done("DISCARD ALL".into()))
             }
             Statement::Declare { cursor, query } => {
-                if !matches!(self.block, Block::Open(_)) {
-                    let message = "DECLARE CURSOR can only be used in transaction blocks";
-                    return Err(PgError::new(code::NO_ACTIVE_SQL_TRANSACTION, message));
-                }
-                if self.cursors.contains_key(cursor) {
-                    let message = format!("cursor \"{cursor}\" already exists");
-                    return Err(PgError::new(code::DUPLICATE_CURSOR, message));
-                }
+                self.check_new_cursor(cursor)?;
                 let rows = self.query(query, prepared, &parameters).await?;
                 self.cursors.insert(cursor.clone(), Arc::new(tokio::sync::Mutex::new(rows)));
                 Ok(Response::Done("DECLARE CURSOR".into()))
             }
-            Statement::Fetch { cursor, count } => self.fetch(cursor, *count).await.map(Response::Rows),
+            Statement::DeclareSubscription { cursor, subscribe } => {
+                self.check_new_cursor(cursor)?;
+                let rows = self.subscribe(subscribe).await?;
+                self.cursors.insert(cursor.clone(), Arc::new(tokio::sync::Mutex::new(rows)));
+                Ok(Response::Done("DECLARE CURSOR".into()))
+            }
+            Statement::Subscribe(subscribe) => self.subscribe(subscribe).await.map(Response::Rows),
+            Statement::CopySubscription { subscribe, copy } => self.copy_subscription(subscribe, copy).await,
+            Statement::Fetch { cursor, count, timeout_ms } => {
+                self.fetch(cursor, *count, timeout_ms.map(Duration::from_millis)).await.map(Response::Rows)
+            }
             Statement::Close { cursor } => match cursor {
                 Some(name) if self.cursors.remove(name).is_none() => Err(no_cursor(name)),
                 Some(_) => Ok(Response::Done("CLOSE CURSOR".into())),
@@ -471,13 +474,38 @@ impl Session {
         self.cursors.get(name)?.try_lock().ok().map(|rows| Arc::clone(&rows.columns))
     }
 
-    async fn fetch(&mut self, name: &str, count: FetchCount) -> Result<RowStream, PgError> {
+    fn check_new_cursor(&self, name: &str) -> Result<(), PgError> {
+        if !matches!(self.block, Block::Open(_)) {
+            let message = "DECLARE CURSOR can only be used in transaction blocks";
+            return Err(PgError::new(code::NO_ACTIVE_SQL_TRANSACTION, message));
+        }
+        if self.cursors.contains_key(name) {
+            return Err(PgError::new(code::DUPLICATE_CURSOR, format!("cursor \"{name}\" already exists")));
+        }
+        Ok(())
+    }
+
+    /// The next rows of a cursor. Those of a subscription are the ones that are there: if there are none it waits for some, at most
+    /// for `timeout`.
+    async fn fetch(&mut self, name: &str, count: FetchCount, timeout: Option<Duration>) -> Result<RowStream, PgError> {
         let cursor = Arc::clone(self.cursors.get(name).ok_or_else(|| no_cursor(name))?);
-        let columns = Arc::clone(&cursor.lock().await.columns);
+        let (columns, is_live) = {
+            let rows = cursor.lock().await;
+            (Arc::clone(&rows.columns), rows.is_live())
+        };
         let left = match count {
             FetchCount::Rows(rows) => usize::try_from(rows).unwrap_or(usize::MAX),
             FetchCount::All => usize::MAX,
         };
+        if is_live {
+            self.interrupt.without_limit();
+            let batches = super::subscribe::fetch(cursor, left, timeout);
+            return Ok(RowStream::new(columns, super::rows::RowsTag::Fetch, batches, Arc::clone(&self.interrupt)));
+        }
+        if timeout.is_some() {
+            return Err(PgError::unsupported("FETCH WITH (timeout) from a cursor of a query is not supported")
+                .hint("Leave it out; statement_timeout bounds the time of a FETCH."));
+        }
         let batches = futures::stream::try_unfold((cursor, left), |(cursor, left)| async move {
             if left == 0 {
                 return Ok(None);

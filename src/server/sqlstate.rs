@@ -6,7 +6,7 @@ use datafusion::error::DataFusionError;
 use super::error::PgError;
 use super::pg_type;
 use crate::catalog::CatalogError;
-use crate::engine::{ConnectorError, EngineError};
+use crate::engine::{ConnectorError, EngineError, tick_number};
 use crate::exec::ExecError;
 use crate::planner::PlanError;
 use crate::sql::SqlError;
@@ -60,6 +60,7 @@ pub const OUT_OF_MEMORY: &str = "53200";
 pub const TOO_MANY_CONNECTIONS: &str = "53300";
 pub const SERIALIZATION_FAILURE: &str = "40001";
 pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
+pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
 pub const STATEMENT_TOO_COMPLEX: &str = "54001";
 pub const TOO_MANY_COLUMNS: &str = "54011";
 pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
@@ -178,6 +179,12 @@ impl From<EngineError> for PgError {
             }
             EngineError::NotNull { .. } => PgError::new(NOT_NULL_VIOLATION, message),
             EngineError::Conflict { detail } => PgError::new(SERIALIZATION_FAILURE, message).detail(detail),
+            EngineError::Gone { .. } => PgError::new(UNDEFINED_TABLE, message),
+            EngineError::TooSlow { .. } => PgError::new(CONFIGURATION_LIMIT_EXCEEDED, message)
+                .hint("Read faster or subscribe to a view with fewer changes, and subscribe again."),
+            EngineError::NoSuchTick { newest, .. } => PgError::new(OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail(format!("The newest, and the only one that is kept, is {}.", tick_number(newest)))
+                .hint("Leave AS OF out to begin at the newest."),
             EngineError::Timeout { .. } => PgError::new(QUERY_CANCELED, message),
             EngineError::Stopped => PgError::new(ADMIN_SHUTDOWN, message),
         }

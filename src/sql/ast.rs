@@ -83,6 +83,13 @@ pub enum Statement {
     Delete(Box<ast::Delete>),
     /// `COPY t [(columns)] FROM STDIN` or `COPY (query | t) TO STDOUT`; anything but STDIN and STDOUT is refused.
     Copy(Box<ast::Statement>),
+    /// `SUBSCRIBE [TO] name ...`.
+    Subscribe(Subscribe),
+    /// `COPY (SUBSCRIBE ...) TO STDOUT`; `copy` has the format.
+    CopySubscription {
+        subscribe: Subscribe,
+        copy: Box<ast::Statement>,
+    },
     Set(Set),
     Begin {
         read_only: bool,
@@ -108,13 +115,31 @@ pub enum Statement {
         cursor: String,
         query: Box<ast::Query>,
     },
+    /// `DECLARE cursor CURSOR FOR SUBSCRIBE ...`.
+    DeclareSubscription {
+        cursor: String,
+        subscribe: Subscribe,
+    },
+    /// `FETCH ... [WITH (timeout = '1s')]`.
     Fetch {
         cursor: String,
         count: FetchCount,
+        timeout_ms: Option<u64>,
     },
     Close {
         cursor: Option<String>,
     },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscribe {
+    pub name: Name,
+    /// Begin with the rows that are there.
+    pub snapshot: bool,
+    /// Say how far the rows go.
+    pub progress: bool,
+    /// The number of the tick to begin at.
+    pub as_of: Option<i128>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -108,8 +108,8 @@ impl Cursor<'_> {
             && ["SELECT", "WITH", "VALUES", "TABLE"].iter().any(|w| word.value.eq_ignore_ascii_case(w)))
     }
 
-    /// The value of an EXPLAIN option; none means on.
-    fn switch(&mut self) -> Result<bool, SqlError> {
+    /// The value of an option; none means on.
+    pub(super) fn switch(&mut self) -> Result<bool, SqlError> {
         if self.at_symbol(&Token::Comma) || self.at_symbol(&Token::RParen) {
             return Ok(true);
         }
@@ -132,13 +132,18 @@ impl Cursor<'_> {
         let name = self.name()?;
         let mut timeout_ms = None;
         if self.take("TIMEOUT") {
-            self.take("INTERVAL");
-            let at = self.position();
-            let micros = interval_us(&self.string()?).map_err(|error| error.at(at))?;
-            let micros = u64::try_from(micros).map_err(|_| SqlError::value("a timeout cannot be negative").at(at))?;
-            timeout_ms = Some(micros.div_ceil(1000));
+            timeout_ms = Some(self.timeout_ms()?);
         }
         Ok(Statement::WaitFor { name, timeout_ms })
+    }
+
+    /// `[INTERVAL] '10 seconds'`, in whole milliseconds.
+    fn timeout_ms(&mut self) -> Result<u64, SqlError> {
+        self.take("INTERVAL");
+        let at = self.position();
+        let micros = interval_us(&self.string()?).map_err(|error| error.at(at))?;
+        let micros = u64::try_from(micros).map_err(|_| SqlError::value("a timeout cannot be negative").at(at))?;
+        Ok(micros.div_ceil(1000))
     }
 
     /// `CANCEL JOB id [, ...]`, also `CANCEL JOBS`.
@@ -410,10 +415,13 @@ impl Cursor<'_> {
         }
         self.take("WITHOUT HOLD");
         self.expect("FOR")?;
+        if self.at("SUBSCRIBE") {
+            return Ok(Statement::DeclareSubscription { cursor, subscribe: self.subscribe()? });
+        }
         Ok(Statement::Declare { cursor, query: self.query()? })
     }
 
-    /// `FETCH [NEXT | n | ALL | FORWARD [n | ALL]] [FROM | IN] cursor`.
+    /// `FETCH [NEXT | n | ALL | FORWARD [n | ALL]] [FROM | IN] cursor [WITH (timeout = '1s')]`.
     pub(super) fn fetch(&mut self) -> Result<Statement, SqlError> {
         self.expect("FETCH")?;
         for backward in ["PRIOR", "FIRST", "LAST", "ABSOLUTE", "RELATIVE", "BACKWARD"] {
@@ -443,7 +451,17 @@ impl Cursor<'_> {
         if !self.take("FROM") {
             self.take("IN");
         }
-        Ok(Statement::Fetch { cursor: self.identifier()?, count })
+        let cursor = self.identifier()?;
+        let mut timeout_ms = None;
+        if self.take("WITH") {
+            self.list(|cursor| {
+                cursor.expect("TIMEOUT")?;
+                cursor.take_symbol(&Token::Eq);
+                timeout_ms = Some(cursor.timeout_ms()?);
+                Ok(())
+            })?;
+        }
+        Ok(Statement::Fetch { cursor, count, timeout_ms })
     }
 
     pub(super) fn close(&mut self) -> Result<Statement, SqlError> {

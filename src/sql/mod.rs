@@ -25,6 +25,7 @@ mod name;
 mod parser;
 mod queries;
 mod refusals;
+mod subscribe;
 mod table_command;
 mod tokens;
 mod windows;

@@ -83,7 +83,9 @@ impl<'a> Cursor<'a> {
         match word.to_ascii_uppercase().as_str() {
             "SELECT" | "WITH" | "VALUES" | "TABLE" => self.query().map(Statement::Query),
             "INSERT" | "UPDATE" | "DELETE" => self.dml(),
+            "COPY" if self.at_copy_of_subscription() => self.copy_subscription(),
             "COPY" => self.copy(),
+            "SUBSCRIBE" => self.subscribe().map(Statement::Subscribe),
             "CREATE" => self.create(),
             "DROP" => self.drop_objects(),
             "ALTER" => self.alter(),
@@ -153,7 +155,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn copy(&mut self) -> Result<Statement, SqlError> {
+    pub(super) fn copy(&mut self) -> Result<Statement, SqlError> {
         let at = self.position();
         let mut statement = self.run(Parser::parse_statement)?;
         queries::normalise_statement(&mut statement).map_err(|error| error.at(at))?;
@@ -224,6 +226,17 @@ impl<'a> Cursor<'a> {
         let rest = Cursor::new(self.text, self.dialect, rest, self.text_end, self.end.clone());
         *self = Cursor::new(self.text, self.dialect, coming, self.text_end, end);
         rest
+    }
+
+    /// Puts tokens before those still to come, where the last one stands.
+    pub(super) fn put_in_front(&mut self, tokens: impl IntoIterator<Item = Token>) {
+        let at = self.parser.index();
+        let parser = std::mem::replace(&mut self.parser, Parser::new(self.dialect));
+        let coming = parser.into_tokens().split_off(at);
+        let place = coming.first().map_or(sqlparser::tokenizer::Span::empty(), |token| token.span);
+        let front = tokens.into_iter().map(|token| TokenWithSpan::new(token, place));
+        let tokens: Vec<TokenWithSpan> = front.chain(coming).collect();
+        *self = Cursor::new(self.text, self.dialect, tokens, self.text_end, self.end.clone());
     }
 
     /// The tokens still to come.

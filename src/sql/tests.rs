@@ -69,6 +69,7 @@ fn one(statement: &Statement) -> String {
             format!("explain analyze={analyze} verbose={verbose} {}", one(statement))
         }
         Statement::Declare { cursor, query } => format!("declare {cursor} {query}"),
+        Statement::CopySubscription { subscribe, copy } => format!("{subscribe:?} {copy}"),
         other => format!("{other:?}"),
     }
 }
@@ -367,10 +368,10 @@ fn commands() {
     declare C SELECT 1
     11: a SCROLL cursor is not supported (Leave SCROLL out and fetch forward.) at <SCROLL CURSO>
     18: a cursor WITH HOLD is not supported (Use the cursor inside a transaction.) at <WITH HOLD FO>
-    Fetch { cursor: "c", count: Rows(100) }
-    Fetch { cursor: "c", count: All }
-    Fetch { cursor: "c", count: Rows(1) }
-    Fetch { cursor: "c", count: All }
+    Fetch { cursor: "c", count: Rows(100), timeout_ms: None }
+    Fetch { cursor: "c", count: All, timeout_ms: None }
+    Fetch { cursor: "c", count: Rows(1), timeout_ms: None }
+    Fetch { cursor: "c", count: All, timeout_ms: None }
     7: FETCH BACKWARD is not supported (Cursors only go forward.) at <BACKWARD 1 F>
     7: FETCH 0 is not supported (Fetch one row or more, or ALL.) at <0 FROM c>
     Close { cursor: None }

@@ -8,4 +8,5 @@ mod kafka;
 mod law;
 mod oracle;
 mod sources;
+mod subscribe;
 mod wire;

@@ -26,7 +26,7 @@ pub fn seeds(default: Range<u64>) -> Range<u64> {
 }
 
 /// Over rows `r(k VARCHAR, v BIGINT, ts TIMESTAMPTZ)`.
-const QUERIES: &[&str] = &[
+pub const QUERIES: &[&str] = &[
     "SELECT k, v FROM r WHERE v > 0",
     "SELECT k, count(*) AS n, sum(v) AS s, min(v) AS lo, max(v) AS hi FROM r GROUP BY k",
     "SELECT count(*) AS n, sum(v) AS s, max(v) AS m FROM r",

@@ -4,6 +4,7 @@
 //! client slows its own query and nothing else. After an error in the extended protocol everything up to Sync is passed over.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -265,9 +266,18 @@ impl Connection {
     async fn send_rows(&mut self, rows: &mut RowStream, encoder: &RowEncoder, most: u64) -> Result<(u64, bool), Stop> {
         let columns = encoder.num_columns() as u16;
         let mut sent = 0;
+        if rows.is_live() {
+            self.session.interrupt().without_limit();
+        }
         while sent < most {
             let portion = usize::try_from(most - sent).unwrap_or(usize::MAX);
-            let Some(batch) = rows.next(portion).await? else { return Ok((sent, false)) };
+            let next = if rows.is_live() {
+                self.flush_guarded().await?;
+                unless_gone(&self.transport, rows.next(portion)).await?
+            } else {
+                rows.next(portion).await?
+            };
+            let Some(batch) = next else { return Ok((sent, false)) };
             let batch = encoder.batch(&batch)?;
             for row in 0..batch.num_rows() {
                 self.transport.put_raw(b'D', |out| {
@@ -453,7 +463,15 @@ impl Connection {
     async fn copy_out(&mut self, mut copy: CopyOut) -> Result<String, Stop> {
         let columns = copy.num_columns();
         self.transport.put(&CopyOutResponse::new(0, columns as i16, vec![0; columns]));
-        while let Some(lines) = copy.next().await? {
+        let is_live = copy.is_live();
+        loop {
+            let next = if is_live {
+                self.flush_guarded().await?;
+                unless_gone(&self.transport, copy.next()).await?
+            } else {
+                copy.next().await?
+            };
+            let Some(lines) = next else { break };
             for line in lines {
                 self.transport.put(&CopyData::new(line));
                 if self.transport.is_full() {
@@ -480,6 +498,15 @@ impl Connection {
                 self.reported.insert(name, value.to_string());
             }
         }
+    }
+}
+
+/// What may not come for long, unless the client leaves meanwhile.
+async fn unless_gone<T>(transport: &Transport, work: impl Future<Output = Result<T, PgError>>) -> Result<T, Stop> {
+    tokio::select! {
+        biased;
+        result = work => Ok(result?),
+        () = transport.client_leaves() => Err(Stop::End(End::Gone)),
     }
 }
 

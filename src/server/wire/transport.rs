@@ -126,6 +126,23 @@ impl Transport {
         }
     }
 
+    /// Returns when the client closes the connection or says that it is about to. Reads nothing; what the client sends besides hides
+    /// its leaving.
+    pub async fn client_leaves(&self) {
+        const TERMINATE: u8 = b'X';
+        let mut first = [0];
+        let leaves = match self.input.first() {
+            Some(first) => *first == TERMINATE,
+            None => match self.stream.peek(&mut first).await {
+                Ok(0) | Err(_) => true,
+                Ok(_) => first[0] == TERMINATE,
+            },
+        };
+        if !leaves {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// True if a Sync message is here already, and comes next.
     pub fn sync_is_next(&self) -> bool {
         self.input.first() == Some(&b'S')

@@ -18,7 +18,9 @@ files![
     "by_country_device.sql",
     "ctr_per_ad.sql",
     "minute_history.sql",
+    "page_views.sql",
     "rollup.sql",
+    "sessions.sql",
     "top_ads.sql",
     "unique_visitors.sql",
 ];

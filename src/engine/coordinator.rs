@@ -26,6 +26,7 @@ use crate::exec::Delta;
 use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
 use crate::exec::flow::{Feed, Flow, Input, Output};
+use crate::exec::session_batch::SessionSnapshot;
 use crate::exec::slice_store::StoreSnapshot;
 use crate::exec::tail::{Tail, Times};
 use crate::exec::window_view::WindowView;
@@ -170,6 +171,10 @@ pub(super) struct TickData {
     pub passes: HashMap<PassId, Vec<Delta>>,
     /// By store, the parts in the order of workers.
     pub snapshots: HashMap<StoreId, Vec<(usize, StoreSnapshot)>>,
+    /// By store, a part of each worker.
+    pub sessions: HashMap<StoreId, Vec<SessionSnapshot>>,
+    /// By store, the start of each worker's oldest session that is not final.
+    pub oldest_sessions: HashMap<StoreId, Vec<i64>>,
     /// What tables and views changed.
     pub outputs: HashMap<Oid, Vec<Delta>>,
 }
@@ -319,6 +324,7 @@ impl Coordinator {
             parts.sort_by_key(|(worker, _)| *worker);
         }
         self.release_stores();
+        self.note_oldest_sessions(&data);
         self.step_tables();
         let oids: Vec<Oid> = self.views.keys().copied().collect();
         for &oid in &oids {
@@ -345,6 +351,12 @@ impl Coordinator {
         }
         for (store, snapshot) in report.snapshots {
             data.snapshots.entry(store).or_default().push((report.worker, snapshot));
+        }
+        for (store, snapshot) in report.sessions {
+            data.sessions.entry(store).or_default().push(snapshot);
+        }
+        for (store, start_us) in report.oldest_sessions {
+            data.oldest_sessions.entry(store).or_default().push(start_us);
         }
         for (source, time) in report.times {
             self.times.insert(source, time);
@@ -416,6 +428,18 @@ impl Coordinator {
         }
         for store in released {
             self.broadcast(|| Command::Release { store });
+        }
+    }
+
+    /// Tells views downstream from where on sessions in the workers may still change.
+    fn note_oldest_sessions(&self, data: &TickData) {
+        for view in self.views.values() {
+            for (used, feed) in view.feeds.iter().zip(&view.flow.feeds) {
+                let starts = data.oldest_sessions.get(&used.store).filter(|starts| starts.len() == self.workers);
+                if let (Some(oldest), Some(start_us)) = (&feed.oldest, starts.and_then(|starts| starts.iter().min())) {
+                    oldest.set(*start_us);
+                }
+            }
         }
     }
 

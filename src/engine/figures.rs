@@ -144,8 +144,8 @@ impl Coordinator {
                 "{}: keys={} slices={} rows={} bytes={} views={}",
                 store_name(feed.store),
                 sum(|r| r.keys),
-                sum(|r| r.slices.len()),
-                sum(|r| r.slices.iter().map(|s| s.1).sum()),
+                sum(|r| r.slices.len() + r.sessions.len()),
+                sum(|r| r.slices.iter().map(|s| s.1).chain(r.sessions.iter().map(|s| s.2)).sum()),
                 sum(|r| r.bytes),
                 store.users.len(),
             ));
@@ -169,6 +169,17 @@ fn slice_stats(id: StoreId, store: &Store) -> Vec<SliceStats> {
     let grid = store.feed.layout.grid;
     let mut all = Vec::new();
     for (&worker, report) in &store.reports {
+        for &(start_us, end_us, rows, bytes, closed) in &report.sessions {
+            all.push(SliceStats {
+                store: store_name(id),
+                worker,
+                start_us: Some(start_us),
+                end_us: Some(end_us),
+                rows: rows as u64,
+                bytes: bytes as u64,
+                closed,
+            });
+        }
         for &(slice, rows, bytes, closed) in &report.slices {
             all.push(SliceStats {
                 store: store_name(id),

@@ -106,7 +106,11 @@ impl Coordinator {
             flow.passes.iter().map(|pass| (pass.rows.source, None)).collect();
         let mut feeds = Vec::new();
         for (i, feed) in flow.feeds.iter().enumerate() {
-            let keep_us = plan.retention_us.and_then(|kept| Some(kept.saturating_add(feed.view.window?.size_us)));
+            let size_us = match feed.oldest {
+                Some(_) => Some(0),
+                None => feed.view.window.map(|window| window.size_us),
+            };
+            let keep_us = plan.retention_us.zip(size_us).map(|(kept, size)| kept.saturating_add(size));
             let (store, view) = self.store_for(object.oid, feed, keep_us, &mut notices);
             if self.is_whole(store) {
                 targets.entry(feed.source).or_insert_with(|| Some(Vec::new()));
@@ -161,18 +165,18 @@ impl Coordinator {
     /// What a view can be refused for only now that its parts are known.
     fn check(&self, flow: &Flow, plan: &StreamPlan) -> Result<Vec<String>, EngineError> {
         let windowed = match &flow.output {
-            Output::Feed { feed, .. } => flow.feeds[*feed].view.window.is_some(),
+            Output::Feed { feed, .. } => flow.feeds[*feed].layout.grid.is_some(),
             Output::Aggregate { node, .. } => flow.tail[*node]
                 .aggregate
                 .as_ref()
-                .is_some_and(|(a, horizon)| a.view.window.is_some() && horizon.is_some()),
+                .is_some_and(|(a, horizon)| a.layout.grid.is_some() && horizon.is_some()),
             Output::Rows(_) => false,
         };
         if plan.retention_us.is_some() && !windowed {
             return Err(EngineError::Invalid {
                 message: "retention needs a view that ends in a GROUP BY of windows over a time with a watermark"
                     .into(),
-                hint: "Leave retention out, or group by window_start and window_end of HOP or TUMBLE.".into(),
+                hint: "Leave retention out, or group by window_start and window_end of HOP, TUMBLE or SESSION.".into(),
             });
         }
         let mut notices = Vec::new();

@@ -15,6 +15,8 @@ mod figures;
 mod install;
 mod read;
 mod reader;
+mod session_part;
+mod session_table;
 mod source_table;
 mod stats;
 mod table;

@@ -26,12 +26,12 @@ use crate::exec::arrangement::Snapshot;
 use crate::exec::expr::Evaluator;
 use crate::exec::flow::{over_present, substitute};
 use crate::exec::id_set::IdSet;
-use crate::exec::keys::CHUNK;
-use crate::exec::slice_store::StoreSnapshot;
+use crate::exec::keys::{CHUNK, KeySnapshot};
+use crate::exec::slice_store::{StoreLayout, StoreSnapshot};
 use crate::exec::window_view::{Group, Shown, WindowView};
 use crate::planner::stream_plan::{Node, Op};
 
-type Physical = Arc<dyn PhysicalExpr>;
+pub(super) type Physical = Arc<dyn PhysicalExpr>;
 
 /// A view that is read from slices: some windows of some keys, through the filters and projections that the view puts above its
 /// aggregation.
@@ -54,25 +54,7 @@ impl WindowTable {
         post: &[Node],
         schema: SchemaRef,
     ) -> Result<Self, ExecError> {
-        let (mut filters, mut columns): (Vec<Physical>, Vec<Physical>) = (Vec::new(), Vec::new());
-        if let Some((_, view)) = parts.first() {
-            columns = view
-                .schema
-                .fields()
-                .iter()
-                .enumerate()
-                .map(|(i, f)| Arc::new(Column::new(f.name(), i)) as Physical)
-                .collect();
-        }
-        for node in post {
-            match &node.op {
-                Op::Filter { predicate } => filters.push(substitute(predicate, &columns)?),
-                Op::Project { exprs } => {
-                    columns = exprs.iter().map(|e| substitute(e, &columns)).collect::<Result<_, _>>()?;
-                }
-                other => return Err(ExecError::Invariant(format!("{other:?} stands between a view and its store"))),
-            }
-        }
+        let (filters, columns) = over_columns(parts.first().map(|(_, view)| view), post)?;
         Ok(WindowTable { parts, shown, filters, columns, schema })
     }
 
@@ -91,7 +73,7 @@ impl WindowTable {
 
     /// The aggregation's column that an output column is, if it is one as it stands.
     fn origin(&self, output: usize) -> Option<usize> {
-        (self.columns.get(output)?.as_ref() as &dyn Any).downcast_ref::<Column>().map(Column::index)
+        plain_column(self.columns.get(output)?)
     }
 
     fn group_of(&self, output: usize) -> Option<Group> {
@@ -120,7 +102,7 @@ impl WindowTable {
             schema: Arc::new(self.schema.project(projection)?),
             needed,
             starts,
-            only: keys_where(snapshot, key_filters)?,
+            only: keys_where(&snapshot.keys, &snapshot.layout, key_filters)?,
             snapshot: snapshot.clone(),
             view: view.clone(),
             shown: self.shown,
@@ -129,85 +111,117 @@ impl WindowTable {
 
     /// The starts of the windows that a filter can be true for, if it speaks of a window's start or end.
     fn window_range(&self, filter: &Expr) -> Option<Range<i64>> {
+        if let Expr::Between(between) = filter
+            && !between.negated
+        {
+            let low = BinaryExpr::new(between.expr.clone(), Operator::GtEq, between.low.clone());
+            let high = BinaryExpr::new(between.expr.clone(), Operator::LtEq, between.high.clone());
+            let low = self.window_range(&Expr::BinaryExpr(low))?;
+            let high = self.window_range(&Expr::BinaryExpr(high))?;
+            return Some(low.start..high.end);
+        }
         let size_us = self.parts.first()?.1.window?.size_us;
-        match filter {
-            Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-                let (column, op, literal) = match (left.as_ref(), right.as_ref()) {
-                    (column, Expr::Literal(value, _)) => (column, *op, value),
-                    (Expr::Literal(value, _), column) => (column, op.swap()?, value),
-                    _ => return None,
-                };
-                let us = micros_of(literal)?;
-                let us = match self.window_side(column)? {
-                    Group::WindowEnd => us.saturating_sub(size_us),
-                    _ => us,
-                };
-                Some(match op {
-                    Operator::Eq => us..us.saturating_add(1),
-                    Operator::Lt => i64::MIN..us,
-                    Operator::LtEq => i64::MIN..us.saturating_add(1),
-                    Operator::Gt => us.saturating_add(1)..i64::MAX,
-                    Operator::GtEq => us..i64::MAX,
-                    _ => return None,
-                })
-            }
-            Expr::Between(between) if !between.negated => {
-                let low = BinaryExpr::new(between.expr.clone(), Operator::GtEq, between.low.clone());
-                let high = BinaryExpr::new(between.expr.clone(), Operator::LtEq, between.high.clone());
-                let low = self.window_range(&Expr::BinaryExpr(low))?;
-                let high = self.window_range(&Expr::BinaryExpr(high))?;
-                Some(low.start..high.end)
-            }
-            _ => None,
-        }
-    }
-
-    fn window_side(&self, expr: &Expr) -> Option<Group> {
-        let Expr::Column(column) = expr else { return None };
-        match self.group_of(self.schema.index_of(&column.name).ok()?)? {
+        let (column, range) = moments_where(filter)?;
+        match self.group_of(self.schema.index_of(&column).ok()?)? {
             Group::Key(_) => None,
-            side => Some(side),
+            Group::WindowStart => Some(range),
+            Group::WindowEnd => Some(back(range.start, size_us)..back(range.end, size_us)),
         }
     }
+}
 
-    /// The filter over key columns alone, if it is one.
-    fn key_filter(&self, state: &dyn Session, filter: &Expr) -> Result<Option<Physical>> {
-        let mut over_keys = true;
-        filter.apply(|e| {
-            match e {
-                Expr::Column(column) => {
-                    let group = self.schema.index_of(&column.name).ok().and_then(|i| self.group_of(i));
-                    over_keys &= matches!(group, Some(Group::Key(_)));
-                }
-                Expr::ScalarFunction(call)
-                    if call.func.signature().volatility != datafusion::logical_expr::Volatility::Immutable =>
-                {
-                    over_keys = false;
-                }
-                Expr::OuterReferenceColumn(..) | Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => {
-                    over_keys = false;
-                }
-                _ => {}
+/// A bound of starts for one of ends; the ends of time stay where they are.
+fn back(end_us: i64, size_us: i64) -> i64 {
+    if end_us == i64::MAX { end_us } else { end_us.saturating_sub(size_us) }
+}
+
+/// The filters and columns that a view's filters and projections make over its aggregation.
+pub(super) fn over_columns(
+    view: Option<&WindowView>,
+    post: &[Node],
+) -> Result<(Vec<Physical>, Vec<Physical>), ExecError> {
+    let fields = view.into_iter().flat_map(|view| view.schema.fields()).enumerate();
+    let mut columns: Vec<Physical> = fields.map(|(i, f)| Arc::new(Column::new(f.name(), i)) as Physical).collect();
+    let mut filters = Vec::new();
+    for node in post {
+        match &node.op {
+            Op::Filter { predicate } => filters.push(substitute(predicate, &columns)?),
+            Op::Project { exprs } => {
+                columns = exprs.iter().map(|e| substitute(e, &columns)).collect::<Result<_, _>>()?;
             }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        if !over_keys || filter.column_refs().is_empty() {
-            return Ok(None);
+            other => return Err(ExecError::Invariant(format!("{other:?} stands between a view and its store"))),
         }
-        let unqualified = filter.clone().transform_columns()?;
-        let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
-        let physical = state.create_physical_expr(unqualified, &schema)?;
-        let keys: Vec<Physical> = (0..self.schema.fields().len())
-            .map(|i| {
-                let key = match self.group_of(i) {
-                    Some(Group::Key(key)) => key,
-                    _ => usize::MAX,
-                };
-                Arc::new(Column::new(self.schema.field(i).name(), key)) as Physical
-            })
-            .collect();
-        Ok(Some(substitute(&physical, &keys).map_err(external)?))
     }
+    Ok((filters, columns))
+}
+
+/// The column that an expression is, if it is one as it stands.
+pub(super) fn plain_column(expr: &Physical) -> Option<usize> {
+    (expr.as_ref() as &dyn Any).downcast_ref::<Column>().map(Column::index)
+}
+
+/// The column that a filter compares with a moment, and the moments in microseconds for which it is true.
+pub(super) fn moments_where(filter: &Expr) -> Option<(String, Range<i64>)> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else { return None };
+    let (column, op, literal) = match (left.as_ref(), right.as_ref()) {
+        (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
+        (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
+        _ => return None,
+    };
+    let us = micros_of(literal)?;
+    let range = match op {
+        Operator::Eq => us..us.saturating_add(1),
+        Operator::Lt => i64::MIN..us,
+        Operator::LtEq => i64::MIN..us.saturating_add(1),
+        Operator::Gt => us.saturating_add(1)..i64::MAX,
+        Operator::GtEq => us..i64::MAX,
+        _ => return None,
+    };
+    Some((column.name.clone(), range))
+}
+
+/// The filter over key columns alone, as one over the store's keys, if it is one.
+pub(super) fn key_filter(
+    state: &dyn Session,
+    filter: &Expr,
+    schema: &SchemaRef,
+    group_of: &dyn Fn(usize) -> Option<Group>,
+) -> Result<Option<Physical>> {
+    let mut over_keys = true;
+    filter.apply(|e| {
+        match e {
+            Expr::Column(column) => {
+                let group = schema.index_of(&column.name).ok().and_then(group_of);
+                over_keys &= matches!(group, Some(Group::Key(_)));
+            }
+            Expr::ScalarFunction(call)
+                if call.func.signature().volatility != datafusion::logical_expr::Volatility::Immutable =>
+            {
+                over_keys = false;
+            }
+            Expr::OuterReferenceColumn(..) | Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => {
+                over_keys = false;
+            }
+            _ => {}
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if !over_keys || filter.column_refs().is_empty() {
+        return Ok(None);
+    }
+    let unqualified = filter.clone().transform_columns()?;
+    let named = DFSchema::try_from(schema.as_ref().clone())?;
+    let physical = state.create_physical_expr(unqualified, &named)?;
+    let keys: Vec<Physical> = (0..schema.fields().len())
+        .map(|i| {
+            let key = match group_of(i) {
+                Some(Group::Key(key)) => key,
+                _ => usize::MAX,
+            };
+            Arc::new(Column::new(schema.field(i).name(), key)) as Physical
+        })
+        .collect();
+    Ok(Some(substitute(&physical, &keys).map_err(external)?))
 }
 
 trait Unqualified: Sized {
@@ -242,15 +256,19 @@ fn micros_of(value: &ScalarValue) -> Option<i64> {
 }
 
 /// Ids of the keys for which every filter is true; `None` without filters.
-fn keys_where(snapshot: &StoreSnapshot, filters: &[Physical]) -> Result<Option<Arc<IdSet>>, ExecError> {
+pub(super) fn keys_where(
+    keys: &KeySnapshot,
+    layout: &StoreLayout,
+    filters: &[Physical],
+) -> Result<Option<Arc<IdSet>>, ExecError> {
     if filters.is_empty() {
         return Ok(None);
     }
     let mut evaluators: Vec<Evaluator> = filters.iter().map(|f| Evaluator::new(f.clone())).collect();
-    let schema = Arc::new(Schema::new(snapshot.layout.keys.to_vec()));
-    let mut ids = IdSet::new(snapshot.keys.len);
-    for (i, chunk) in snapshot.keys.chunks.iter().enumerate() {
-        let rows = (snapshot.keys.len - i * CHUNK).min(CHUNK);
+    let schema = Arc::new(Schema::new(layout.keys.to_vec()));
+    let mut ids = IdSet::new(keys.len);
+    for (i, chunk) in keys.chunks.iter().enumerate() {
+        let rows = (keys.len - i * CHUNK).min(CHUNK);
         let batch = batch_of(&schema, chunk.to_vec(), rows)?;
         let mut mask = vec![true; rows];
         for evaluator in &mut evaluators {
@@ -268,7 +286,11 @@ fn is_true(mask: &BooleanArray, row: usize) -> bool {
     mask.is_valid(row) && mask.value(row)
 }
 
-fn batch_of(schema: &SchemaRef, columns: Vec<arrow::array::ArrayRef>, rows: usize) -> Result<RecordBatch, ExecError> {
+pub(super) fn batch_of(
+    schema: &SchemaRef,
+    columns: Vec<arrow::array::ArrayRef>,
+    rows: usize,
+) -> Result<RecordBatch, ExecError> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
 }
@@ -336,7 +358,7 @@ impl PartitionStream for PartScan {
     }
 }
 
-fn external(error: ExecError) -> DataFusionError {
+pub(super) fn external(error: ExecError) -> DataFusionError {
     match error {
         ExecError::DataFusion(error) => *error,
         other => DataFusionError::External(Box::new(other)),
@@ -378,7 +400,7 @@ impl TableProvider for WindowTable {
         for filter in filters {
             if let Some(range) = self.window_range(filter) {
                 starts = starts.start.max(range.start)..starts.end.min(range.end);
-            } else if let Some(filter) = self.key_filter(state, filter)? {
+            } else if let Some(filter) = key_filter(state, filter, &self.schema, &|i| self.group_of(i))? {
                 key_filters.push(filter);
             }
         }

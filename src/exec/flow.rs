@@ -11,12 +11,15 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
 use super::ExecError;
-use super::horizon::Horizon;
+use super::horizon::{Horizon, OldestSession};
+use super::session_store::SessionLayout;
 use super::slice_store::{Grid, StoreLayout};
 use super::state::Measure;
 use super::window_view::{Group, WindowView};
 use crate::planner::stream_plan::Oid;
-use crate::planner::stream_plan::{Aggregate, Call, Emit, Function, GroupColumn, Node, Op, ScanKind, StreamPlan};
+use crate::planner::stream_plan::{
+    Aggregate, Call, Emit, Function, GroupColumn, Node, Op, ScanKind, Session, StreamPlan,
+};
 
 type Expr = Arc<dyn PhysicalExpr>;
 
@@ -59,6 +62,8 @@ pub struct Feed {
     functions: Vec<String>,
     pub layout: Arc<StoreLayout>,
     pub view: WindowView,
+    /// Of sessions: to be set once a tick.
+    pub oldest: Option<OldestSession>,
 }
 
 #[derive(Debug, Clone)]
@@ -84,7 +89,7 @@ pub struct TailNode {
     pub input_schemas: Vec<SchemaRef>,
     /// No input ever takes a row back.
     pub append_only_inputs: bool,
-    /// For an Aggregate: how it is kept, and below which time its slices are final.
+    /// For an Aggregate or Sessions: how it is kept, and below which time its slices or sessions are final.
     pub aggregate: Option<(TailAggregate, Option<Horizon>)>,
 }
 
@@ -96,6 +101,8 @@ pub struct TailAggregate {
     pub call_filters: Vec<Option<Expr>>,
     pub layout: Arc<StoreLayout>,
     pub view: WindowView,
+    /// Of sessions: to be set once a tick.
+    pub oldest: Option<OldestSession>,
 }
 
 /// Where a reader of the view finds its rows.
@@ -136,8 +143,9 @@ impl Flow {
         let mut streams: Vec<Stream> = Vec::new();
         let mut horizons: Vec<Vec<Option<Horizon>>> = Vec::new();
         for node in &plan.nodes {
-            horizons.push(node_horizons(node, &horizons, objects));
-            let stream = flow.add(node, plan, &streams, &horizons)?;
+            let oldest = OldestSession::default();
+            horizons.push(node_horizons(node, &horizons, &oldest, objects));
+            let stream = flow.add(node, plan, &streams, &horizons, oldest)?;
             streams.push(stream);
         }
         (flow.output, flow.last) = flow.find_output(plan, &streams);
@@ -151,6 +159,7 @@ impl Flow {
         plan: &StreamPlan,
         streams: &[Stream],
         horizons: &[Vec<Option<Horizon>>],
+        oldest: OldestSession,
     ) -> Result<Stream, ExecError> {
         let source = node.inputs.first().and_then(|&input| match &streams[input] {
             Stream::Source(rows) => Some(rows),
@@ -186,9 +195,10 @@ impl Flow {
                 rows.columns = exprs.iter().map(|e| substitute(e, &rows.columns)).collect::<Result<_, _>>()?;
                 Stream::Source(rows)
             }
-            (Op::Aggregate(aggregate), Some(rows)) => {
+            (Op::Aggregate(_) | Op::Sessions(_), Some(rows)) => {
                 let input = &plan.nodes[node.inputs[0]];
-                let feed = Feed::new(aggregate, rows, &input.schema, &node.schema, plan.emit)?;
+                let grouping = Grouping::of(&node.op, oldest).expect("it is one of the two");
+                let feed = Feed::new(&grouping, rows, &input.schema, &node.schema, plan.emit)?;
                 self.feeds.push(feed);
                 Stream::Tail(Input::Feed(self.feeds.len() - 1))
             }
@@ -201,16 +211,15 @@ impl Flow {
                     });
                 }
                 let schemas: Vec<_> = node.inputs.iter().map(|&i| plan.nodes[i].schema.clone()).collect();
-                let aggregate = match op {
-                    Op::Aggregate(aggregate) => {
+                let aggregate = match Grouping::of(op, oldest) {
+                    Some(grouping) => {
                         let retracts = !plan.nodes[node.inputs[0]].append_only;
-                        let kept = TailAggregate::new(aggregate, &schemas[0], &node.schema, plan.emit, retracts)?;
-                        let horizon = aggregate
-                            .window
-                            .and_then(|(time, _)| horizons[node.inputs[0]].get(time).cloned().flatten());
+                        let kept = TailAggregate::new(&grouping, &schemas[0], &node.schema, plan.emit, retracts)?;
+                        let horizon =
+                            grouping.time.and_then(|time| horizons[node.inputs[0]].get(time).cloned().flatten());
                         Some((kept, horizon))
                     }
-                    _ => None,
+                    None => None,
                 };
                 let append_only = node.inputs.iter().all(|&i| plan.nodes[i].append_only);
                 self.push(node.clone(), inputs, schemas, append_only, aggregate)
@@ -250,15 +259,42 @@ impl Flow {
         }
         post.reverse();
         let output = match (&plan.nodes[at].op, &streams[at]) {
-            (Op::Aggregate(_), Stream::Tail(Input::Feed(feed))) => Output::Feed { feed: *feed, post },
-            (Op::Aggregate(_), Stream::Tail(Input::Node(node))) => Output::Aggregate { node: *node, post },
+            (Op::Aggregate(_) | Op::Sessions(_), Stream::Tail(Input::Feed(feed))) => Output::Feed { feed: *feed, post },
+            (Op::Aggregate(_) | Op::Sessions(_), Stream::Tail(Input::Node(node))) => {
+                Output::Aggregate { node: *node, post }
+            }
             _ => Output::Rows(last),
         };
         (output, last)
     }
 }
 
-/// What an [`Aggregate`] needs of its input, whichever kind of input that is.
+/// An aggregation with the time by which it groups, if it does.
+struct Grouping<'a> {
+    aggregate: &'a Aggregate,
+    time: Option<usize>,
+    sessions: Option<(Session, OldestSession)>,
+}
+
+impl<'a> Grouping<'a> {
+    fn of(op: &'a Op, oldest: OldestSession) -> Option<Self> {
+        match op {
+            Op::Aggregate(aggregate) => {
+                Some(Grouping { aggregate, time: aggregate.window.map(|(time, _)| time), sessions: None })
+            }
+            Op::Sessions(of) => {
+                Some(Grouping { aggregate: &of.aggregate, time: Some(of.time), sessions: Some((of.session, oldest)) })
+            }
+            _ => None,
+        }
+    }
+
+    fn oldest(&self) -> Option<OldestSession> {
+        self.sessions.as_ref().map(|(_, oldest)| oldest.clone())
+    }
+}
+
+/// What an aggregation needs of its input, whichever kind of input that is.
 struct Parts {
     keys: Vec<Expr>,
     layout: Arc<StoreLayout>,
@@ -266,12 +302,14 @@ struct Parts {
 }
 
 fn parts(
-    aggregate: &Aggregate,
+    grouping: &Grouping<'_>,
     input: &SchemaRef,
     output: &SchemaRef,
     emit: Emit,
     retracts: bool,
 ) -> Result<Parts, ExecError> {
+    let aggregate = grouping.aggregate;
+    let session = grouping.sessions.as_ref().map(|(session, _)| *session);
     let mut keys: Vec<Expr> = Vec::new();
     let mut key_fields: Vec<FieldRef> = Vec::new();
     let mut group = Vec::new();
@@ -295,15 +333,17 @@ fn parts(
         let width_us = window.slice_us();
         Grid { width_us, phase_us: window.offset_us.rem_euclid(width_us) }
     });
+    let sessions = session.map(|session| SessionLayout { session, by_time: retracts || session.max_us.is_some() });
+    let grid = if sessions.is_some() { Some(Grid::MICROSECONDS) } else { grid };
     let view = WindowView {
         window: aggregate.window.map(|(_, window)| window),
         group,
         measures: (0..measures.len()).collect(),
         schema: output.clone(),
-        emit: if aggregate.window.is_some() { emit } else { Emit::OnUpdate },
+        emit: if grid.is_some() { emit } else { Emit::OnUpdate },
         shows_empty: aggregate.group.is_empty(),
     };
-    Ok(Parts { keys, layout: Arc::new(StoreLayout { keys: key_fields, grid, measures }), view })
+    Ok(Parts { keys, layout: Arc::new(StoreLayout { keys: key_fields, grid, measures, sessions }), view })
 }
 
 /// The call without its arguments and filter, which are compared over the source's schema.
@@ -322,13 +362,13 @@ fn function_name(call: &Call) -> String {
 
 impl Feed {
     fn new(
-        aggregate: &Aggregate,
+        grouping: &Grouping<'_>,
         rows: &SourceRows,
         input: &SchemaRef,
         output: &SchemaRef,
         emit: Emit,
     ) -> Result<Feed, ExecError> {
-        let Parts { keys, layout, view } = parts(aggregate, input, output, emit, false)?;
+        let Parts { keys, layout, view } = parts(grouping, input, output, emit, false)?;
         let over_source =
             |exprs: &[Expr]| exprs.iter().map(|e| substitute(e, &rows.columns)).collect::<Result<Vec<_>, _>>();
         let (mut args, mut call_filters) = (Vec::new(), Vec::new());
@@ -339,13 +379,14 @@ impl Feed {
         Ok(Feed {
             source: rows.source,
             filters: rows.filters.clone(),
-            time: aggregate.window.map(|(time, _)| rows.columns[time].clone()),
+            time: grouping.time.map(|time| rows.columns[time].clone()),
             keys: over_source(&keys)?,
             args,
             call_filters,
-            functions: aggregate.calls.iter().map(function_name).collect(),
+            functions: grouping.aggregate.calls.iter().map(function_name).collect(),
             layout,
             view,
+            oldest: grouping.oldest(),
         })
     }
 
@@ -361,7 +402,7 @@ impl Feed {
         filters.sort();
         let time = self.time.as_ref().map(|t| t.to_string());
         let keys: Vec<String> = self.keys.iter().map(|k| k.to_string()).collect();
-        format!("{} {filters:?} {time:?} {keys:?}", self.source)
+        format!("{} {filters:?} {time:?} {keys:?} {:?}", self.source, self.layout.sessions)
     }
 
     fn call_identity(&self, call: usize) -> String {
@@ -403,16 +444,16 @@ impl Pass {
 
 impl TailAggregate {
     fn new(
-        aggregate: &Aggregate,
+        grouping: &Grouping<'_>,
         input: &SchemaRef,
         output: &SchemaRef,
         emit: Emit,
         retracts: bool,
     ) -> Result<TailAggregate, ExecError> {
-        let Parts { keys, layout, view } = parts(aggregate, input, output, emit, retracts)?;
+        let Parts { keys, layout, view } = parts(grouping, input, output, emit, retracts)?;
         let measures = &layout.measures;
         let (args, call_filters) = measures.iter().map(|m| (m.args().to_vec(), m.filter().cloned())).unzip();
-        Ok(TailAggregate { time: aggregate.window.map(|(time, _)| time), keys, args, call_filters, layout, view })
+        Ok(TailAggregate { time: grouping.time, keys, args, call_filters, layout, view, oldest: grouping.oldest() })
     }
 }
 
@@ -450,7 +491,12 @@ pub fn over_present(expr: &Expr, present: &[usize]) -> Result<Expr, ExecError> {
     Ok(moved.data)
 }
 
-fn node_horizons(node: &Node, before: &[Vec<Option<Horizon>>], objects: &dyn Objects) -> Vec<Option<Horizon>> {
+fn node_horizons(
+    node: &Node,
+    before: &[Vec<Option<Horizon>>],
+    oldest: &OldestSession,
+    objects: &dyn Objects,
+) -> Vec<Option<Horizon>> {
     let width = node.schema.fields().len();
     let input = |i: usize| node.inputs.get(i).map(|&n| before[n].as_slice()).unwrap_or_default();
     let through = |expr: &Expr| {
@@ -488,6 +534,20 @@ fn node_horizons(node: &Node, before: &[Vec<Option<Horizon>>], objects: &dyn Obj
                     GroupColumn::WindowEnd => side(false),
                 })
                 .collect();
+            all.resize(width, None);
+            all
+        }
+        Op::Sessions(sessions) => {
+            let time = input(0).get(sessions.time).cloned().flatten();
+            let of = |column: &GroupColumn| match column {
+                GroupColumn::Key(expr) => through(expr),
+                GroupColumn::WindowStart => {
+                    time.clone().map(|horizon| Horizon::SessionStart(Box::new(horizon), oldest.clone()))
+                }
+                // A session that ends before it is final.
+                GroupColumn::WindowEnd => time.clone(),
+            };
+            let mut all: Vec<_> = sessions.aggregate.group.iter().map(of).collect();
             all.resize(width, None);
             all
         }

@@ -18,6 +18,11 @@ pub mod operator;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;
+pub mod session_batch;
+pub mod session_changes;
+pub mod session_store;
+#[cfg(test)]
+mod session_tests;
 pub mod slice_store;
 pub mod state;
 pub mod table_state;

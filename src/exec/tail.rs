@@ -9,8 +9,11 @@ use datafusion::physical_expr::expressions::Column;
 
 use super::feed::FeedStep;
 use super::flow::{Flow, Input, Output, TailNode};
-use super::horizon::Horizon;
+use super::horizon::{Horizon, OldestSession};
 use super::operator::{self, Operator};
+use super::session_batch::{SessionSnapshot, forgotten_until};
+use super::session_changes::{SessionChanges, joined};
+use super::session_store::SessionStore;
 use super::slice_store::{SliceStore, StoreSnapshot};
 use super::window_view::{Changes, Shown, WindowView};
 use super::{Delta, ExecError};
@@ -25,6 +28,17 @@ pub struct Tail {
 enum Stage {
     Operator(Box<dyn Operator>),
     Aggregate(Box<AggregateStage>),
+    Sessions(Box<SessionStage>),
+}
+
+struct SessionStage {
+    step: FeedStep,
+    store: SessionStore,
+    view: WindowView,
+    /// There once something downstream wants changes.
+    changes: Option<SessionChanges>,
+    horizon: Option<Horizon>,
+    oldest: OldestSession,
 }
 
 struct AggregateStage {
@@ -58,6 +72,23 @@ impl Tail {
                         let name = node.input_schemas[0].field(column).name();
                         Arc::new(Column::new(name, column)) as Arc<dyn PhysicalExpr>
                     });
+                    let step = FeedStep::of_aggregate(aggregate, time);
+                    if let Some(oldest) = &aggregate.oldest {
+                        let mut stage = SessionStage {
+                            step,
+                            store: SessionStore::new(aggregate.layout.clone())?,
+                            view: aggregate.view.clone(),
+                            changes: None,
+                            horizon: horizon.clone(),
+                            oldest: oldest.clone(),
+                        };
+                        if read_in_place != Some(i) {
+                            stage.store.track_changes();
+                            stage.changes = Some(SessionChanges::new(aggregate.view.clone())?);
+                        }
+                        nodes.push((node.clone(), Stage::Sessions(Box::new(stage))));
+                        continue;
+                    }
                     let mut store = SliceStore::new(aggregate.layout.clone())?;
                     let changes = if read_in_place == Some(i) {
                         None
@@ -66,7 +97,7 @@ impl Tail {
                         Some(Changes::new(aggregate.view.clone())?)
                     };
                     Stage::Aggregate(Box::new(AggregateStage {
-                        step: FeedStep::of_aggregate(aggregate, time),
+                        step,
                         store,
                         view: aggregate.view.clone(),
                         changes,
@@ -118,8 +149,18 @@ impl Tail {
         times: &dyn Times,
         retention_us: Option<i64>,
     ) -> Result<Delta, ExecError> {
-        let Stage::Aggregate(stage) = &mut self.nodes[node].1 else {
-            return Err(ExecError::Invariant("changes were asked of a node that keeps no store".into()));
+        let stage = match &mut self.nodes[node].1 {
+            Stage::Aggregate(stage) => stage,
+            Stage::Sessions(stage) => {
+                stage.store.track_changes();
+                let mut changes = SessionChanges::new(stage.view.clone())?;
+                let all = changes.begin(&mut stage.store, &shown(stage.horizon.as_ref(), times, retention_us))?;
+                stage.changes = Some(changes);
+                return Ok(all);
+            }
+            Stage::Operator(_) => {
+                return Err(ExecError::Invariant("changes were asked of a node that keeps no store".into()));
+            }
         };
         let shown = stage.shown(times, retention_us);
         let mut changes = Changes::new(stage.view.clone())?;
@@ -131,15 +172,24 @@ impl Tail {
     }
 
     pub fn gives_changes(&self, node: usize) -> bool {
-        matches!(&self.nodes[node].1, Stage::Aggregate(stage) if stage.changes.is_some())
+        match &self.nodes[node].1 {
+            Stage::Aggregate(stage) => stage.changes.is_some(),
+            Stage::Sessions(stage) => stage.changes.is_some(),
+            Stage::Operator(_) => false,
+        }
+    }
+
+    pub fn session_snapshot(&mut self, node: usize) -> Result<SessionSnapshot, ExecError> {
+        match &mut self.nodes[node].1 {
+            Stage::Sessions(stage) => stage.store.snapshot(),
+            _ => Err(ExecError::Invariant("sessions were asked of a node that keeps none".into())),
+        }
     }
 
     pub fn snapshot(&mut self, node: usize) -> Result<StoreSnapshot, ExecError> {
         match &mut self.nodes[node].1 {
             Stage::Aggregate(stage) => stage.store.snapshot(),
-            Stage::Operator(_) => {
-                Err(ExecError::Invariant("a snapshot was asked of a node that keeps no store".into()))
-            }
+            _ => Err(ExecError::Invariant("a snapshot was asked of a node that keeps no slices".into())),
         }
     }
 
@@ -154,6 +204,10 @@ impl Tail {
                     let changes = stage.changes.as_ref().map_or(0, Changes::bytes);
                     ("Aggregate".to_string(), rows, stage.store.bytes() + changes)
                 }
+                Stage::Sessions(stage) => {
+                    let changes = stage.changes.as_ref().map_or(0, SessionChanges::bytes);
+                    ("Sessions".to_string(), stage.store.rows(), stage.store.bytes() + changes)
+                }
             })
             .collect()
     }
@@ -165,6 +219,7 @@ impl Tail {
             let (count, sample) = match stage {
                 Stage::Operator(op) => op.errors(),
                 Stage::Aggregate(stage) => stage.step.errors(),
+                Stage::Sessions(stage) => stage.step.errors(),
             };
             total.0 += count;
             total.1 = total.1.or(sample);
@@ -204,6 +259,13 @@ impl Stage {
                 Ok(empty())
             }
             Stage::Operator(operator) => operator.step(inputs),
+            Stage::Sessions(stage) => {
+                if !inputs[0].is_empty() {
+                    let rows = stage.step.rows(&inputs[0])?;
+                    stage.store.apply(&rows)?;
+                }
+                stage.step(&shown(stage.horizon.as_ref(), times, retention_us), node)
+            }
             Stage::Aggregate(stage) => {
                 if !inputs[0].is_empty() {
                     let rows = stage.step.rows(&inputs[0])?;
@@ -230,6 +292,31 @@ impl Stage {
     }
 }
 
+impl SessionStage {
+    /// The end of a tick, once its rows are in the store.
+    fn step(&mut self, shown: &Shown, node: &TailNode) -> Result<Delta, ExecError> {
+        let mut out = Delta::empty(node.node.schema.clone());
+        self.store.settle()?;
+        let dirty = self.store.take_dirty();
+        if let Some(changes) = &mut self.changes {
+            out = changes.step(&mut self.store, &dirty)?;
+        }
+        if let Some(final_until_us) = shown.final_until_us {
+            let closed = self.store.close(final_until_us)?;
+            if let Some(changes) = &mut self.changes {
+                out = joined(out, changes.close(&mut self.store, &closed)?)?;
+            }
+            self.oldest.set(self.store.oldest_open_us(final_until_us));
+        }
+        if let Some(horizon_us) = forgotten_until(shown)
+            && let (Some(renumbered), Some(changes)) = (self.store.forget(horizon_us)?, &mut self.changes)
+        {
+            changes.renumber(&renumbered);
+        }
+        Ok(out)
+    }
+}
+
 /// One delta of several with the same columns.
 pub fn concat(schema: &SchemaRef, deltas: &[Delta]) -> Result<Delta, ExecError> {
     match deltas {
@@ -253,6 +340,7 @@ fn op_name(op: &Op) -> &'static str {
         Op::Project { .. } => "Project",
         Op::AssignWindows { .. } => "AssignWindows",
         Op::Aggregate(_) => "Aggregate",
+        Op::Sessions(_) => "Sessions",
         Op::UnionAll => "UnionAll",
         Op::TopN { .. } => "TopN",
     }

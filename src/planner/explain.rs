@@ -10,7 +10,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, Literal};
 
 use super::stream_plan::{
-    Aggregate, Call, Emit, Function, GroupColumn, Micros, NodeId, Op, OrderBy, ScanKind, StreamPlan,
+    Aggregate, Call, Emit, Function, GroupColumn, Micros, NodeId, Op, OrderBy, ScanKind, Sessions, StreamPlan,
 };
 
 /// The text of a plan, without a closing line break.
@@ -79,6 +79,10 @@ impl Explain<'_> {
                 write!(out, "AssignWindows: {window} of {}", input.field(*time_column).name())
             }
             Op::Aggregate(aggregate) => write!(out, "Aggregate: {}", aggregate_text(aggregate, input, &node.schema)),
+            Op::Sessions(Sessions { aggregate, time, session }) => {
+                let time = input.field(*time).name();
+                write!(out, "Sessions: {session} of {time}, {}", aggregate_text(aggregate, input, &node.schema))
+            }
             Op::UnionAll => write!(out, "UnionAll"),
             Op::TopN { partition_by, order_by, offset, limit, row_number } => {
                 write!(out, "TopN: ")?;

@@ -240,7 +240,7 @@ fn emit_on_window_close() {
     ");
     assert_snapshot!(check("CREATE MATERIALIZED VIEW v AS SELECT ad_id, count(*) AS n FROM ad_events GROUP BY ad_id EMIT ON WINDOW CLOSE"), @r"
     error: EMIT ON WINDOW CLOSE needs a view that groups by windows
-    hint: Select FROM TUMBLE(...) or HOP(...) and GROUP BY window_start or window_end, or leave EMIT ON WINDOW CLOSE out.
+    hint: Select FROM TUMBLE(...), HOP(...) or SESSION(...) and GROUP BY window_start or window_end, or leave EMIT ON WINDOW CLOSE out.
     ");
     assert_snapshot!(check("CREATE MATERIALIZED VIEW v AS SELECT window_start, count(*) AS n FROM TUMBLE(facts, d, INTERVAL '1 day') GROUP BY window_start EMIT ON WINDOW CLOSE"), @r"
     error: EMIT ON WINDOW CLOSE needs windows over a column with a watermark
@@ -301,4 +301,42 @@ fn errors_say_where_and_what_instead() {
     error: unrecognized option of a materialized view: "color"
     hint: There is one: retention, such as WITH (retention = '30 days').
     "#);
+}
+
+/// GROUP BY says whose sessions they are, WHERE comes before it, and bounds are group columns like any other.
+#[test]
+fn sessions() {
+    assert_snapshot!(check("SELECT upper(country) AS c, user_id AS u, window_end, sum(ad_id) AS ads
+        FROM SESSION(clicks, ts, INTERVAL '30 minutes', INTERVAL '12 hours') WHERE device <> 'tv' AND window_start > '2026-01-01'
+        GROUP BY upper(country), user_id, window_end HAVING count(*) > 1 AND upper(country) <> 'XX'"), @r"
+    Project: upper(country) AS c, user_id AS u, window_end, sum(CAST(ad_id AS Decimal128(19, 0))) AS ads
+      Filter: count(*) > 1
+        Project: upper(country), user_id, window_end, sum(CAST(ad_id AS Decimal128(19, 0))), count(*)
+          Filter: upper(country) != 'XX' AND window_start > '2026-01-01T00:00:00Z'
+            Sessions: SESSION(gap=30m, max=12h) of ts, group=[upper(country), user_id, window_end, window_start], calls=[sum(CAST(ad_id AS Decimal128(19, 0))), count(*)]
+              Project: ad_id, user_id, country, ts append-only
+                Filter: event_type = 'click' AND device != 'tv' append-only
+                  Scan: source ad_events (oid 16384), columns=[ad_id, event_type, user_id, country, device, ts] append-only
+    ");
+    assert_snapshot!(check("SELECT user_id, window_start, count(*) AS n
+        FROM (SELECT * FROM TABLE(SESSION(TABLE ad_events PARTITION BY (country, user_id), DESCRIPTOR(ts), INTERVAL '30' MINUTE))) AS s
+        WHERE country = 'DE' GROUP BY user_id, country, window_start EMIT ON WINDOW CLOSE"), @r"
+    View: EMIT ON WINDOW CLOSE
+      Project: user_id, window_start, count(*) AS n append-only
+        Sessions: SESSION(gap=30m) of ts, group=[user_id, country, window_start], calls=[count(*)] append-only
+          Filter: country = 'DE' append-only
+            Scan: source ad_events (oid 16384), columns=[user_id, country, ts] append-only
+    ");
+    assert_snapshot!(check("SELECT window_start, count(*) AS n FROM SESSION(campaigns, campaign, INTERVAL '1 hour') GROUP BY window_start"), @r#"
+    error: the time of SESSION cannot be of type text: column "campaign" (at 71)
+    hint: It must be TIMESTAMPTZ, TIMESTAMP or DATE. Write SESSION(relation [PARTITION BY key], time column, gap [, maximum length]).
+    "#);
+    assert_snapshot!(check("SELECT user_id, window_start, max(window_end) AS e FROM SESSION(ad_events, ts, INTERVAL '1 hour') GROUP BY user_id, window_start"), @r"
+    error: rows with the bounds of their sessions cannot be kept in a view
+    hint: GROUP BY the keys, window_start and window_end, and let no aggregate look at the bounds; they can stand in the SELECT list and in HAVING.
+    ");
+    assert_snapshot!(check("SELECT user_id, count(*) AS n FROM SESSION(ad_events, ts, INTERVAL '1 hour') GROUP BY ROLLUP (user_id, window_start)"), @r"
+    error: SESSION needs a GROUP BY that says whose sessions they are
+    hint: GROUP BY the keys, window_start and window_end; or write SESSION(t PARTITION BY key, ts, gap) in a query that wants the rows.
+    ");
 }

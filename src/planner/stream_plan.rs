@@ -66,6 +66,8 @@ pub enum Op {
     },
     /// Groups, by window if there is one. Output: the `group` columns in order, then one column per call.
     Aggregate(Aggregate),
+    /// Groups by session. Output: as of an [`Op::Aggregate`].
+    Sessions(Sessions),
     UnionAll,
     /// Keeps rows `offset + 1 ..= offset + limit` of each partition in the given order; ties are broken by the whole row.
     /// With `row_number`, a last column (Int64 or UInt64 by the schema) gives the row's position, from 1.
@@ -109,6 +111,25 @@ pub struct Aggregate {
     /// is never an expression; the planner projects first.
     pub window: Option<(usize, Window)>,
     pub calls: Vec<Call>,
+}
+
+/// An aggregation by session: the keys of its group say whose sessions they are.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    /// Has no `window`; its group has a window's bound.
+    pub aggregate: Aggregate,
+    /// The time column of the input, as in [`Aggregate::window`].
+    pub time: usize,
+    pub session: Session,
+}
+
+/// What makes one session of a key's rows: a row at or after the end of the session before it begins another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Session {
+    /// Above zero.
+    pub gap_us: i64,
+    /// No session is longer; at least the gap.
+    pub max_us: Option<i64>,
 }
 
 #[derive(Debug, Clone)]
@@ -177,6 +198,20 @@ impl Window {
     }
 }
 
+impl Session {
+    /// `window_end` of rows from `first_us` to `last_us`.
+    pub fn end_us(&self, first_us: i64, last_us: i64) -> i64 {
+        let end_us = last_us.saturating_add(self.gap_us);
+        self.max_us.map_or(end_us, |max_us| end_us.min(first_us.saturating_add(max_us)))
+    }
+
+    /// Whether a session of a row at this time would end within the range of a timestamp. Rows that have none are in no
+    /// session.
+    pub fn takes(&self, time_us: i64) -> bool {
+        time_us.checked_add(self.gap_us.max(self.max_us.unwrap_or(0))).is_some_and(|end_us| end_us < i64::MAX)
+    }
+}
+
 impl StreamPlan {
     pub fn output(&self) -> &Node {
         self.nodes.last().expect("a plan has at least a scan")
@@ -192,6 +227,16 @@ impl fmt::Display for Window {
         }
         if self.offset_us != 0 {
             write!(f, ", offset={}", Micros(self.offset_us))?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SESSION(gap={}", Micros(self.gap_us))?;
+        if let Some(max_us) = self.max_us {
+            write!(f, ", max={}", Micros(max_us))?;
         }
         f.write_str(")")
     }

@@ -53,7 +53,9 @@ pub fn build(node: &Node, append_only: bool) -> Result<Box<dyn Operator>, ExecEr
     let schema = nullable(&node.schema);
     Ok(match &node.op {
         Op::Scan { .. } => return Err(ExecError::Invariant("a scan was to be built as an operator".into())),
-        Op::Aggregate(_) => return Err(ExecError::Invariant("an aggregate was to be built as an operator".into())),
+        Op::Aggregate(_) | Op::Sessions(_) => {
+            return Err(ExecError::Invariant("an aggregate was to be built as an operator".into()));
+        }
         Op::Filter { predicate } => Box::new(Filter::new(Arc::clone(predicate))),
         Op::Project { exprs } => Box::new(Project::new(exprs, schema)),
         Op::AssignWindows { time_column, window } => Box::new(AssignWindows::new(*time_column, *window, schema)?),

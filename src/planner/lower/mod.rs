@@ -32,6 +32,7 @@ use datafusion::optimizer::{Optimizer, OptimizerContext};
 use datafusion::physical_expr::expressions::{BinaryExpr, Column as PhysicalColumn, Literal};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr, create_physical_expr};
 
+use super::assign_sessions::sessions;
 use super::assign_windows::AssignWindows;
 use super::error::{PlanError, duplicate_column};
 use super::event_time::event_time_columns;
@@ -146,6 +147,11 @@ impl Lowering {
             }
             LogicalPlan::Extension(Extension { node }) => match node.as_any().downcast_ref::<AssignWindows>() {
                 Some(windows) => self.assign_windows(windows),
+                None if sessions(plan).is_some() => Err(PlanError::unsupported(
+                    "rows with the bounds of their sessions cannot be kept in a view",
+                    "GROUP BY the keys, window_start and window_end, and let no aggregate look at the bounds; they can stand \
+                     in the SELECT list and in HAVING.",
+                )),
                 None => Err(refuse::node(plan)),
             },
             other => Err(refuse::node(other)),

@@ -27,7 +27,7 @@ use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
 use crate::exec::flow::{Feed, Flow, Input, Output};
 use crate::exec::session_batch::SessionSnapshot;
-use crate::exec::slice_store::StoreSnapshot;
+use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Tail, Times};
 use crate::exec::window_view::WindowView;
 use crate::planner::stream_plan::StreamPlan;

@@ -27,8 +27,10 @@ use crate::exec::expr::Evaluator;
 use crate::exec::flow::{over_present, substitute};
 use crate::exec::id_set::IdSet;
 use crate::exec::keys::{CHUNK, KeySnapshot};
-use crate::exec::slice_store::{StoreLayout, StoreSnapshot};
-use crate::exec::window_view::{Group, Shown, WindowView};
+use crate::exec::slice_store::StoreLayout;
+use crate::exec::store_snapshot::StoreSnapshot;
+use crate::exec::window_cursor::WindowCursor;
+use crate::exec::window_view::{Group, Shown, WindowView, Within};
 use crate::planner::stream_plan::{Node, Op};
 
 pub(super) type Physical = Arc<dyn PhysicalExpr>;
@@ -63,9 +65,9 @@ impl WindowTable {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let mut batches = Vec::new();
         for part in 0..self.parts.len() {
-            let scan = self.scan_part(part, &all, i64::MIN..i64::MAX, &[])?;
-            for window in scan.windows() {
-                batches.extend(scan.read(window)?);
+            let scan = self.scan_part(part, &all, &Within::default(), &[])?;
+            for window in scan.into_windows() {
+                batches.extend(window?);
             }
         }
         Ok(batches)
@@ -84,7 +86,7 @@ impl WindowTable {
         &self,
         part: usize,
         projection: &[usize],
-        starts: Range<i64>,
+        within: &Within,
         key_filters: &[Physical],
     ) -> Result<PartScan, ExecError> {
         let (snapshot, view) = &self.parts[part];
@@ -101,7 +103,7 @@ impl WindowTable {
             inner: Arc::new(Schema::new(fields)),
             schema: Arc::new(self.schema.project(projection)?),
             needed,
-            starts,
+            within: within.clone(),
             only: keys_where(&snapshot.keys, &snapshot.layout, key_filters)?,
             snapshot: snapshot.clone(),
             view: view.clone(),
@@ -109,30 +111,34 @@ impl WindowTable {
         })
     }
 
-    /// The starts of the windows that a filter can be true for, if it speaks of a window's start or end.
-    fn window_range(&self, filter: &Expr) -> Option<Range<i64>> {
-        if let Expr::Between(between) = filter
-            && !between.negated
-        {
-            let low = BinaryExpr::new(between.expr.clone(), Operator::GtEq, between.low.clone());
-            let high = BinaryExpr::new(between.expr.clone(), Operator::LtEq, between.high.clone());
-            let low = self.window_range(&Expr::BinaryExpr(low))?;
-            let high = self.window_range(&Expr::BinaryExpr(high))?;
-            return Some(low.start..high.end);
-        }
-        let size_us = self.parts.first()?.1.window?.size_us;
-        let (column, range) = moments_where(filter)?;
-        match self.group_of(self.schema.index_of(&column).ok()?)? {
-            Group::Key(_) => None,
-            Group::WindowStart => Some(range),
-            Group::WindowEnd => Some(back(range.start, size_us)..back(range.end, size_us)),
-        }
+    fn narrow(&self, within: &mut Within, filter: &Expr) -> bool {
+        narrow(within, filter, &self.schema, &|i| self.group_of(i))
     }
 }
 
-/// A bound of starts for one of ends; the ends of time stay where they are.
-fn back(end_us: i64, size_us: i64) -> i64 {
-    if end_us == i64::MAX { end_us } else { end_us.saturating_sub(size_us) }
+/// Leaves of `within` what a filter can be true for; false if it does not speak of a window's start or end.
+pub(super) fn narrow(
+    within: &mut Within,
+    filter: &Expr,
+    schema: &SchemaRef,
+    group_of: &dyn Fn(usize) -> Option<Group>,
+) -> bool {
+    if let Expr::Between(between) = filter
+        && !between.negated
+    {
+        let side =
+            |op, bound: &Expr| Expr::BinaryExpr(BinaryExpr::new(between.expr.clone(), op, Box::new(bound.clone())));
+        let (low, high) = (side(Operator::GtEq, &between.low), side(Operator::LtEq, &between.high));
+        return narrow(within, &low, schema, group_of) & narrow(within, &high, schema, group_of);
+    }
+    let Some((column, range)) = moments_where(filter) else { return false };
+    let bounds = match schema.index_of(&column).ok().and_then(group_of) {
+        Some(Group::WindowStart) => &mut within.starts,
+        Some(Group::WindowEnd) => &mut within.ends,
+        _ => return false,
+    };
+    *bounds = bounds.start.max(range.start)..bounds.end.min(range.end);
+    true
 }
 
 /// The filters and columns that a view's filters and projections make over its aggregation.
@@ -301,7 +307,7 @@ struct PartScan {
     snapshot: StoreSnapshot,
     view: WindowView,
     shown: Shown,
-    starts: Range<i64>,
+    within: Within,
     only: Option<Arc<IdSet>>,
     /// Columns of the aggregation that are read.
     needed: Vec<usize>,
@@ -312,13 +318,21 @@ struct PartScan {
 }
 
 impl PartScan {
-    fn windows(&self) -> Vec<i64> {
-        self.view.windows(&self.snapshot, &self.shown, self.starts.clone())
+    /// The batches of each window, one window after the other.
+    fn into_windows(self) -> impl Iterator<Item = Result<Vec<RecordBatch>, ExecError>> {
+        let windows = self.view.windows(&self.snapshot, &self.shown, &self.within);
+        let mut cursor = self.view.cursor(self.snapshot.clone(), self.only.clone(), &self.needed);
+        (0..windows.len()).map(move |i| self.read(&mut cursor, windows[i], windows.get(i + 1).copied()))
     }
 
-    fn read(&self, start_us: i64) -> Result<Vec<RecordBatch>, ExecError> {
+    fn read(
+        &self,
+        cursor: &mut WindowCursor,
+        end_us: i64,
+        next_us: Option<i64>,
+    ) -> Result<Vec<RecordBatch>, ExecError> {
         let mut batches = Vec::new();
-        for (rows, columns) in self.view.read(&self.snapshot, start_us, self.only.as_deref(), &self.needed)? {
+        for (rows, columns) in self.view.read(cursor, end_us, next_us, &self.needed)? {
             let mut batch = batch_of(&self.inner, columns, rows)?;
             for filter in &self.filters {
                 let mask = Evaluator::new(filter.clone()).evaluate_predicate(&batch)?;
@@ -339,7 +353,7 @@ impl PartScan {
 
 impl fmt::Debug for PartScan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "windows {:?}", self.starts)
+        write!(f, "windows that start in {:?} and end in {:?}", self.within.starts, self.within.ends)
     }
 }
 
@@ -349,8 +363,7 @@ impl PartitionStream for PartScan {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let scan = self.clone();
-        let batches = scan.windows().into_iter().flat_map(move |start| match scan.read(start) {
+        let batches = self.clone().into_windows().flat_map(|window| match window {
             Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(external(error))],
         });
@@ -395,19 +408,20 @@ impl TableProvider for WindowTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let projection = projection.map_or(all.as_slice(), Vec::as_slice);
-        let mut starts = i64::MIN..i64::MAX;
+        let mut within = Within::default();
         let mut key_filters = Vec::new();
         for filter in filters {
-            if let Some(range) = self.window_range(filter) {
-                starts = starts.start.max(range.start)..starts.end.min(range.end);
-            } else if let Some(filter) = key_filter(state, filter, &self.schema, &|i| self.group_of(i))? {
+            if self.narrow(&mut within, filter) {
+                continue;
+            }
+            if let Some(filter) = key_filter(state, filter, &self.schema, &|i| self.group_of(i))? {
                 key_filters.push(filter);
             }
         }
         let schema = Arc::new(self.schema.project(projection)?);
         let mut parts: Vec<Arc<dyn PartitionStream>> = Vec::new();
         for part in 0..self.parts.len() {
-            parts.push(Arc::new(self.scan_part(part, projection, starts.clone(), &key_filters).map_err(external)?));
+            parts.push(Arc::new(self.scan_part(part, projection, &within, &key_filters).map_err(external)?));
         }
         Ok(Arc::new(StreamingTableExec::try_new(schema, parts, None, None, false, None)?))
     }

@@ -1,7 +1,6 @@
 //! A view of sessions as a DataFusion table: immutable, as of one tick.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -11,19 +10,19 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result;
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{BinaryExpr, Expr, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 
-use super::read::{Physical, batch_of, external, key_filter, keys_where, moments_where, over_columns, plain_column};
+use super::read::{Physical, batch_of, external, key_filter, keys_where, narrow, over_columns, plain_column};
 use crate::exec::ExecError;
 use crate::exec::expr::Evaluator;
 use crate::exec::flow::over_present;
 use crate::exec::id_set::IdSet;
-use crate::exec::session_batch::{Bounds, SessionBatch, SessionSnapshot};
-use crate::exec::window_view::{Group, Shown, WindowView};
+use crate::exec::session_batch::{SessionBatch, SessionSnapshot};
+use crate::exec::window_view::{Group, Shown, WindowView, Within};
 use crate::planner::stream_plan::Node;
 
 /// Sessions of some keys with some bounds, through the filters and projections that the view puts above its aggregation.
@@ -55,7 +54,7 @@ impl SessionTable {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let mut rows = Vec::new();
         for part in 0..self.parts.len() {
-            let scan = self.scan_part(part, &all, Bounds::default(), &[])?;
+            let scan = self.scan_part(part, &all, Within::default(), &[])?;
             for batch in scan.batches() {
                 rows.extend(scan.read(&batch)?);
             }
@@ -71,7 +70,7 @@ impl SessionTable {
         &self,
         part: usize,
         projection: &[usize],
-        bounds: Bounds,
+        within: Within,
         key_filters: &[Physical],
     ) -> std::result::Result<PartScan, ExecError> {
         let (snapshot, view) = &self.parts[part];
@@ -88,36 +87,12 @@ impl SessionTable {
             inner: Arc::new(Schema::new(fields)),
             schema: Arc::new(self.schema.project(projection)?),
             needed,
-            bounds,
+            within,
             only: keys_where(&snapshot.keys, &snapshot.layout, key_filters)?,
             snapshot: snapshot.clone(),
             view: view.clone(),
             shown: self.shown,
         })
-    }
-
-    /// Narrows the bounds by a filter, if it speaks of a session's start or end.
-    fn narrow(&self, bounds: &mut Bounds, filter: &Expr) -> bool {
-        if let Expr::Between(between) = filter
-            && !between.negated
-        {
-            let side = |op, bound: &Expr| {
-                let one = BinaryExpr::new(between.expr.clone(), op, Box::new(bound.clone()));
-                Expr::BinaryExpr(one)
-            };
-            let low = side(datafusion::logical_expr::Operator::GtEq, &between.low);
-            let high = side(datafusion::logical_expr::Operator::LtEq, &between.high);
-            return self.narrow(bounds, &low) & self.narrow(bounds, &high);
-        }
-        let Some((column, range)) = moments_where(filter) else { return false };
-        let group = self.schema.index_of(&column).ok().and_then(|i| self.group_of(i));
-        let meet = |a: &Range<i64>| a.start.max(range.start)..a.end.min(range.end);
-        match group {
-            Some(Group::WindowStart) => bounds.starts_us = meet(&bounds.starts_us),
-            Some(Group::WindowEnd) => bounds.ends_us = meet(&bounds.ends_us),
-            _ => return false,
-        }
-        true
     }
 }
 
@@ -127,7 +102,7 @@ struct PartScan {
     snapshot: SessionSnapshot,
     view: WindowView,
     shown: Shown,
-    bounds: Bounds,
+    within: Within,
     only: Option<Arc<IdSet>>,
     /// Columns of the aggregation that are read.
     needed: Vec<usize>,
@@ -143,9 +118,9 @@ impl PartScan {
     }
 
     fn read(&self, batch: &SessionBatch) -> std::result::Result<Vec<RecordBatch>, ExecError> {
-        let PartScan { snapshot, view, shown, bounds, only, needed, .. } = self;
+        let PartScan { snapshot, view, shown, within, only, needed, .. } = self;
         let mut rows = Vec::new();
-        for (count, columns) in snapshot.read(batch, view, shown, bounds, only.as_deref(), needed)? {
+        for (count, columns) in snapshot.read(batch, view, shown, within, only.as_deref(), needed)? {
             let mut batch = batch_of(&self.inner, columns, count)?;
             for filter in &self.filters {
                 let mask = Evaluator::new(filter.clone()).evaluate_predicate(&batch)?;
@@ -163,7 +138,7 @@ impl PartScan {
 
 impl fmt::Debug for PartScan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sessions {:?}", self.bounds)
+        write!(f, "sessions {:?}", self.within)
     }
 }
 
@@ -212,10 +187,10 @@ impl TableProvider for SessionTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let projection = projection.map_or(all.as_slice(), Vec::as_slice);
-        let mut bounds = Bounds::default();
+        let mut within = Within::default();
         let mut key_filters = Vec::new();
         for filter in filters {
-            if self.narrow(&mut bounds, filter) {
+            if narrow(&mut within, filter, &self.schema, &|i| self.group_of(i)) {
                 continue;
             }
             if let Some(filter) = key_filter(state, filter, &self.schema, &|i| self.group_of(i))? {
@@ -225,7 +200,7 @@ impl TableProvider for SessionTable {
         let schema = Arc::new(self.schema.project(projection)?);
         let mut parts: Vec<Arc<dyn PartitionStream>> = Vec::new();
         for part in 0..self.parts.len() {
-            parts.push(Arc::new(self.scan_part(part, projection, bounds.clone(), &key_filters).map_err(external)?));
+            parts.push(Arc::new(self.scan_part(part, projection, within.clone(), &key_filters).map_err(external)?));
         }
         Ok(Arc::new(StreamingTableExec::try_new(schema, parts, None, None, false, None)?))
     }

@@ -68,8 +68,8 @@ impl ObjectTimes {
             PlanError::WrongObject(
                 Refusal::new(format!("{function}: \"{}\" has no windows that close", object.name))
                     .hint(
-                        "Name a materialized view grouped by HOP or TUMBLE over a time with a WATERMARK. Sessions do not end \
-                         together: compare their window_end with watermark('v').",
+                        "Name a materialized view grouped by HOP, TUMBLE or CUMULATE over a time with a WATERMARK. Sessions do \
+                         not end together: compare their window_end with watermark('v').",
                     ),
             )
         })

@@ -15,6 +15,7 @@ pub mod id_set;
 pub mod keys;
 pub mod law;
 pub mod operator;
+pub mod panes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;
@@ -23,13 +24,16 @@ pub mod session_changes;
 pub mod session_store;
 #[cfg(test)]
 mod session_tests;
+pub mod slice_batch;
 pub mod slice_store;
 pub mod state;
+pub mod store_snapshot;
 pub mod table_state;
 pub mod tail;
 #[cfg(test)]
 pub(crate) mod text;
 pub mod window;
+pub mod window_cursor;
 pub mod window_view;
 
 pub use delta::Delta;

@@ -10,8 +10,9 @@ use arrow::datatypes::DataType;
 use super::ExecError;
 use super::id_set::IdSet;
 use super::keys::KeySnapshot;
-use super::slice_store::{StoreLayout, by_chunk};
-use super::window_view::{Group, Shown, WindowView};
+use super::slice_batch::by_chunk;
+use super::slice_store::StoreLayout;
+use super::window_view::{Group, Shown, WindowView, Within};
 use crate::planner::stream_plan::Emit;
 
 /// This many batches of like size become one.
@@ -48,19 +49,6 @@ pub struct SessionSnapshot {
     /// Nothing changes them any more.
     pub closed: Vec<Arc<SessionBatch>>,
     pub open: Arc<SessionBatch>,
-}
-
-/// What a read asks for, by the sessions' bounds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bounds {
-    pub starts_us: Range<i64>,
-    pub ends_us: Range<i64>,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Bounds { starts_us: i64::MIN..i64::MAX, ends_us: i64::MIN..i64::MAX }
-    }
 }
 
 impl SessionBatch {
@@ -137,27 +125,27 @@ impl SessionBatch {
 
     /// Rows that lie within the bounds, of the keys in `only` if given, ascending. Cost: a look at each row, or a binary search
     /// for each of a few keys.
-    fn select(&self, bounds: &Bounds, only: Option<&IdSet>) -> Vec<u32> {
+    fn select(&self, within: &Within, only: Option<&IdSet>) -> Vec<u32> {
         let apart = |(least, most): (i64, i64), wanted: &Range<i64>| most < wanted.start || least >= wanted.end;
-        if apart(self.start_span_us, &bounds.starts_us) || apart(self.end_span_us, &bounds.ends_us) {
+        if apart(self.start_span_us, &within.starts) || apart(self.end_span_us, &within.ends) {
             return Vec::new();
         }
-        let within = |row: &u32| {
+        let wanted = |row: &u32| {
             let row = *row as usize;
-            bounds.starts_us.contains(&self.starts_us[row]) && bounds.ends_us.contains(&self.ends_us[row])
+            within.starts.contains(&self.starts_us[row]) && within.ends.contains(&self.ends_us[row])
         };
         let all = 0..self.len() as u32;
         match only {
-            None => all.filter(within).collect(),
+            None => all.filter(wanted).collect(),
             Some(only) if only.len() <= FEW => {
                 let rows_of = |id: u32| {
                     let first = self.ids.partition_point(|&other| other < id);
                     let next = self.ids.partition_point(|&other| other <= id);
                     first as u32..next as u32
                 };
-                only.ids().into_iter().flat_map(rows_of).filter(within).collect()
+                only.ids().into_iter().flat_map(rows_of).filter(wanted).collect()
             }
-            Some(only) => all.filter(|&row| only.contains(self.ids[row as usize])).filter(within).collect(),
+            Some(only) => all.filter(|&row| only.contains(self.ids[row as usize])).filter(wanted).collect(),
         }
     }
 
@@ -230,7 +218,7 @@ impl ClosedSessions {
         for batch in &mut self.batches {
             let (least, most) = batch.end_span_us;
             if horizon_us >= least && horizon_us.abs_diff(least) >= most.abs_diff(horizon_us) {
-                let kept = Bounds { ends_us: horizon_us.saturating_add(1)..i64::MAX, ..Bounds::default() };
+                let kept = Within { ends: horizon_us.saturating_add(1)..i64::MAX, ..Within::default() };
                 *batch = Arc::new(batch.taken(&batch.select(&kept, None))?);
                 forgot = true;
             }
@@ -262,15 +250,15 @@ impl SessionSnapshot {
         batch: &SessionBatch,
         view: &WindowView,
         shown: &Shown,
-        bounds: &Bounds,
+        within: &Within,
         only: Option<&IdSet>,
         outputs: &[usize],
     ) -> Result<Vec<(usize, Vec<ArrayRef>)>, ExecError> {
-        let mut bounds = bounds.clone();
+        let mut within = within.clone();
         if let Some(forgotten_us) = forgotten_until(shown) {
-            bounds.ends_us.start = bounds.ends_us.start.max(forgotten_us.saturating_add(1));
+            within.ends.start = within.ends.start.max(forgotten_us.saturating_add(1));
         }
-        batch.columns(&self.keys, view, &batch.select(&bounds, only), outputs)
+        batch.columns(&self.keys, view, &batch.select(&within, only), outputs)
     }
 }
 
@@ -328,12 +316,12 @@ mod tests {
     #[test]
     fn rows_are_found_by_key_and_by_bounds() {
         let batch = batch(&[(0, 5), (0, 40), (3, 1), (3, 20), (9, 7)]);
-        let check = |starts_us: Range<i64>, ends_us: Range<i64>, ids: &[u32]| {
+        let check = |starts: Range<i64>, ends: Range<i64>, ids: &[u32]| {
             let mut only = IdSet::new(10);
             ids.iter().for_each(|&id| only.insert(id));
             only.seal();
             let only = (!ids.is_empty()).then_some(&only);
-            batch.select(&Bounds { starts_us, ends_us }, only)
+            batch.select(&Within { starts, ends }, only)
         };
         let any = i64::MIN..i64::MAX;
         assert_eq!(check(any.clone(), any.clone(), &[]), [0, 1, 2, 3, 4]);

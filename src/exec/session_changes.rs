@@ -6,10 +6,10 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 
 use super::rows::batch_of;
-use super::session_batch::{Bounds, SessionBatch};
+use super::session_batch::SessionBatch;
 use super::session_store::{DirtyKey, Found, SessionStore};
-use super::slice_store::by_chunk;
-use super::window_view::{Shown, WindowView};
+use super::slice_batch::by_chunk;
+use super::window_view::{Shown, WindowView, Within};
 use super::{Delta, ExecError};
 use crate::planner::stream_plan::Emit;
 
@@ -36,7 +36,7 @@ impl SessionChanges {
         let mut whole = Vec::new();
         let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
         for batch in &snapshot.closed {
-            for (rows, columns) in snapshot.read(batch, &self.view, shown, &Bounds::default(), None, &all)? {
+            for (rows, columns) in snapshot.read(batch, &self.view, shown, &Within::default(), None, &all)? {
                 whole.push(batch_of(&self.view.schema, columns, rows)?);
             }
         }

@@ -13,7 +13,8 @@ use super::ExecError;
 use super::id_set::IdSet;
 use super::keys::{CHUNK, KeyDictionary, KeySnapshot};
 use super::session_batch::{ClosedSessions, SessionBatch, SessionSnapshot};
-use super::slice_store::{StoreLayout, StoreRows, by_chunk};
+use super::slice_batch::by_chunk;
+use super::slice_store::{StoreLayout, StoreRows};
 use super::state::{Measure, States};
 use crate::planner::stream_plan::Session;
 

@@ -10,12 +10,11 @@ use datafusion::physical_expr::expressions::Column;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::session_batch::Bounds;
 use super::session_changes::{SessionChanges, joined};
 use super::session_store::{SessionLayout, SessionStore};
 use super::slice_store::{Grid, StoreLayout, StoreRows};
 use super::state::Measure;
-use super::window_view::{Group, Shown, WindowView};
+use super::window_view::{Group, Shown, WindowView, Within};
 use crate::exec::id_set::IdSet;
 use crate::exec::text::print;
 use crate::planner::stream_plan::{Call, Emit, Function, Session};
@@ -123,11 +122,11 @@ impl Case {
         sessions.into_iter().map(keyed).collect()
     }
 
-    fn read(&mut self, shown: &Shown, bounds: &Bounds, only: Option<&IdSet>) -> Expected {
+    fn read(&mut self, shown: &Shown, within: &Within, only: Option<&IdSet>) -> Expected {
         let snapshot = self.store.snapshot().unwrap();
         let mut read = Expected::new();
         for batch in snapshot.batches(&self.view) {
-            for (rows, columns) in snapshot.read(batch, &self.view, shown, bounds, only, &[0, 1, 2, 3, 4, 5]).unwrap() {
+            for (rows, columns) in snapshot.read(batch, &self.view, shown, within, only, &[0, 1, 2, 3, 4, 5]).unwrap() {
                 let batch = RecordBatch::try_new(self.view.schema.clone(), columns).unwrap();
                 assert_eq!(rows, batch.num_rows());
                 for row in 0..rows {
@@ -151,7 +150,7 @@ impl Case {
             expected.retain(|(_, _, end), _| final_until_us.is_some_and(|f| *end <= f));
         }
         let what = (self.session, self.view.emit);
-        let read = self.read(&Shown::default(), &Bounds::default(), None);
+        let read = self.read(&Shown::default(), &Within::default(), None);
         assert_eq!(read, expected, "seed {seed}: what is read, {what:?}");
         assert!(self.told.values().all(|weight| *weight == 1), "seed {seed}: {:?}", self.told);
         let told: Expected = self.told.keys().map(|&(k, start, end, n, s, m)| ((k, start, end), (n, s, m))).collect();
@@ -278,10 +277,10 @@ fn final_sessions_are_compact_and_forgotten_with_their_keys() {
     }
     // Of 40 000 sessions some 1 100 are kept, and keys of no more than twice what a chunk holds.
     assert!(case.store.rows() < 3000 && most.1 < 20_000, "{} rows, {most:?}", case.store.rows());
-    let read = case.read(&shown(39_900), &Bounds::default(), None);
+    let read = case.read(&shown(39_900), &Within::default(), None);
     assert!(read.keys().all(|(_, _, end)| *end > 38_900) && read.len() == 1109, "{}", read.len());
-    let bounds = Bounds { starts_us: 39_000..39_010, ..Bounds::default() };
-    assert_eq!(case.read(&shown(39_900), &bounds, None).len(), 10);
+    let within = Within { starts: 39_000..39_010, ..Within::default() };
+    assert_eq!(case.read(&shown(39_900), &within, None).len(), 10);
 }
 
 #[test]
@@ -289,7 +288,7 @@ fn rows_at_the_end_of_time_are_in_no_session() {
     let mut case = Case::new(Session { gap_us: 10, max_us: None }, false, Emit::OnUpdate);
     case.tick(&[(1, i64::MAX, 1, 1), (1, i64::MAX - 11, 2, 1), (1, i64::MIN, 3, 1), (1, i64::MIN + 5, 4, 1)], None);
     assert_eq!(case.store.left_out(), 1);
-    let read = case.read(&Shown::default(), &Bounds::default(), None);
+    let read = case.read(&Shown::default(), &Within::default(), None);
     assert_eq!(
         read.into_iter().collect::<Vec<_>>(),
         [((1, i64::MIN, i64::MIN + 15), (2, 7, 4)), ((1, i64::MAX - 11, i64::MAX - 1), (1, 2, 2))]

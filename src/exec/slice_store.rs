@@ -17,8 +17,11 @@ use arrow::datatypes::FieldRef;
 use super::ExecError;
 use super::id_set::{IdIndex, IdSet};
 use super::keys::{KeyDictionary, KeySnapshot};
+use super::panes::{Closed, Panes};
 use super::session_store::SessionLayout;
+use super::slice_batch::{Merged, Merging, SliceBatch, by_chunk};
 use super::state::{Measure, States};
+use super::store_snapshot::StoreSnapshot;
 
 /// Slices `[phase + n * width, phase + (n + 1) * width)`, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,16 +88,6 @@ pub struct PartialRows {
     pub states: Vec<ArrayRef>,
 }
 
-/// One slice as immutable columns, sorted by id.
-#[derive(Debug)]
-pub struct SliceBatch {
-    pub slice: i64,
-    pub ids: Vec<u32>,
-    /// Net rows by key; a key with none is left out.
-    pub counts: Vec<i64>,
-    pub states: Vec<ArrayRef>,
-}
-
 struct OpenSlice {
     index: IdIndex,
     ids: Vec<u32>,
@@ -111,32 +104,18 @@ pub struct SliceStore {
     layout: Arc<StoreLayout>,
     keys: KeyDictionary,
     open: BTreeMap<i64, OpenSlice>,
-    closed: BTreeMap<i64, Arc<SliceBatch>>,
+    /// Ascending. Snapshots share it.
+    closed: Arc<Vec<Arc<SliceBatch>>>,
+    closed_bytes: usize,
+    /// Every slice below this is closed.
+    closed_before: i64,
+    panes: Arc<Panes>,
     tracks_changes: bool,
     /// Slices below this one are forgotten.
     first_kept: Option<i64>,
     forgotten_rows: u64,
     ids: Vec<u32>,
     slots: Vec<u32>,
-}
-
-/// A store as of one tick.
-#[derive(Clone)]
-pub struct StoreSnapshot {
-    pub layout: Arc<StoreLayout>,
-    pub keys: KeySnapshot,
-    /// Ascending by slice.
-    pub slices: Vec<Arc<SliceBatch>>,
-    /// Windows that begin before this slice are no longer whole.
-    pub first_kept: Option<i64>,
-}
-
-/// Keys and what some slices together say of them, ascending by id.
-pub struct Merged {
-    pub ids: Vec<u32>,
-    pub counts: Vec<i64>,
-    /// One array per measure asked for, as SQL shows it.
-    pub outputs: Vec<ArrayRef>,
 }
 
 impl OpenSlice {
@@ -192,12 +171,9 @@ impl OpenSlice {
             let column = column.states()?;
             states.push(if in_order { column } else { take(&column, &order, None)? });
         }
-        let batch = Arc::new(SliceBatch {
-            slice,
-            ids: order.values().iter().map(|&slot| self.ids[slot as usize]).collect(),
-            counts: order.values().iter().map(|&slot| self.counts[slot as usize]).collect(),
-            states,
-        });
+        let ids = order.values().iter().map(|&slot| self.ids[slot as usize]).collect();
+        let counts = order.values().iter().map(|&slot| self.counts[slot as usize]).collect();
+        let batch = Arc::new(SliceBatch::new(slice, ids, counts, states));
         self.cached = Some(batch.clone());
         Ok(batch)
     }
@@ -208,20 +184,16 @@ impl OpenSlice {
     }
 }
 
-impl SliceBatch {
-    pub fn bytes(&self) -> usize {
-        let states: usize = self.states.iter().map(|s| s.get_array_memory_size()).sum();
-        states + self.ids.capacity() * 4 + self.counts.capacity() * 8
-    }
-}
-
 impl SliceStore {
     pub fn new(layout: Arc<StoreLayout>) -> Result<Self, ExecError> {
         Ok(SliceStore {
             keys: KeyDictionary::new(&layout.keys)?,
             layout,
             open: BTreeMap::new(),
-            closed: BTreeMap::new(),
+            closed: Arc::default(),
+            closed_bytes: 0,
+            closed_before: i64::MIN,
+            panes: Arc::default(),
             tracks_changes: false,
             first_kept: None,
             forgotten_rows: 0,
@@ -350,7 +322,7 @@ impl SliceStore {
             self.forgotten_rows += rows as u64;
             return Ok(None);
         }
-        if self.closed.contains_key(&slice) {
+        if slice < self.closed_before {
             return Err(ExecError::Invariant(format!("a row came for slice {slice}, which is final")));
         }
         Ok(Some(self.open.entry(slice).or_insert_with(|| OpenSlice::new(&self.layout))))
@@ -359,17 +331,24 @@ impl SliceStore {
     /// Closes the slices that end at or before `final_until_us`: nothing changes them any more.
     pub fn close(&mut self, final_until_us: i64) -> Result<(), ExecError> {
         let Some(grid) = self.layout.grid else { return Ok(()) };
+        let mut closed_before = grid.slice_of(final_until_us);
         while let Some(mut first) = self.open.first_entry() {
             let slice = *first.key();
-            if grid.end_us(slice) > final_until_us || !first.get().dirty.is_empty() {
+            if slice >= closed_before {
+                break;
+            }
+            if !first.get().dirty.is_empty() {
+                closed_before = slice;
                 break;
             }
             let batch = first.get_mut().batch(slice)?;
             first.remove();
             if !batch.ids.is_empty() {
-                self.closed.insert(slice, batch);
+                self.closed_bytes += batch.bytes;
+                Arc::make_mut(&mut self.closed).push(batch);
             }
         }
+        self.closed_before = self.closed_before.max(closed_before);
         Ok(())
     }
 
@@ -381,21 +360,24 @@ impl SliceStore {
             return Ok(None);
         }
         self.first_kept = Some(first);
-        self.closed = self.closed.split_off(&first);
+        let gone = self.closed.partition_point(|s| s.slice < first);
+        self.closed_bytes -= self.closed[..gone].iter().map(|s| s.bytes).sum::<usize>();
+        Arc::make_mut(&mut self.closed).drain(..gone);
         self.open = self.open.split_off(&first);
+        self.panes.forget(first);
         self.compact()
     }
 
     /// Rebuilds the dictionary once at most half of it is in use, so that keys no slice names do not stay. Returns the new
     /// id of each old one, `u32::MAX` for those that went.
     fn compact(&mut self) -> Result<Option<Vec<u32>>, ExecError> {
-        let used: usize = self.closed.values().map(|s| s.ids.len()).sum::<usize>()
+        let used: usize = self.closed.iter().map(|s| s.ids.len()).sum::<usize>()
             + self.open.values().map(|s| s.ids.len()).sum::<usize>();
         if self.layout.keys.is_empty() || self.keys.len() < 2 * super::keys::CHUNK || used * 2 > self.keys.len() {
             return Ok(None);
         }
         let mut live = IdSet::new(self.keys.len());
-        self.closed.values().flat_map(|s| &s.ids).for_each(|&id| live.insert(id));
+        self.closed.iter().flat_map(|s| &s.ids).for_each(|&id| live.insert(id));
         self.open.values().flat_map(|s| &s.ids).for_each(|&id| live.insert(id));
         live.seal();
         let old = self.keys.snapshot()?;
@@ -410,13 +392,11 @@ impl SliceStore {
         for id in live.ids() {
             renumbered[id as usize] = live.rank(id);
         }
-        for slice in self.closed.values_mut() {
-            *slice = Arc::new(SliceBatch {
-                slice: slice.slice,
-                ids: slice.ids.iter().map(|&id| renumbered[id as usize]).collect(),
-                counts: slice.counts.clone(),
-                states: slice.states.clone(),
-            });
+        // Snapshots that were taken go on with the old numbers.
+        self.panes = Arc::default();
+        for slice in Arc::make_mut(&mut self.closed) {
+            let ids = slice.ids.iter().map(|&id| renumbered[id as usize]).collect();
+            *slice = Arc::new(SliceBatch::new(slice.slice, ids, slice.counts.clone(), slice.states.clone()));
         }
         for open in self.open.values_mut() {
             open.index = IdIndex::default();
@@ -446,8 +426,15 @@ impl SliceStore {
     /// What the slices `range` say of `ids` (ascending): counts and outputs by position in `ids`, zero where nothing is.
     pub fn look_up(&self, range: Range<i64>, ids: &[u32], measures: &[usize]) -> Result<Merged, ExecError> {
         let mut merged = Merging::new(&self.layout, ids.to_vec(), measures);
-        for (_, batch) in self.closed.range(range.clone()) {
-            merged.add_looked_up(batch, ids)?;
+        let closed = Closed {
+            layout: &self.layout,
+            num_keys: self.keys.len(),
+            first_kept: self.first_kept.unwrap_or(i64::MIN),
+            before: self.closed_before,
+            slices: &self.closed,
+        };
+        for batch in self.panes.cover(&closed, range.clone())? {
+            merged.add_looked_up(&batch.piece(measures), false)?;
         }
         for (_, open) in self.open.range(range) {
             let (mut at, mut slots) = (Vec::new(), Vec::new());
@@ -468,19 +455,22 @@ impl SliceStore {
     }
 
     pub fn snapshot(&mut self) -> Result<StoreSnapshot, ExecError> {
-        let mut slices: Vec<_> = self.closed.values().cloned().collect();
-        for (&slice, open) in &mut self.open {
-            let batch = open.batch(slice)?;
+        self.panes.limit(self.closed_bytes);
+        let mut open = Vec::with_capacity(self.open.len());
+        for (&slice, states) in &mut self.open {
+            let batch = states.batch(slice)?;
             if !batch.ids.is_empty() {
-                slices.push(batch);
+                open.push(batch);
             }
         }
-        slices.sort_unstable_by_key(|s| s.slice);
         Ok(StoreSnapshot {
             layout: self.layout.clone(),
             keys: self.keys.snapshot()?,
-            slices,
+            closed: self.closed.clone(),
+            open,
             first_kept: self.first_kept,
+            closed_before: self.closed_before,
+            panes: self.panes.clone(),
         })
     }
 
@@ -488,7 +478,7 @@ impl SliceStore {
     pub fn drain(&mut self) -> Result<Vec<PartialRows>, ExecError> {
         let snapshot = self.snapshot()?;
         let mut all = Vec::new();
-        for slice in &snapshot.slices {
+        for slice in snapshot.slices(i64::MIN..i64::MAX) {
             let mut at = 0;
             for ids in by_chunk(&slice.ids) {
                 all.push(PartialRows {
@@ -501,20 +491,21 @@ impl SliceStore {
             }
         }
         self.open.clear();
-        self.closed.clear();
+        self.closed = Arc::default();
+        self.closed_bytes = 0;
+        self.panes = Arc::default();
         self.keys = KeyDictionary::new(&self.layout.keys)?;
         Ok(all)
     }
 
     pub fn bytes(&self) -> usize {
-        let closed: usize = self.closed.values().map(|s| s.bytes()).sum();
         let open: usize = self.open.values().map(OpenSlice::bytes).sum();
-        self.keys.bytes() + closed + open
+        self.keys.bytes() + self.closed_bytes + open + self.panes.bytes()
     }
 
     /// (slice number, rows, bytes, closed) of every slice.
     pub fn slices(&self) -> impl Iterator<Item = (i64, usize, usize, bool)> {
-        let closed = self.closed.iter().map(|(&slice, s)| (slice, s.ids.len(), s.bytes(), true));
+        let closed = self.closed.iter().map(|s| (s.slice, s.ids.len(), s.bytes, true));
         closed.chain(self.open.iter().map(|(&slice, s)| (slice, s.ids.len(), s.bytes(), false)))
     }
 
@@ -550,119 +541,5 @@ fn take_all(columns: &[ArrayRef], selected: Option<&UInt32Array>) -> Result<Vec<
     match selected {
         None => Ok(columns.to_vec()),
         Some(rows) => Ok(columns.iter().map(|c| take(c, rows, None)).collect::<Result<_, _>>()?),
-    }
-}
-
-/// Splits ascending ids where the key chunk changes.
-pub fn by_chunk(ids: &[u32]) -> impl Iterator<Item = &[u32]> {
-    ids.chunk_by(|a, b| *a as usize / super::keys::CHUNK == *b as usize / super::keys::CHUNK)
-}
-
-/// States of some ids while slices are merged into them.
-struct Merging {
-    ids: Vec<u32>,
-    counts: Vec<i64>,
-    measures: Vec<usize>,
-    states: Vec<Box<dyn States>>,
-}
-
-impl Merging {
-    fn new(layout: &StoreLayout, ids: Vec<u32>, measures: &[usize]) -> Self {
-        let mut states: Vec<_> = measures.iter().map(|&m| layout.measures[m].create()).collect();
-        states.iter_mut().for_each(|s| s.resize(ids.len()));
-        Merging { counts: vec![0; ids.len()], measures: measures.to_vec(), states, ids }
-    }
-
-    fn add(&mut self, batch: &SliceBatch, rows: Option<&UInt32Array>, slots: &[u32]) -> Result<(), ExecError> {
-        for (&slot, count) in slots.iter().zip(select(&batch.counts, rows).iter()) {
-            self.counts[slot as usize] += count;
-        }
-        for (states, &measure) in self.states.iter_mut().zip(&self.measures) {
-            match rows {
-                None => states.merge(slots, &batch.states[measure])?,
-                Some(rows) => states.merge(slots, &take(&batch.states[measure], rows, None)?)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn add_looked_up(&mut self, batch: &SliceBatch, ids: &[u32]) -> Result<(), ExecError> {
-        let (mut at, mut rows) = (Vec::new(), Vec::new());
-        for (position, id) in ids.iter().enumerate() {
-            if let Ok(row) = batch.ids.binary_search(id) {
-                at.push(position as u32);
-                rows.push(row as u32);
-            }
-        }
-        if at.is_empty() { Ok(()) } else { self.add(batch, Some(&UInt32Array::from(rows)), &at) }
-    }
-
-    fn finish(self) -> Result<Merged, ExecError> {
-        let outputs = self.states.iter().map(|s| s.finish()).collect::<Result<_, _>>()?;
-        Ok(Merged { ids: self.ids, counts: self.counts, outputs })
-    }
-}
-
-impl StoreSnapshot {
-    pub fn slices_in(&self, range: Range<i64>) -> &[Arc<SliceBatch>] {
-        let from = self.slices.partition_point(|s| s.slice < range.start);
-        let to = self.slices.partition_point(|s| s.slice < range.end);
-        &self.slices[from..to.max(from)]
-    }
-
-    /// Merges the slices of a range, for the keys in `only` if given; keys with no rows are left out. Cost: the rows of the
-    /// slices, or a binary search per slice and key where `only` holds few.
-    pub fn merge(&self, range: Range<i64>, measures: &[usize], only: Option<&IdSet>) -> Result<Merged, ExecError> {
-        const FEW: usize = 64;
-        let slices = self.slices_in(range);
-        if let Some(only) = only
-            && only.len() <= FEW
-        {
-            let mut merging = Merging::new(&self.layout, only.ids(), measures);
-            for batch in slices {
-                let ids = std::mem::take(&mut merging.ids);
-                let result = merging.add_looked_up(batch, &ids);
-                merging.ids = ids;
-                result?;
-            }
-            return merging.finish()?.without_empty();
-        }
-        let mut present = IdSet::new(self.keys.len);
-        slices.iter().flat_map(|s| &s.ids).for_each(|&id| present.insert(id));
-        if let Some(only) = only {
-            present.keep_only(only);
-        }
-        present.seal();
-        let mut merging = Merging::new(&self.layout, present.ids(), measures);
-        let mut slots = Vec::new();
-        for batch in slices {
-            slots.clear();
-            if only.is_some() {
-                let rows: Vec<u32> =
-                    (0..batch.ids.len() as u32).filter(|&row| present.contains(batch.ids[row as usize])).collect();
-                slots.extend(rows.iter().map(|&row| present.rank(batch.ids[row as usize])));
-                merging.add(batch, Some(&UInt32Array::from(rows)), &slots)?;
-            } else {
-                slots.extend(batch.ids.iter().map(|&id| present.rank(id)));
-                merging.add(batch, None, &slots)?;
-            }
-        }
-        merging.finish()?.without_empty()
-    }
-}
-
-impl Merged {
-    /// Leaves out keys whose rows cancel.
-    pub fn without_empty(self) -> Result<Merged, ExecError> {
-        if self.counts.iter().all(|&count| count > 0) {
-            return Ok(self);
-        }
-        let rows: Vec<u32> = (0..self.ids.len() as u32).filter(|&row| self.counts[row as usize] > 0).collect();
-        let rows = UInt32Array::from(rows);
-        Ok(Merged {
-            ids: rows.values().iter().map(|&row| self.ids[row as usize]).collect(),
-            counts: rows.values().iter().map(|&row| self.counts[row as usize]).collect(),
-            outputs: self.outputs.iter().map(|c| take(c, &rows, None)).collect::<Result<_, _>>()?,
-        })
     }
 }

@@ -1,4 +1,5 @@
-//! `HOP(t, ts, slide, size [, offset])`, `TUMBLE(t, ts, size [, offset])` and `SESSION(t, ts, gap [, maximum length])` in FROM.
+//! `HOP(t, ts, slide, size [, offset])`, `TUMBLE(t, ts, size [, offset])`, `CUMULATE(t, ts, step, size [, offset])` and
+//! `SESSION(t, ts, gap [, maximum length])` in FROM.
 
 use std::sync::Arc;
 
@@ -53,6 +54,7 @@ fn usage(function: &str) -> String {
     match function {
         "hop" => "Write HOP(relation, time column, slide, size [, offset]).".into(),
         "session" => "Write SESSION(relation [PARTITION BY key], time column, gap [, maximum length]).".into(),
+        "cumulate" => "Write CUMULATE(relation, time column, step, size [, offset]).".into(),
         _ => "Write TUMBLE(relation, time column, size [, offset]).".into(),
     }
 }
@@ -67,15 +69,8 @@ fn plan_window(
     context: &mut dyn RelationPlannerContext,
 ) -> Result<LogicalPlan> {
     let upper = function.to_uppercase();
-    if !matches!(function, "hop" | "tumble") {
-        return Err(PlanError::unsupported(
-            format!("{upper} windows are not kept incrementally yet"),
-            "Use HOP(t, ts, slide, size), TUMBLE(t, ts, size) or SESSION(t, ts, gap).",
-        )
-        .into());
-    }
     let exprs = unnamed(args, &upper, function)?;
-    let intervals = if function == "hop" { 2 } else { 1 };
+    let intervals = if function == "tumble" { 1 } else { 2 };
     if exprs.len() < 2 + intervals || exprs.len() > 3 + intervals {
         let message = format!("{upper} takes {} or {} arguments, not {}", 2 + intervals, 3 + intervals, exprs.len());
         return Err(invalid(message, function).into());
@@ -83,15 +78,18 @@ fn plan_window(
 
     let input = context.plan(relation(exprs[0], &upper, function)?)?;
     let (input, time) = time_column(input, exprs[1], &upper, function, context)?;
-    let what = "slide and the size";
+    let what = if function == "cumulate" { "step and the size" } else { "slide and the size" };
     let first = length(exprs[2], &upper, what, context)?;
     let (slide_us, size_us) =
-        if function == "hop" { (first, length(exprs[3], &upper, what, context)?) } else { (first, first) };
+        if intervals == 2 { (first, length(exprs[3], &upper, what, context)?) } else { (first, first) };
     let offset_us = match exprs.get(2 + intervals) {
         Some(offset) => interval(offset, &upper, context)?,
         None => 0,
     };
-    let window = checked_window(size_us, slide_us, offset_us, &upper)?;
+    let window = checked_window(
+        Window { cumulates: function == "cumulate", ..Window::hop(size_us, slide_us, offset_us) },
+        &upper,
+    )?;
     let node = AssignWindows::try_new(Arc::new(input), time, window)?;
     Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
@@ -154,9 +152,17 @@ fn partition_by(expr: &ast::Expr) -> Option<Vec<ast::Expr>> {
     list.args.iter().map(key).collect()
 }
 
-fn checked_window(size_us: i64, slide_us: i64, offset_us: i64, upper: &str) -> Result<Window, PlanError> {
-    let offset_us = offset_us.rem_euclid(slide_us);
-    let window = Window { size_us, slide_us, offset_us };
+fn checked_window(window: Window, upper: &str) -> Result<Window, PlanError> {
+    let Window { size_us, slide_us, offset_us, cumulates } = window;
+    if cumulates && size_us % slide_us != 0 {
+        let message =
+            format!("the size of CUMULATE must be a multiple of its step: {}, {}", Micros(slide_us), Micros(size_us));
+        return Err(PlanError::Invalid(
+            Refusal::new(message).hint("CUMULATE(t, ts, INTERVAL '1 minute', INTERVAL '1 day') is one."),
+        ));
+    }
+    let offset_us = offset_us.rem_euclid(if cumulates { size_us } else { slide_us });
+    let window = Window { offset_us, ..window };
     if window.windows_per_row() > MOST_WINDOWS_PER_ROW {
         let message = format!("{upper} puts each row into {} windows", window.windows_per_row());
         return Err(PlanError::Invalid(

@@ -188,3 +188,41 @@ impl States for FloatSums {
         self.fixed.capacity() * size_of::<i128>() + self.counts.capacity() * size_of::<i64>() + wide
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A window of 360 slices moves on by one slice at a time; plain doubles lose the small values as soon as a large one has
+    /// passed.
+    #[test]
+    fn after_a_million_hops_the_total_is_the_sum_of_the_window() {
+        const SLICES: usize = 360;
+        let value = |slice: usize| if slice % 1000 == 7 { 1e17 } else { (slice % 977) as f64 / 7.0 };
+        let state = |value: f64| {
+            let mut states = FloatSums::new(false, DataType::Float64);
+            states.resize(1);
+            states.update(&[0], &[Arc::new(Float64Array::from(vec![value]))], None, None).unwrap();
+            states.states().unwrap()
+        };
+        let forms: Vec<ArrayRef> = (0..2000).map(|s| state(value(s))).collect();
+        let at = |hop: usize| &forms[hop % forms.len()];
+        let mut total = FloatSums::new(false, DataType::Float64);
+        total.resize(1);
+        for hop in 0..1_000_000 + SLICES {
+            total.merge(&[0], at(hop)).unwrap();
+            if hop >= SLICES {
+                total.subtract(&[0], at(hop - SLICES)).unwrap();
+            }
+        }
+        let mut fresh = FloatSums::new(false, DataType::Float64);
+        fresh.resize(1);
+        (1_000_000..1_000_000 + SLICES).for_each(|hop| fresh.merge(&[0], at(hop)).unwrap());
+        assert_eq!(total.fixed, fresh.fixed);
+        assert_eq!((total.value(0), total.wide.len()), (fresh.value(0), fresh.wide.len()));
+        let plain = (0..1_000_000 + SLICES).fold(0.0, |sum: f64, hop| {
+            sum + value(hop % forms.len()) - if hop >= SLICES { value((hop - SLICES) % forms.len()) } else { 0.0 }
+        });
+        assert_ne!(Some(plain), total.value(0), "the test shows nothing");
+    }
+}

@@ -1,0 +1,543 @@
+//! What readers have put together from closed slices, for the next reader.
+//!
+//! A **pane** is [`FANOUT`], [`FANOUT`]², ... aligned slices as one batch: whatever the size of a window, it is the merge of
+//! few panes (a window of 360 slices: at most 20). A **total** is the closed part of a window as somebody read it. The
+//! next window is that total, with the slices added that came in and those subtracted that went out, where all states asked
+//! for can be subtracted; sums of floats are kept exactly, so a total does not drift.
+//!
+//! Both are made when a reader wants them, never by the owner of the slices, and are shared by all snapshots of the store.
+//! They are a cache: closed slices do not change, so what is here can be dropped at any time, and is, least recently used
+//! first, once it takes more memory than the slices themselves.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::ExecError;
+use super::slice_batch::{Piece, SliceBatch, merge_batches, slices_in};
+use super::slice_store::StoreLayout;
+
+/// Panes of one level in a pane of the next. On a grid of 10 s: 1 m, 6 m, 36 m, ...
+const FANOUT: i64 = 6;
+
+/// So much may always be cached, in bytes.
+const LEAST_BYTES: usize = 16 << 20;
+
+/// Windows whose totals are kept: those of a handful of views and sizes.
+const MOST_TOTALS: usize = 16;
+
+/// The closed slices of a store, at one moment.
+#[derive(Clone, Copy)]
+pub struct Closed<'a> {
+    pub layout: &'a StoreLayout,
+    /// All ids are below this.
+    pub num_keys: usize,
+    /// Slices below this are forgotten.
+    pub first_kept: i64,
+    /// Every slice below this is closed.
+    pub before: i64,
+    /// Ascending.
+    pub slices: &'a [Arc<SliceBatch>],
+}
+
+/// The closed part of a window, for some measures.
+#[derive(Debug)]
+struct Total {
+    range: Range<i64>,
+    measures: Vec<usize>,
+    /// Its states are those of `measures`, in their order.
+    batch: SliceBatch,
+}
+
+/// Something that is merged into a window, or taken away from it.
+#[derive(Clone)]
+pub struct Step {
+    what: What,
+    pub taken_away: bool,
+}
+
+#[derive(Clone)]
+enum What {
+    Batch(Arc<SliceBatch>),
+    Total(Arc<Total>),
+}
+
+#[derive(Default)]
+pub struct Panes(Mutex<Cache>);
+
+#[derive(Default)]
+struct Cache {
+    panes: HashMap<(u32, i64), Kept<SliceBatch>>,
+    totals: Vec<Kept<Total>>,
+    bytes: usize,
+    limit_bytes: usize,
+    clock: u64,
+}
+
+struct Kept<T> {
+    what: Arc<T>,
+    bytes: usize,
+    used: u64,
+}
+
+impl Step {
+    pub fn add(batch: Arc<SliceBatch>) -> Step {
+        Step { what: What::Batch(batch), taken_away: false }
+    }
+
+    pub fn ids(&self) -> &[u32] {
+        match &self.what {
+            What::Batch(batch) => &batch.ids,
+            What::Total(total) => &total.batch.ids,
+        }
+    }
+
+    /// Its states of `measures`.
+    pub fn piece(&self, measures: &[usize]) -> Piece<'_> {
+        match &self.what {
+            What::Batch(batch) => batch.piece(measures),
+            What::Total(total) => {
+                let at = |m| total.measures.iter().position(|have| have == m).expect("chosen because it has them");
+                total.batch.piece(&measures.iter().map(at).collect::<Vec<_>>())
+            }
+        }
+    }
+}
+
+impl Closed<'_> {
+    /// The largest pane that begins at or before `slice`, holds it, and lies in the range: level and slices.
+    fn largest_pane(&self, slice: i64, range: &Range<i64>) -> Option<(u32, Range<i64>)> {
+        let mut largest = None;
+        let mut width = FANOUT;
+        for level in 1.. {
+            let Some(end) = slice.div_euclid(width).checked_add(1).and_then(|n| n.checked_mul(width)) else { break };
+            let Some(start) = end.checked_sub(width) else { break };
+            if start < range.start || end > range.end.min(self.before) {
+                break;
+            }
+            largest = Some((level, start..end));
+            let Some(next) = width.checked_mul(FANOUT) else { break };
+            width = next;
+        }
+        largest
+    }
+}
+
+/// Where a run of slices that makes a pane lies: its level and number.
+type PaneKey = (u32, i64);
+
+/// The runs of slices whose panes make up the range: a run of one slice needs no pane.
+fn runs<'a>(closed: &Closed<'a>, range: &Range<i64>) -> Vec<(Option<PaneKey>, &'a [Arc<SliceBatch>])> {
+    let mut rest = slices_in(closed.slices, range);
+    let mut runs = Vec::new();
+    while let Some(first) = rest.first() {
+        let pane = closed.largest_pane(first.slice, range);
+        let end = pane.as_ref().map_or(1, |(_, pane)| rest.partition_point(|s| s.slice < pane.end));
+        let key = pane.filter(|_| end > 1).map(|(level, pane)| (level, pane.start.div_euclid(pane.end - pane.start)));
+        runs.push((key, &rest[..end]));
+        rest = &rest[end..];
+    }
+    runs
+}
+
+impl Panes {
+    /// Batches that together are the closed slices of the range, few and large.
+    pub fn cover(&self, closed: &Closed<'_>, range: Range<i64>) -> Result<Vec<Arc<SliceBatch>>, ExecError> {
+        runs(closed, &range).into_iter().map(|(key, run)| self.pane(closed, key, run)).collect()
+    }
+
+    /// The least work that gives the closed slices of the range: panes alone, or a total and the slices that it has too
+    /// many or too few.
+    pub fn steps(&self, closed: &Closed<'_>, range: Range<i64>, measures: &[usize]) -> Result<Vec<Step>, ExecError> {
+        let invertible = measures.iter().all(|&m| closed.layout.measures[m].invertible());
+        let total = {
+            let mut cache = self.0.lock();
+            let mut least = cache.cost(closed, &range);
+            let mut best = None;
+            for (i, kept) in cache.totals.iter().enumerate() {
+                let total = &kept.what;
+                let overlaps = total.range.start < range.end && range.start < total.range.end;
+                // Made from a snapshot with slices that are open in this one, or that this one no longer has.
+                let foreign = total.range.end > closed.before || total.range.start < closed.first_kept;
+                if !overlaps || foreign || !measures.iter().all(|m| total.measures.contains(m)) {
+                    continue;
+                }
+                let gone = [total.range.start..range.start, range.end..total.range.end];
+                let come = [range.start..total.range.start, total.range.end..range.end];
+                if !invertible && gone.iter().any(|r| !slices_in(closed.slices, r).is_empty()) {
+                    continue;
+                }
+                let moves: usize = gone.iter().chain(&come).map(|r| cache.cost(closed, r)).sum();
+                let cost = kept.bytes + moves;
+                if cost < least {
+                    least = cost;
+                    best = Some((i, gone, come));
+                }
+            }
+            best.map(|(i, gone, come)| (cache.use_total(i), gone, come))
+        };
+        let Some((total, gone, come)) = total else {
+            return Ok(self.cover(closed, range)?.into_iter().map(Step::add).collect());
+        };
+        let mut steps = vec![Step { what: What::Total(total), taken_away: false }];
+        for (ranges, taken_away) in [(come, false), (gone, true)] {
+            for range in ranges {
+                let batches = self.cover(closed, range)?;
+                steps.extend(batches.into_iter().map(|b| Step { what: What::Batch(b), taken_away }));
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Keeps the closed part of a window for the next one.
+    pub fn keep_total(&self, range: Range<i64>, measures: &[usize], batch: SliceBatch) {
+        let bytes = batch.bytes;
+        let total = Total { range, measures: measures.to_vec(), batch };
+        let mut cache = self.0.lock();
+        if cache.totals.iter().any(|t| t.what.range == total.range && t.what.measures == total.measures) {
+            return;
+        }
+        if cache.totals.len() == MOST_TOTALS {
+            let oldest = (0..MOST_TOTALS).min_by_key(|&i| cache.totals[i].used).unwrap_or(0);
+            let gone = cache.totals.swap_remove(oldest);
+            cache.bytes -= gone.bytes;
+        }
+        let used = cache.tick();
+        cache.totals.push(Kept { what: Arc::new(total), bytes, used });
+        cache.grow(bytes);
+    }
+
+    /// What may be cached follows what the slices take.
+    pub fn limit(&self, slices_bytes: usize) {
+        let mut cache = self.0.lock();
+        cache.limit_bytes = slices_bytes.max(LEAST_BYTES);
+        cache.grow(0);
+    }
+
+    /// Drops what reaches below this slice.
+    pub fn forget(&self, first_kept: i64) {
+        let mut cache = self.0.lock();
+        let Cache { panes, totals, bytes, .. } = &mut *cache;
+        panes.retain(|_, kept| {
+            let keep = kept.what.slice >= first_kept;
+            *bytes -= if keep { 0 } else { kept.bytes };
+            keep
+        });
+        totals.retain(|kept| {
+            let keep = kept.what.range.start >= first_kept;
+            *bytes -= if keep { 0 } else { kept.bytes };
+            keep
+        });
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.0.lock().bytes
+    }
+
+    fn pane(
+        &self,
+        closed: &Closed<'_>,
+        key: Option<PaneKey>,
+        run: &[Arc<SliceBatch>],
+    ) -> Result<Arc<SliceBatch>, ExecError> {
+        let Some((level, number)) = key.filter(|_| run.len() > 1) else { return Ok(run[0].clone()) };
+        if let Some(pane) = self.0.lock().use_pane((level, number)) {
+            return Ok(pane);
+        }
+        let parts = if level == 1 {
+            run.to_vec()
+        } else {
+            let width = FANOUT.pow(level - 1);
+            let of = |s: &Arc<SliceBatch>| s.slice.div_euclid(width);
+            run.chunk_by(|a, b| of(a) == of(b))
+                .map(|run| self.pane(closed, Some((level - 1, of(&run[0]))), run))
+                .collect::<Result<_, _>>()?
+        };
+        let pane =
+            if parts.len() == 1 { parts[0].clone() } else { merge_batches(closed.layout, &parts, closed.num_keys)? };
+        let bytes = if parts.len() == 1 { 0 } else { pane.bytes };
+        let mut cache = self.0.lock();
+        let used = cache.tick();
+        let kept = Kept { what: pane.clone(), bytes, used };
+        if let Some(before) = cache.panes.insert((level, number), kept) {
+            // Two readers made it at once.
+            cache.bytes -= before.bytes;
+        }
+        cache.grow(bytes);
+        Ok(pane)
+    }
+}
+
+impl Cache {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn use_pane(&mut self, key: PaneKey) -> Option<Arc<SliceBatch>> {
+        let used = self.tick();
+        let kept = self.panes.get_mut(&key)?;
+        kept.used = used;
+        Some(kept.what.clone())
+    }
+
+    fn use_total(&mut self, at: usize) -> Arc<Total> {
+        let used = self.tick();
+        self.totals[at].used = used;
+        self.totals[at].what.clone()
+    }
+
+    /// Bytes to merge for a range: those of its panes, or of their slices where the panes have yet to be made.
+    fn cost(&self, closed: &Closed<'_>, range: &Range<i64>) -> usize {
+        let bytes = |(key, run): (Option<PaneKey>, &[Arc<SliceBatch>])| match key.and_then(|key| self.panes.get(&key)) {
+            Some(pane) => pane.what.bytes,
+            None => run.iter().map(|s| s.bytes).sum(),
+        };
+        if range.is_empty() { 0 } else { runs(closed, range).into_iter().map(bytes).sum() }
+    }
+
+    /// Counts `bytes` more and makes room.
+    fn grow(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        let limit = self.limit_bytes;
+        if self.bytes <= limit {
+            return;
+        }
+        // Down to three quarters at once, so that the next ones need not sort again.
+        let mut by_age: Vec<(u64, usize)> = self.panes.values().map(|k| (k.used, k.bytes)).collect();
+        by_age.extend(self.totals.iter().map(|k| (k.used, k.bytes)));
+        by_age.sort_unstable();
+        let mut left = self.bytes;
+        let mut newest_gone = 0;
+        for (used, bytes) in by_age {
+            if left <= limit / 4 * 3 {
+                break;
+            }
+            left -= bytes;
+            newest_gone = used;
+        }
+        self.panes.retain(|_, kept| kept.used > newest_gone);
+        self.totals.retain(|kept| kept.used > newest_gone);
+        self.bytes = left;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array};
+    use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
+    use datafusion::physical_expr::PhysicalExpr;
+    use datafusion::physical_expr::expressions::Column;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::exec::id_set::IdSet;
+    use crate::exec::slice_store::{Grid, SliceStore, StoreRows};
+    use crate::exec::state::Measure;
+    use crate::exec::store_snapshot::StoreSnapshot;
+    use crate::planner::stream_plan::{Call, Function};
+
+    /// count, sum of floats, max of a whole number.
+    fn layout() -> Arc<StoreLayout> {
+        let input = Schema::new(vec![
+            Field::new("k", DataType::Int64, true),
+            Field::new("v", DataType::Int64, true),
+            Field::new("f", DataType::Float64, true),
+        ]);
+        let call = |function, args: &[(&str, usize)], output: DataType| Call {
+            function,
+            args: args.iter().map(|&(name, i)| Arc::new(Column::new(name, i)) as Arc<dyn PhysicalExpr>).collect(),
+            filter: None,
+            distinct: false,
+            output: Arc::new(Field::new("x", output, true)),
+        };
+        let calls = [
+            call(Function::Count, &[], DataType::Int64),
+            call(Function::Sum, &[("f", 2)], DataType::Float64),
+            call(Function::Max, &[("v", 1)], DataType::Int64),
+        ];
+        Arc::new(StoreLayout {
+            keys: vec![Arc::new(Field::new("k", DataType::Int64, true))],
+            grid: Some(Grid { width_us: 1, phase_us: 0 }),
+            measures: calls.iter().map(|c| Measure::new(c, &input, false).unwrap()).collect(),
+            sessions: None,
+        })
+    }
+
+    /// Rows of (slice, key, value).
+    fn add(store: &mut SliceStore, rows: &[(i64, i64, i64)]) {
+        let values: ArrayRef = Arc::new(rows.iter().map(|r| r.2).collect::<Int64Array>());
+        let floats: ArrayRef = Arc::new(rows.iter().map(|r| float(r.2)).collect::<Float64Array>());
+        store
+            .apply(&StoreRows {
+                rows: rows.len(),
+                slices: rows.iter().map(|r| r.0).collect(),
+                keys: vec![Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>())],
+                args: vec![Vec::new(), vec![floats], vec![values]],
+                filters: vec![None, None, None],
+                weights: None,
+            })
+            .unwrap();
+    }
+
+    /// Values whose naive running sum drifts.
+    fn float(value: i64) -> f64 {
+        if value % 3 == 0 { 1e16 } else { value as f64 / 10.0 }
+    }
+
+    /// (key, count, sum, max), as read; the sum is exact, rounded once.
+    type Lines = Vec<(i64, i64, Option<f64>, Option<i64>)>;
+
+    fn read(snapshot: &StoreSnapshot, range: Range<i64>, measures: &[usize], only: Option<&IdSet>) -> Lines {
+        let merged = snapshot.merge(range, measures, only).unwrap();
+        let at = |m: usize| measures.iter().position(|&have| have == m).map(|i| &merged.outputs[i]);
+        let key = |id: u32| snapshot.keys.take(&[id]).unwrap()[0].as_primitive::<Int64Type>().value(0);
+        let mut lines: Lines = (0..merged.ids.len())
+            .map(|row| {
+                let sum = at(1).map(|a| a.as_primitive::<Float64Type>().value(row));
+                let max = at(2).map(|a| a.as_primitive::<Int64Type>().value(row));
+                (key(merged.ids[row]), merged.counts[row], sum, max)
+            })
+            .collect();
+        lines.sort_by_key(|line| line.0);
+        lines
+    }
+
+    fn expected(rows: &[(i64, i64, i64)], range: Range<i64>, measures: &[usize], only: Option<i64>) -> Lines {
+        let mut keys: Vec<i64> = rows.iter().filter(|r| range.contains(&r.0)).map(|r| r.1).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.retain(|key| only.is_none_or(|only| only == *key));
+        keys.into_iter()
+            .map(|key| {
+                let of: Vec<i64> = rows.iter().filter(|r| r.1 == key && range.contains(&r.0)).map(|r| r.2).collect();
+                // Large and small apart: each is summed without loss.
+                let large = of.iter().filter(|v| *v % 3 == 0).count() as f64 * 1e16;
+                let tenths: i64 = of.iter().filter(|v| *v % 3 != 0).sum();
+                let sum = if large == 0.0 { tenths as f64 / 10.0 } else { large + tenths as f64 / 10.0 };
+                let sum = measures.contains(&1).then_some(sum);
+                (key, of.len() as i64, sum, measures.contains(&2).then(|| *of.iter().max().unwrap()))
+            })
+            .collect()
+    }
+
+    fn check(read: &Lines, expected: &Lines, context: &str) {
+        assert_eq!(read.len(), expected.len(), "{context}");
+        for (r, e) in read.iter().zip(expected) {
+            assert_eq!((r.0, r.1, r.3), (e.0, e.1, e.3), "{context}");
+            assert_eq!(r.2.is_some(), e.2.is_some(), "{context}");
+            if let (Some(r), Some(e)) = (r.2, e.2) {
+                assert!((r - e).abs() <= e.abs() * 1e-14, "{context}: {r} {e}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_what_the_rows_say_however_readers_come() {
+        for seed in 0..60 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut store = SliceStore::new(layout()).unwrap();
+            let mut rows = Vec::new();
+            let mut snapshots: Vec<(StoreSnapshot, usize, i64)> = Vec::new();
+            let (mut final_until, mut first_kept) = (-20, i64::MIN);
+            for _ in 0..12 {
+                let fresh: Vec<(i64, i64, i64)> = (0..random.random_range(0..60))
+                    .map(|_| {
+                        (
+                            final_until + random.random_range(0..30),
+                            random.random_range(0..9),
+                            random.random_range(0..50),
+                        )
+                    })
+                    .collect();
+                add(&mut store, &fresh);
+                rows.extend(fresh);
+                final_until += random.random_range(0..40);
+                store.close(final_until).unwrap();
+                if random.random_bool(0.2) {
+                    first_kept = final_until - 50;
+                    store.forget(first_kept).unwrap();
+                }
+                snapshots.push((store.snapshot().unwrap(), rows.len(), first_kept));
+                for _ in 0..10 {
+                    // Old snapshots are read beside new ones, windows in any order.
+                    let (snapshot, rows_then, first_kept) = &snapshots[random.random_range(0..snapshots.len())];
+                    let start = (final_until - random.random_range(0..90)).max(*first_kept);
+                    let range = start..start + [1, 6, 36, 45, 100][random.random_range(0..5)];
+                    let measures: &[usize] = [&[0usize, 1, 2][..], &[1], &[0], &[2]][random.random_range(0..4)];
+                    let context = format!("seed {seed} {range:?} {measures:?}");
+                    let read_all = read(snapshot, range.clone(), measures, None);
+                    check(&read_all, &expected(&rows[..*rows_then], range.clone(), measures, None), &context);
+                    let Some(id) = snapshot.slices(range.clone()).flat_map(|s| &s.ids).next().copied() else {
+                        continue;
+                    };
+                    let mut only = IdSet::new(snapshot.keys.len);
+                    only.insert(id);
+                    only.seal();
+                    let key = snapshot.keys.take(&[id]).unwrap()[0].as_primitive::<Int64Type>().value(0);
+                    let one = read(snapshot, range.clone(), measures, Some(&only));
+                    check(&one, &expected(&rows[..*rows_then], range, measures, Some(key)), &context);
+                }
+            }
+        }
+    }
+
+    /// One key, one row in each of 1 200 closed slices.
+    fn long() -> SliceStore {
+        let mut store = SliceStore::new(layout()).unwrap();
+        add(&mut store, &(0..1200).map(|slice| (slice, 1, slice)).collect::<Vec<_>>());
+        store.close(1200).unwrap();
+        store
+    }
+
+    fn closed(snapshot: &StoreSnapshot) -> Closed<'_> {
+        Closed {
+            layout: &snapshot.layout,
+            num_keys: snapshot.keys.len,
+            first_kept: i64::MIN,
+            before: snapshot.closed_before,
+            slices: &snapshot.closed,
+        }
+    }
+
+    #[test]
+    fn a_window_of_360_slices_is_few_panes() {
+        let snapshot = long().snapshot().unwrap();
+        let most = (0..840).map(|s| snapshot.panes.cover(&closed(&snapshot), s..s + 360).unwrap().len()).max();
+        assert_eq!(most, Some(20));
+    }
+
+    #[test]
+    fn the_next_window_is_the_last_one_moved_on() {
+        let snapshot = long().snapshot().unwrap();
+        let steps =
+            |range, measures: &[usize]| snapshot.panes.steps(&closed(&snapshot), range, measures).unwrap().len();
+        read(&snapshot, 7..367, &[0, 1], None);
+        assert_eq!(steps(7..367, &[0]), 1, "the same again");
+        assert_eq!(steps(8..368, &[0, 1]), 3, "one slice came and one went");
+        assert_eq!(steps(6..366, &[0, 1]), 3, "and backwards");
+        assert!(steps(8..368, &[2]) > 3, "max cannot be subtracted");
+        read(&snapshot, 7..367, &[2], None);
+        assert_eq!(steps(7..369, &[2]), 2 + 1, "but more can be added");
+    }
+
+    #[test]
+    fn the_cache_keeps_to_its_limit() {
+        let snapshot = long().snapshot().unwrap();
+        for start in 0..800 {
+            read(&snapshot, start..start + 360, &[0, 1, 2], None);
+        }
+        let mut cache = snapshot.panes.0.lock();
+        assert!(cache.totals.len() <= MOST_TOTALS);
+        let counted: usize = cache.panes.values().map(|k| k.bytes).chain(cache.totals.iter().map(|k| k.bytes)).sum();
+        assert_eq!(cache.bytes, counted);
+        cache.limit_bytes = counted / 2;
+        cache.grow(0);
+        assert!(cache.bytes <= counted / 2 && cache.panes.len() + cache.totals.len() > 0, "{}", cache.bytes);
+    }
+}

@@ -157,6 +157,8 @@ pub(super) struct Coordinator {
     pub views: BTreeMap<Oid, View>,
     pub stores: BTreeMap<StoreId, Store>,
     pub times: HashMap<Oid, SourceTime>,
+    /// The clock of the tick: what `now()` is in views. Never goes back.
+    pub now_us: i64,
     pub next_id: u64,
     waits: Vec<Wait>,
     pub kept: Arc<Kept>,
@@ -214,6 +216,7 @@ impl Coordinator {
             views: BTreeMap::new(),
             stores: BTreeMap::new(),
             times: HashMap::new(),
+            now_us: clock::now_us(),
             next_id: 1,
             waits: Vec::new(),
             kept,
@@ -323,6 +326,7 @@ impl Coordinator {
         for parts in data.snapshots.values_mut() {
             parts.sort_by_key(|(worker, _)| *worker);
         }
+        self.now_us = self.now_us.max(clock::now_us());
         self.release_stores();
         self.note_oldest_sessions(&data);
         self.step_tables();
@@ -500,7 +504,7 @@ impl Coordinator {
             }
         };
         let times: &dyn Times = if self.is_held(view) { &Nowhere } else { &self.times };
-        let mut outputs = view.tail.step(&external, times, view.plan.retention_us)?;
+        let mut outputs = view.tail.step(&external, times, self.now_us, view.plan.retention_us)?;
         let deltas = match view.flow.last {
             Input::Node(node) => vec![outputs.swap_remove(node)],
             other => external(other),

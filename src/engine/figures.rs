@@ -117,7 +117,7 @@ impl Coordinator {
             } else {
                 read as f64 / to_read as f64
             },
-            watermark_us: super::version::watermark_of(&view.flow.horizons, &self.times),
+            watermark_us: super::version::watermark_of(&view.flow.shown_horizons, &self.times),
             complete_from_us: stores.iter().filter_map(|(_, s)| complete_from(s)).chain(view.complete_from_us).max(),
             rows: view.arrangement.as_ref().map(|a| a.rows() as u64),
             state_bytes: (stored + arranged + tail.iter().map(|t| t.2).sum::<usize>()) as u64,

@@ -37,6 +37,12 @@ impl Objects for Coordinator {
         };
         (0..object.columns.fields().len()).map(|i| (Some(i) == time_column).then_some(Horizon::Source(oid))).collect()
     }
+
+    fn watermark(&self, oid: Oid) -> Option<Horizon> {
+        let own = self.views.get(&oid).map(|view| view.flow.shown_horizons.clone());
+        let horizons = own.unwrap_or_else(|| self.horizons(oid));
+        horizons.iter().flatten().next().map(|horizon| horizon.base().clone())
+    }
 }
 
 impl Coordinator {

@@ -119,12 +119,7 @@ pub(super) fn watermark_of(horizons: &[Option<Horizon>], times: &dyn Times) -> O
 
 /// What lies under the windows of a column.
 fn base_of(horizons: &[Option<Horizon>]) -> Option<&Horizon> {
-    let mut horizon = horizons.iter().flatten().next()?;
-    while let Horizon::WindowStart(inner, _) | Horizon::WindowEnd(inner, _) | Horizon::SessionStart(inner, _) = horizon
-    {
-        horizon = inner;
-    }
-    Some(horizon)
+    Some(horizons.iter().flatten().next()?.base())
 }
 
 fn windows_of(horizons: &[Option<Horizon>]) -> Option<(&Horizon, Window)> {
@@ -303,7 +298,7 @@ impl Coordinator {
 }
 
 fn view_time(view: &View, times: &HashMap<Oid, SourceTime>) -> ObjectTime {
-    let horizons = &view.flow.horizons;
+    let horizons = &view.flow.shown_horizons;
     let windows = windows_of(horizons).map(|(base, window)| {
         let closed_us = base.evaluate(&|source| times.watermark_us(source));
         let final_us = base.evaluate(&|source| times.final_until_us(source));

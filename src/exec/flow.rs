@@ -15,10 +15,11 @@ use super::horizon::{Horizon, OldestSession};
 use super::session_store::SessionLayout;
 use super::slice_store::{Grid, StoreLayout};
 use super::state::Measure;
+use super::tail::Times;
 use super::window_view::{Group, WindowView};
 use crate::planner::stream_plan::Oid;
 use crate::planner::stream_plan::{
-    Aggregate, Call, Emit, Function, GroupColumn, Node, Op, ScanKind, Session, StreamPlan,
+    Aggregate, Call, Clock, Emit, Function, GroupColumn, Node, Op, ScanKind, Session, StreamPlan,
 };
 
 type Expr = Arc<dyn PhysicalExpr>;
@@ -37,6 +38,8 @@ pub struct Flow {
     pub last: Input,
     /// Per output column: the time below which nothing changes in it any more, if that is known.
     pub horizons: Vec<Option<Horizon>>,
+    /// The same with temporal filters left out, which change rows of any time: what a reader is told.
+    pub shown_horizons: Vec<Option<Horizon>>,
     pub schema: SchemaRef,
 }
 
@@ -91,6 +94,34 @@ pub struct TailNode {
     pub append_only_inputs: bool,
     /// For an Aggregate or Sessions: how it is kept, and below which time its slices or sessions are final.
     pub aggregate: Option<(TailAggregate, Option<Horizon>)>,
+    /// For a TemporalFilter.
+    pub clock: Option<ClockReader>,
+}
+
+/// What reads a temporal filter's clock.
+#[derive(Debug, Clone)]
+pub enum ClockReader {
+    Now,
+    EventTime(Horizon),
+}
+
+impl ClockReader {
+    fn of(clock: &Clock, objects: &dyn Objects) -> Result<Self, ExecError> {
+        let Clock::Watermark { object, name } = clock else { return Ok(ClockReader::Now) };
+        let horizon = objects.watermark(*object).ok_or_else(|| ExecError::Unsupported {
+            what: format!("a condition on the watermark of \"{name}\", which has none,"),
+            hint: "Declare WATERMARK FOR ts AS ts - INTERVAL '10 seconds' on the source, or use now().".into(),
+        })?;
+        Ok(ClockReader::EventTime(horizon))
+    }
+
+    /// `None` while there is no watermark.
+    pub fn read_us(&self, now_us: i64, times: &dyn Times) -> Option<i64> {
+        match self {
+            ClockReader::Now => Some(now_us),
+            ClockReader::EventTime(horizon) => horizon.evaluate(&|source| times.watermark_us(source)),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -127,6 +158,11 @@ enum Stream {
 pub trait Objects {
     /// Per column of a source's, table's or view's schema.
     fn horizons(&self, oid: Oid) -> Vec<Option<Horizon>>;
+
+    /// What `watermark('...')` of the object follows; `None` if it has none.
+    fn watermark(&self, oid: Oid) -> Option<Horizon> {
+        self.horizons(oid).iter().flatten().next().map(|horizon| horizon.base().clone())
+    }
 }
 
 impl Flow {
@@ -138,18 +174,28 @@ impl Flow {
             output: Output::Rows(Input::Node(0)),
             last: Input::Node(0),
             horizons: Vec::new(),
+            shown_horizons: Vec::new(),
             schema: plan.output().schema.clone(),
         };
         let mut streams: Vec<Stream> = Vec::new();
         let mut horizons: Vec<Vec<Option<Horizon>>> = Vec::new();
+        let mut shown = horizons.clone();
         for node in &plan.nodes {
             let oldest = OldestSession::default();
-            horizons.push(node_horizons(node, &horizons, &oldest, objects));
+            shown.push(node_horizons(node, &shown, &oldest, objects));
+            horizons.push(match &node.op {
+                Op::TemporalFilter { .. } => vec![None; node.schema.fields().len()],
+                _ => node_horizons(node, &horizons, &oldest, objects),
+            });
             let stream = flow.add(node, plan, &streams, &horizons, oldest)?;
+            if let (Op::TemporalFilter { clock, .. }, Some(last)) = (&node.op, flow.tail.last_mut()) {
+                last.clock = Some(ClockReader::of(clock, objects)?);
+            }
             streams.push(stream);
         }
         (flow.output, flow.last) = flow.find_output(plan, &streams);
         flow.horizons = horizons.pop().unwrap_or_default();
+        flow.shown_horizons = shown.pop().unwrap_or_default();
         Ok(flow)
     }
 
@@ -235,7 +281,7 @@ impl Flow {
         append_only_inputs: bool,
         aggregate: Option<(TailAggregate, Option<Horizon>)>,
     ) -> Stream {
-        self.tail.push(TailNode { node, inputs, input_schemas, append_only_inputs, aggregate });
+        self.tail.push(TailNode { node, inputs, input_schemas, append_only_inputs, aggregate, clock: None });
         Stream::Tail(Input::Node(self.tail.len() - 1))
     }
 
@@ -508,7 +554,7 @@ fn node_horizons(
             let all = objects.horizons(*object);
             projection.iter().map(|&i| all.get(i).cloned().flatten()).collect()
         }
-        Op::Filter { .. } => input(0).to_vec(),
+        Op::Filter { .. } | Op::TemporalFilter { .. } => input(0).to_vec(),
         Op::Project { exprs } => exprs.iter().map(through).collect(),
         Op::AssignWindows { time_column, window } => {
             let time = input(0).get(*time_column).cloned().flatten();

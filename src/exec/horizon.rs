@@ -80,6 +80,16 @@ impl Horizon {
         }
     }
 
+    /// What lies under the windows of a column.
+    pub fn base(&self) -> &Horizon {
+        match self {
+            Horizon::WindowStart(inner, _) | Horizon::WindowEnd(inner, _) | Horizon::SessionStart(inner, _) => {
+                inner.base()
+            }
+            base => base,
+        }
+    }
+
     pub fn sources(&self) -> Vec<Oid> {
         match self {
             Horizon::Source(oid) => vec![*oid],

@@ -8,9 +8,9 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
 use super::feed::FeedStep;
-use super::flow::{Flow, Input, Output, TailNode};
+use super::flow::{ClockReader, Flow, Input, Output, TailNode};
 use super::horizon::{Horizon, OldestSession};
-use super::operator::{self, Operator};
+use super::operator::{self, Operator, TemporalFilter};
 use super::session_batch::{SessionSnapshot, forgotten_until};
 use super::session_changes::{SessionChanges, joined};
 use super::session_store::SessionStore;
@@ -30,6 +30,7 @@ enum Stage {
     Operator(Box<dyn Operator>),
     Aggregate(Box<AggregateStage>),
     Sessions(Box<SessionStage>),
+    TemporalFilter(Box<TemporalFilter>, ClockReader),
 }
 
 struct SessionStage {
@@ -67,7 +68,13 @@ impl Tail {
         };
         for (i, node) in flow.tail.iter().enumerate() {
             let stage = match &node.aggregate {
-                None => Stage::Operator(operator::build(&node.node, node.append_only_inputs)?),
+                None => match (&node.node.op, &node.clock) {
+                    (Op::TemporalFilter { bounds, .. }, Some(clock)) => {
+                        let filter = TemporalFilter::new(bounds, node.node.schema.clone())?;
+                        Stage::TemporalFilter(Box::new(filter), clock.clone())
+                    }
+                    _ => Stage::Operator(operator::build(&node.node, node.append_only_inputs)?),
+                },
                 Some((aggregate, horizon)) => {
                     let time = aggregate.time.map(|column| {
                         let name = node.input_schemas[0].field(column).name();
@@ -111,11 +118,13 @@ impl Tail {
         Ok(Tail { nodes })
     }
 
-    /// One tick. `external` gives the deltas of what is not a node of this tail. Returns each node's output.
+    /// One tick, at `now_us` by the clock. `external` gives the deltas of what is not a node of this tail. Returns each node's
+    /// output.
     pub fn step(
         &mut self,
         external: &dyn Fn(Input) -> Vec<Delta>,
         times: &dyn Times,
+        now_us: i64,
         retention_us: Option<i64>,
     ) -> Result<Vec<Delta>, ExecError> {
         let mut outputs: Vec<Delta> = Vec::with_capacity(self.nodes.len());
@@ -138,7 +147,10 @@ impl Tail {
                     }
                 });
             }
-            outputs.push(stage.step(node, &inputs, times, retention_us)?);
+            outputs.push(match stage {
+                Stage::TemporalFilter(filter, clock) => filter.step(&inputs[0], clock.read_us(now_us, times))?,
+                stage => stage.step(node, &inputs, times, retention_us)?,
+            });
         }
         Ok(outputs)
     }
@@ -159,7 +171,7 @@ impl Tail {
                 stage.changes = Some(changes);
                 return Ok(all);
             }
-            Stage::Operator(_) => {
+            Stage::Operator(_) | Stage::TemporalFilter(..) => {
                 return Err(ExecError::Invariant("changes were asked of a node that keeps no store".into()));
             }
         };
@@ -176,7 +188,7 @@ impl Tail {
         match &self.nodes[node].1 {
             Stage::Aggregate(stage) => stage.changes.is_some(),
             Stage::Sessions(stage) => stage.changes.is_some(),
-            Stage::Operator(_) => false,
+            Stage::Operator(_) | Stage::TemporalFilter(..) => false,
         }
     }
 
@@ -205,6 +217,7 @@ impl Tail {
                     let changes = stage.changes.as_ref().map_or(0, Changes::bytes);
                     ("Aggregate".to_string(), rows, stage.store.bytes() + changes)
                 }
+                Stage::TemporalFilter(filter, _) => ("TemporalFilter".to_string(), filter.rows(), filter.bytes()),
                 Stage::Sessions(stage) => {
                     let changes = stage.changes.as_ref().map_or(0, SessionChanges::bytes);
                     ("Sessions".to_string(), stage.store.rows(), stage.store.bytes() + changes)
@@ -221,6 +234,7 @@ impl Tail {
                 Stage::Operator(op) => op.errors(),
                 Stage::Aggregate(stage) => stage.step.errors(),
                 Stage::Sessions(stage) => stage.step.errors(),
+                Stage::TemporalFilter(filter, _) => filter.errors(),
             };
             total.0 += count;
             total.1 = total.1.or(sample);
@@ -260,6 +274,9 @@ impl Stage {
                 Ok(empty())
             }
             Stage::Operator(operator) => operator.step(inputs),
+            Stage::TemporalFilter(..) => {
+                Err(ExecError::Invariant("a temporal filter was stepped without a clock".into()))
+            }
             Stage::Sessions(stage) => {
                 if !inputs[0].is_empty() {
                     let rows = stage.step.rows(&inputs[0])?;
@@ -342,6 +359,7 @@ fn op_name(op: &Op) -> &'static str {
         Op::AssignWindows { .. } => "AssignWindows",
         Op::Aggregate(_) => "Aggregate",
         Op::Sessions(_) => "Sessions",
+        Op::TemporalFilter { .. } => "TemporalFilter",
         Op::UnionAll => "UnionAll",
         Op::TopN { .. } => "TopN",
     }

@@ -11,6 +11,7 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 
 use super::stream_plan::{
     Aggregate, Call, Emit, Function, GroupColumn, Micros, NodeId, Op, OrderBy, ScanKind, Sessions, StreamPlan,
+    TimeBound,
 };
 
 /// The text of a plan, without a closing line break.
@@ -68,6 +69,11 @@ impl Explain<'_> {
                 write!(out, "Scan: {kind} {name} (oid {object}), columns=[{}]", names(&node.schema))
             }
             Op::Filter { predicate } => write!(out, "Filter: {}", expr_text(predicate, input)),
+            Op::TemporalFilter { clock, bounds } => {
+                let bound =
+                    |b: &TimeBound| format!("{} {} {}", expr_text(&b.time, input), b.comparison, b.moment.text(clock));
+                write!(out, "TemporalFilter: {}", bounds.iter().map(bound).collect::<Vec<_>>().join(" AND "))
+            }
             Op::Project { exprs } => {
                 let columns = exprs.iter().zip(node.schema.fields()).map(|(e, field)| {
                     let text = expr_text(e, input);

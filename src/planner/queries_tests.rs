@@ -207,3 +207,21 @@ fn sessions() {
           Scan: materialized view visits (oid 16385), columns=[window_end, pages]
     ");
 }
+
+#[test]
+fn last_hour() {
+    assert_snapshot!(check("last_hour.sql"), @r"
+    page_last_hour
+    Project: page, window_end, count(*) AS views
+      TemporalFilter: window_end > now() - 1h
+        Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[page, window_start, window_end], calls=[count(*)]
+          Scan: source page_views (oid 16384), columns=[page, ts] append-only
+
+    top_pages
+    Project: CAST(row_number AS Int64) AS place, page, views
+      TopN: order=[views DESC, page], limit=10, row_number
+        Project: page, sum(CAST(views AS Decimal128(19, 0))) AS views
+          Aggregate: group=[page], calls=[sum(CAST(views AS Decimal128(19, 0)))]
+            Scan: materialized view page_last_hour (oid 16385), columns=[page, views]
+    ");
+}

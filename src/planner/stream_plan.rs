@@ -54,6 +54,11 @@ pub enum Op {
     Filter {
         predicate: Arc<dyn PhysicalExpr>,
     },
+    /// Keeps each row while all bounds are true by the clock: rows come and go as time passes.
+    TemporalFilter {
+        clock: Clock,
+        bounds: Vec<TimeBound>,
+    },
     /// One output column per expression.
     Project {
         exprs: Vec<Arc<dyn PhysicalExpr>>,
@@ -77,6 +82,48 @@ pub enum Op {
         offset: u64,
         limit: u64,
         row_number: bool,
+    },
+}
+
+/// What moves a temporal filter. It never goes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Clock {
+    /// `now()`: the clock of the tick.
+    Now,
+    /// `watermark('name')` of a source, table or view. Before there is one, no bound is true.
+    Watermark { object: Oid, name: String },
+}
+
+/// `time <comparison> moment`, where the moment follows a clock.
+#[derive(Debug, Clone)]
+pub struct TimeBound {
+    /// Over the input's columns: Timestamp or Date32. NULL is never true.
+    pub time: Arc<dyn PhysicalExpr>,
+    pub comparison: Comparison,
+    pub moment: Moment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// What these steps make of a clock, first to last, in microseconds since the epoch. It never goes back if the clock does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Moment(pub Vec<MomentStep>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MomentStep {
+    Add {
+        us: i64,
+    },
+    /// Down to a multiple of `width_us` past `phase_us`.
+    Floor {
+        width_us: i64,
+        phase_us: i64,
     },
 }
 
@@ -257,6 +304,71 @@ impl fmt::Display for Window {
             write!(f, ", offset={}", Micros(self.offset_us))?;
         }
         f.write_str(")")
+    }
+}
+
+impl Moment {
+    /// At this reading of the clock.
+    pub fn at_us(&self, clock_us: i64) -> i64 {
+        self.0.iter().fold(clock_us, |us, step| match *step {
+            MomentStep::Add { us: by } => us.saturating_add(by),
+            MomentStep::Floor { width_us, phase_us } => floor_us(us, width_us, phase_us),
+        })
+    }
+
+    /// The first reading of the clock at which the moment is at or after `us`. Ends of time stand for never and always.
+    pub fn reaches_us(&self, us: i64) -> i64 {
+        self.0.iter().rev().fold(us, |us, step| match *step {
+            _ if us == i64::MIN || us == i64::MAX => us,
+            MomentStep::Add { us: by } => us.saturating_sub(by),
+            MomentStep::Floor { width_us, phase_us } => {
+                let floor_us = floor_us(us, width_us, phase_us);
+                if floor_us == us { us } else { floor_us.saturating_add(width_us) }
+            }
+        })
+    }
+}
+
+fn floor_us(us: i64, width_us: i64, phase_us: i64) -> i64 {
+    let past = (i128::from(us) - i128::from(phase_us)).rem_euclid(i128::from(width_us));
+    // Below one width, so it fits.
+    us.saturating_sub(past as i64)
+}
+
+impl Comparison {
+    pub fn swapped(self) -> Comparison {
+        match self {
+            Comparison::Less => Comparison::Greater,
+            Comparison::LessOrEqual => Comparison::GreaterOrEqual,
+            Comparison::Greater => Comparison::Less,
+            Comparison::GreaterOrEqual => Comparison::LessOrEqual,
+        }
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Comparison::Less => "<",
+            Comparison::LessOrEqual => "<=",
+            Comparison::Greater => ">",
+            Comparison::GreaterOrEqual => ">=",
+        })
+    }
+}
+
+impl Moment {
+    /// The moment in words, of a clock called `name`.
+    pub fn text(&self, clock: &Clock) -> String {
+        let clock = match clock {
+            Clock::Now => "now()".to_string(),
+            Clock::Watermark { name, .. } => format!("watermark('{name}')"),
+        };
+        self.0.iter().fold(clock, |text, step| match *step {
+            MomentStep::Add { us } if us < 0 => format!("{text} - {}", Micros(us.saturating_neg())),
+            MomentStep::Add { us } => format!("{text} + {}", Micros(us)),
+            MomentStep::Floor { width_us, .. } => format!("floor({text}, {})", Micros(width_us)),
+        })
     }
 }
 

@@ -63,6 +63,14 @@ const OVER_VIEWS: &[&str] = &[
     "SELECT k, window_start, window_end, sum(n) AS n FROM SESSION(v7, window_end, INTERVAL '25 seconds') GROUP BY k, window_start, window_end",
 ];
 
+/// Over a source: what moves with its watermark.
+const BY_WATERMARK: &[&str] = &[
+    "SELECT k, v, ts FROM r WHERE ts > watermark('r') - INTERVAL '15 seconds'",
+    "SELECT k, window_end, count(*) AS n, max(v) AS m FROM HOP(r, ts, INTERVAL '10 seconds', INTERVAL '30 seconds') WHERE window_end > watermark('r') AND window_start <= watermark('r') GROUP BY k, window_start, window_end",
+    "SELECT k, count(*) AS n, sum(v) AS s FROM r WHERE ts >= date_trunc('minute', watermark('r')) GROUP BY k",
+    "SELECT k, window_start, count(*) AS n FROM SESSION(r, ts, INTERVAL '8 seconds') WHERE window_end > watermark('r') - INTERVAL '10 seconds' GROUP BY k, window_start, window_end",
+];
+
 const MINUTE_US: i64 = 60_000_000;
 const START_US: i64 = 1_767_225_600_000_000;
 
@@ -156,7 +164,7 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
         let db = Db::start(random.random_range(1..4));
         db.run(&format!(
             "CREATE SOURCE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
-             WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{}', allowed_lateness = '20 seconds')
+             WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{}', allowed_lateness = '20 seconds', idle_timeout = '1 hour')
              FORMAT PLAIN ENCODE JSON",
             broker.servers()
         ))
@@ -168,6 +176,9 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
         for step in 0..4 {
             if step == created_after {
                 create_views(&db).await;
+                for (i, query) in BY_WATERMARK.iter().enumerate() {
+                    db.run(&format!("CREATE MATERIALIZED VIEW t{i} AS {query}")).await;
+                }
             }
             for _ in 0..random.random_range(1..60) {
                 sent += 1;
@@ -196,6 +207,11 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
                 let kept = db.rows(&format!("SELECT * FROM v{i}")).await;
                 let worked_out = over_rows(&db, query, &accepted).await;
                 assert_eq!(kept, worked_out, "seed {seed}, step {step}: v{i}\n{query}");
+            }
+            for (i, query) in BY_WATERMARK.iter().enumerate() {
+                let kept = db.rows(&format!("SELECT * FROM t{i}")).await;
+                let worked_out = over_rows(&db, query, &accepted).await;
+                assert_eq!(kept, worked_out, "seed {seed}, step {step}: t{i}\n{query}");
             }
             for (i, query) in OVER_VIEWS.iter().enumerate() {
                 let kept = db.rows(&format!("SELECT * FROM w{i}")).await;

@@ -9,7 +9,7 @@ impl Lowering {
     pub(super) fn check_emit(&self, node: NodeId) -> Result<(), PlanError> {
         let inputs = &self.nodes[node].inputs;
         match &self.nodes[node].op {
-            Op::Filter { .. } | Op::Project { .. } | Op::UnionAll => {
+            Op::Filter { .. } | Op::TemporalFilter { .. } | Op::Project { .. } | Op::UnionAll => {
                 inputs.iter().try_for_each(|&i| self.check_emit(i))
             }
             Op::TopN { partition_by, .. } => {

@@ -9,7 +9,8 @@ use super::{EngineError, EngineOptions, Stats};
 use crate::catalog::{Catalog, NameContext, Oid};
 use crate::exec::Delta;
 use crate::planner::EventTimes;
-use crate::sql::{Drop, Name, OnConflict, Statement};
+use crate::planner::stream_plan::StreamPlan;
+use crate::sql::{AlterSource, Drop, Name, OnConflict, Statement};
 
 /// The engine: one catalog, its dataflows, its ticks. Cheap to clone.
 #[derive(Clone)]
@@ -72,6 +73,22 @@ impl Engine {
         self.inner.create(statement, names).await
     }
 
+    /// ALTER SOURCE.
+    pub async fn alter_source(
+        &self,
+        name: &Name,
+        if_exists: bool,
+        change: &AlterSource,
+        names: &NameContext,
+    ) -> Result<DdlOutcome, EngineError> {
+        self.inner.alter_source(name, if_exists, change, names).await
+    }
+
+    /// CANCEL JOB: the ids are those of [`Stats::jobs`].
+    pub async fn cancel_jobs(&self, ids: &[Oid], names: &NameContext) -> Result<DdlOutcome, EngineError> {
+        self.inner.cancel_jobs(ids, names).await
+    }
+
     pub async fn drop(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {
         self.inner.drop_objects(statement, names).await
     }
@@ -102,9 +119,15 @@ impl Engine {
         self.inner.flush().await
     }
 
-    /// What EXPLAIN ANALYZE says of a materialized view's dataflow: state and rows by operator and store.
-    pub async fn explain_view(&self, view: Oid) -> Result<Vec<String>, EngineError> {
-        self.inner.explain_view(view).await
+    /// What EXPLAIN says of a materialized view: its dataflow and the stores it reads; with ANALYZE also state and rows by
+    /// operator and store.
+    pub async fn explain_view(&self, view: Oid, analyze: bool) -> Result<Vec<String>, EngineError> {
+        self.inner.explain_view(view, analyze).await
+    }
+
+    /// What EXPLAIN says of a view that is not there yet: the dataflow, and the stores it would join or make.
+    pub async fn explain_plan(&self, plan: StreamPlan) -> Result<Vec<String>, EngineError> {
+        self.inner.explain_plan(plan).await
     }
 
     /// Figures for the tables of the schema `riverrun`, as of the last tick.

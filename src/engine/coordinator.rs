@@ -9,26 +9,33 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use super::alter::{Alteration, Change, Gap, Pending};
+use super::backfill::HistoryProgress;
 use super::clock::{self, Stopwatch};
 use super::error::EngineError;
-use super::reader::{Consumer, PartitionReport, SourceSetup};
-use super::stats::{Kept, Stats};
+use super::reader::{Consumer, SourceSetup};
+use super::stats::{Kept, PartitionStats, Stats};
 use super::table::Table;
 use super::topic::{Seen, TopicWatch};
 use super::version::Version;
-use super::worker::{Command, EdgeId, PassId, Report, SourceTime, StoreReport};
+use super::worker::{Command, EdgeId, PassId, Report, StoreReport};
 use super::{TableChange, WriteOutcome};
 use crate::catalog::{Object, Oid};
 use crate::exec::Delta;
 use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
+use crate::exec::feed::Shortfall;
 use crate::exec::flow::{Feed, Flow, Input, Output};
+use crate::exec::horizon::Horizon;
+use crate::exec::law::SourceTime;
+use crate::exec::regroup::{Regrouped, Regrouping};
+use crate::exec::regroup_changes::RegroupedChanges;
 use crate::exec::session_batch::SessionSnapshot;
 use crate::exec::store_snapshot::StoreSnapshot;
-use crate::exec::tail::{Tail, Times};
+use crate::exec::tail::{Tail, Times, shown};
 use crate::exec::window_view::WindowView;
 use crate::planner::stream_plan::StreamPlan;
 
@@ -50,6 +57,17 @@ pub(super) enum Request {
         oids: Vec<Oid>,
         reply: Reply<()>,
     },
+    /// Drops views unless one of them has read its history by now.
+    Cancel {
+        oids: Vec<Oid>,
+        reply: Reply<()>,
+    },
+    /// What ALTER SOURCE does; the object as it is from now on.
+    Alter {
+        object: Arc<Object>,
+        alteration: Alteration,
+        reply: Reply<Vec<String>>,
+    },
     Read {
         objects: Vec<Oid>,
         allow_partial: bool,
@@ -65,12 +83,20 @@ pub(super) enum Request {
         reply: Reply<()>,
     },
     Topic(Seen),
-    /// Text for EXPLAIN ANALYZE.
+    /// Text for EXPLAIN.
     Explain {
-        view: Oid,
+        what: Explained,
         reply: Reply<Vec<String>>,
     },
     Stop,
+}
+
+/// What EXPLAIN is asked about.
+pub(super) enum Explained {
+    /// A view that runs, and with ANALYZE what it holds and has done.
+    View { oid: Oid, analyze: bool },
+    /// What a plan would become.
+    Plan(Box<StreamPlan>),
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Outcome<T>>;
@@ -91,14 +117,20 @@ pub(super) struct Source {
     pub watch: Option<TopicWatch>,
     pub begun: bool,
     pub assigned: BTreeMap<i32, usize>,
-    pub partitions: BTreeMap<i32, PartitionReport>,
+    pub partitions: BTreeMap<i32, PartitionStats>,
     pub trouble: Option<String>,
     pub topic_trouble: Option<String>,
     pub unseen_columns: Vec<String>,
-    /// Consumers whose history is still read: rows read, rows to read.
-    pub backfills: HashMap<Consumer, (i64, i64)>,
-    /// The ends as of the last look at the topic, by the number of that look.
+    /// Consumers whose history is still read.
+    pub backfills: HashMap<Consumer, Vec<HistoryProgress>>,
+    /// The ends as of the last look at the topic.
     pub ends: Vec<(i32, i64)>,
+    /// Records that were never read, as reading went on elsewhere.
+    pub gaps: Vec<Gap>,
+    /// What ALTER SOURCE has changed of the law.
+    pub changes: Vec<Change>,
+    /// A late row could not be put into the table that it was to go to.
+    pub late_into_trouble: Option<String>,
 }
 
 pub(super) struct Store {
@@ -117,6 +149,23 @@ pub(super) struct FeedUse {
     pub store: StoreId,
     pub view: WindowView,
     pub edge: Option<EdgeId>,
+    /// The store holds finer groups than the view's.
+    pub regrouped: Option<RegroupedUse>,
+}
+
+pub(super) struct RegroupedUse {
+    pub by: Arc<Regrouping>,
+    /// For readers, on their threads: a tick does not wait for it.
+    pub reader: Arc<Mutex<Regrouped>>,
+    pub edge: Option<RegroupedEdge>,
+}
+
+/// A change stream of a regrouped view. Its groups are made of all workers' keys, so it is followed here.
+pub(super) struct RegroupedEdge {
+    pub regrouped: Regrouped,
+    pub changes: RegroupedChanges,
+    /// What the first step says is for nobody: who begins there is given the content.
+    pub skips_first: bool,
 }
 
 pub(super) struct View {
@@ -127,20 +176,24 @@ pub(super) struct View {
     pub arrangement: Option<Arrangement>,
     pub feeds: Vec<FeedUse>,
     pub passes: Vec<PassId>,
+    /// By worker, what could not be taken for the passes.
+    pub passes_short: BTreeMap<(usize, PassId), Shortfall>,
     /// Rows of earlier event times may be missing from the passes: the log no longer had them.
     pub complete_from_us: Option<i64>,
     pub made_in: u64,
     /// By source: the ends it must reach to be current; `None` until they are known.
     pub targets: BTreeMap<Oid, Option<Vec<(i32, i64)>>>,
     pub current: bool,
+    /// When it began to read history, and the records of it that had been read by then.
+    pub began: Option<(i64, i64)>,
     pub failed: Option<String>,
     /// The time its last step took and the rows it gave, for EXPLAIN ANALYZE.
     pub step_us: u64,
     pub rows_out: u64,
 }
 
-struct Wait {
-    ends: BTreeMap<Oid, Vec<(i32, i64)>>,
+pub(super) struct Wait {
+    pub ends: BTreeMap<Oid, Vec<(i32, i64)>>,
     reply: Reply<()>,
 }
 
@@ -160,10 +213,36 @@ pub(super) struct Coordinator {
     /// The clock of the tick: what `now()` is in views. Never goes back.
     pub now_us: i64,
     pub next_id: u64,
-    waits: Vec<Wait>,
+    pub waits: Vec<Wait>,
     pub kept: Arc<Kept>,
     pub stats: Arc<RwLock<Arc<Stats>>>,
     pub tick_ms: f64,
+}
+
+impl View {
+    /// Tables and views whose changes it takes.
+    pub fn upstream(&self) -> impl Iterator<Item = Oid> {
+        self.flow.tail.iter().flat_map(|node| &node.inputs).filter_map(|input| match input {
+            Input::Object(oid) => Some(*oid),
+            _ => None,
+        })
+    }
+
+    /// The changes of regrouped feeds that somebody follows, by feed.
+    fn follow_regrouped(&mut self, data: &TickData, times: &dyn Times) -> Result<HashMap<usize, Delta>, EngineError> {
+        let mut deltas = HashMap::new();
+        for (i, feed) in self.feeds.iter_mut().enumerate() {
+            let Some(edge) = feed.regrouped.as_mut().and_then(|r| r.edge.as_mut()) else { continue };
+            let parts = data.snapshots.get(&feed.store).map(Vec::as_slice).unwrap_or_default();
+            let parts: Vec<StoreSnapshot> = parts.iter().map(|(_, part)| part.clone()).collect();
+            let shown = shown(Some(&Horizon::Source(self.flow.feeds[i].source)), times, self.plan.retention_us);
+            let delta = edge.changes.step(&mut edge.regrouped, &parts, &shown)?;
+            if !std::mem::take(&mut edge.skips_first) {
+                deltas.insert(i, delta);
+            }
+        }
+        Ok(deltas)
+    }
 }
 
 /// Everything that happened in a tick, while it is being put together.
@@ -286,13 +365,26 @@ impl Coordinator {
                 }
                 asked.dropped.push(reply);
             }
+            Request::Cancel { oids, reply } => match oids.iter().find(|oid| !self.reads_history(**oid)) {
+                Some(ended) => {
+                    let _ = reply.send(Err(super::jobs::no_job(*ended)));
+                }
+                None => {
+                    oids.into_iter().for_each(|oid| self.remove(oid));
+                    asked.dropped.push(reply);
+                }
+            },
             Request::Write { changes, reply } => {
                 let outcome = self.write(changes, &mut asked.data);
                 asked.written.push((outcome, reply));
             }
+            Request::Alter { object, alteration, reply } => {
+                let outcome = self.alter(object, alteration);
+                asked.altered.push((outcome, reply));
+            }
             Request::Read { objects, allow_partial, reply } => asked.reads.push((objects, allow_partial, reply)),
             Request::Wait { ends, reply } => self.waits.push(Wait { ends, reply }),
-            Request::Explain { view, reply } => asked.explained.push((view, reply)),
+            Request::Explain { what, reply } => asked.explained.push((what, reply)),
         }
     }
 
@@ -304,10 +396,12 @@ impl Coordinator {
                 wanted.extend(self.store_read_by(*oid));
             }
         }
-        for view in self.views.values().filter(|v| v.made_in == tick) {
-            for upstream in view.object.depends_on.iter() {
-                wanted.extend(self.store_read_by(*upstream));
+        for view in self.views.values() {
+            if view.made_in == tick {
+                wanted.extend(view.upstream().filter_map(|upstream| self.store_read_by(upstream)));
             }
+            let followed = |feed: &&FeedUse| feed.regrouped.as_ref().is_some_and(|r| r.edge.is_some());
+            wanted.extend(view.feeds.iter().filter(followed).map(|feed| feed.store));
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -379,10 +473,11 @@ impl Coordinator {
             } else {
                 source.unseen_columns.retain(|c| said.unseen_columns.contains(c));
             }
-            for (consumer, read, to_read) in said.backfills {
-                let sum = source.backfills.entry(consumer).or_default();
-                *sum = (sum.0 + read, sum.1 + to_read);
+            for (consumer, partitions) in said.backfills {
+                source.backfills.entry(consumer).or_default().extend(partitions);
             }
+            let at_us = clock::now_us();
+            source.changes.extend(said.altered.into_iter().map(|altered| Change { at_us, altered }));
             for (consumer, from_us) in said.incomplete {
                 let known = match consumer {
                     Consumer::Store(store) => self.stores.get_mut(&store).map(|s| &mut s.complete_from_us),
@@ -401,7 +496,16 @@ impl Coordinator {
                 known.reports.insert(report.worker, store);
             }
         }
-        self.kept.add(clock::now_us(), report.verdicts.late, report.verdicts.dead);
+        for (pass, shortfall) in report.passes_short {
+            if let Some(view) = self.views.values_mut().find(|v| v.passes.contains(&pass)) {
+                view.passes_short.insert((report.worker, pass), shortfall);
+            }
+        }
+        let super::verdicts::Verdicts { late, dead, late_into } = report.verdicts;
+        self.kept.add(clock::now_us(), late, dead);
+        for (table, rows) in late_into {
+            self.keep_late_rows(table, rows, data);
+        }
         for (consumer, reason) in report.failures {
             self.fail_consumer(consumer, &reason);
         }
@@ -450,8 +554,7 @@ impl Coordinator {
     fn step_tables(&mut self) {
         for (&oid, table) in &self.tables {
             if let Some(watermark_us) = table.watermark_us() {
-                let time = SourceTime { watermark_us: Some(watermark_us), final_until_us: Some(watermark_us) };
-                self.times.insert(oid, time);
+                self.times.insert(oid, SourceTime::of_table(watermark_us));
             }
         }
     }
@@ -493,17 +596,22 @@ impl Coordinator {
                 objects.insert(upstream, deltas);
             }
         }
+        let nowhere = self.is_held(view);
+        let times: &dyn Times = if nowhere { &Nowhere } else { &self.times };
+        let regrouped = view.follow_regrouped(data, times)?;
         let feeds = &view.feeds;
         let passes = &view.passes;
         let external = |input: Input| -> Vec<Delta> {
             match input {
-                Input::Feed(i) => feeds[i].edge.and_then(|edge| data.edges.get(&edge)).cloned().unwrap_or_default(),
+                Input::Feed(i) => match regrouped.get(&i) {
+                    Some(delta) => vec![delta.clone()],
+                    None => feeds[i].edge.and_then(|edge| data.edges.get(&edge)).cloned().unwrap_or_default(),
+                },
                 Input::Pass(i) => data.passes.get(&passes[i]).cloned().unwrap_or_default(),
                 Input::Object(oid) => objects.get(&oid).cloned().unwrap_or_default(),
                 Input::Node(_) => Vec::new(),
             }
         };
-        let times: &dyn Times = if self.is_held(view) { &Nowhere } else { &self.times };
         let mut outputs = view.tail.step(&external, times, self.now_us, view.plan.retention_us)?;
         let deltas = match view.flow.last {
             Input::Node(node) => vec![outputs.swap_remove(node)],
@@ -600,7 +708,7 @@ impl Coordinator {
         for (worker, partitions) in by_worker {
             let _ = self.commands[worker].send(Command::AddPartitions { source: oid, partitions });
         }
-        self.broadcast(|| Command::Ends { source: oid, ends: topic.ends.clone() });
+        self.broadcast(|| Command::Ends { source: oid, ends: topic.ends.clone(), lows: topic.lows.clone() });
         for view in self.views.values_mut() {
             if let Some(target @ None) = view.targets.get_mut(&oid) {
                 *target = Some(topic.ends.clone());
@@ -620,6 +728,9 @@ impl Coordinator {
             };
             let _ = reply.send(made);
         }
+        for (outcome, reply) in asked.altered {
+            let _ = reply.send(outcome.map(|pending| self.what_changed(pending)));
+        }
         for reply in asked.dropped {
             let _ = reply.send(Ok(()));
         }
@@ -629,8 +740,8 @@ impl Coordinator {
         for (objects, allow_partial, reply) in asked.reads {
             let _ = reply.send(self.version(&objects, allow_partial, data).map(Arc::new));
         }
-        for (view, reply) in asked.explained {
-            let _ = reply.send(self.explain(view));
+        for (what, reply) in asked.explained {
+            let _ = reply.send(self.explain(&what));
         }
         let waits = std::mem::take(&mut self.waits);
         for wait in waits {
@@ -655,7 +766,7 @@ impl Coordinator {
     }
 
     /// Keeps rows of tables that came too late.
-    pub fn keep(&self, now_us: i64, late: Vec<super::reader::LateRow>) {
+    pub fn keep(&self, now_us: i64, late: Vec<super::verdicts::LateRow>) {
         self.kept.add(now_us, late, Vec::new());
     }
 }
@@ -679,7 +790,8 @@ struct Asked {
     data: TickData,
     created: Vec<Created>,
     dropped: Vec<Reply<()>>,
+    altered: Vec<(Outcome<Pending>, Reply<Vec<String>>)>,
     written: Vec<(Outcome<WriteOutcome>, Reply<WriteOutcome>)>,
     reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
-    explained: Vec<(Oid, Reply<Vec<String>>)>,
+    explained: Vec<(Explained, Reply<Vec<String>>)>,
 }

@@ -1,6 +1,7 @@
 //! Views, tables and sources as DataFusion tables: immutable, as of one tick.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
+use parking_lot::Mutex;
 
 use crate::exec::ExecError;
 use crate::exec::arrangement::Snapshot;
@@ -27,6 +29,7 @@ use crate::exec::expr::Evaluator;
 use crate::exec::flow::{over_present, substitute};
 use crate::exec::id_set::IdSet;
 use crate::exec::keys::{CHUNK, KeySnapshot};
+use crate::exec::regroup::Regrouped;
 use crate::exec::slice_store::StoreLayout;
 use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::window_cursor::WindowCursor;
@@ -39,8 +42,7 @@ pub(super) type Physical = Arc<dyn PhysicalExpr>;
 /// aggregation.
 #[derive(Clone)]
 pub struct WindowTable {
-    /// The store's parts, each with how it is read there.
-    parts: Vec<(StoreSnapshot, WindowView)>,
+    parts: Vec<Part>,
     shown: Shown,
     /// Over the aggregation's columns.
     filters: Vec<Physical>,
@@ -48,15 +50,28 @@ pub struct WindowTable {
     schema: SchemaRef,
 }
 
+/// A part of a store, or a whole one, and how it is read.
+#[derive(Clone)]
+pub struct Part {
+    pub view: WindowView,
+    pub rows: Rows,
+}
+
+/// Where the groups of a [`Part`] are.
+#[derive(Clone)]
+pub enum Rows {
+    Store(StoreSnapshot),
+    /// They are made of the finer ones of all parts of a store.
+    Regrouped {
+        parts: Arc<[StoreSnapshot]>,
+        by: Arc<Mutex<Regrouped>>,
+    },
+}
+
 impl WindowTable {
     /// `post`: the plan's filters and projections above the aggregation, bottom first.
-    pub fn new(
-        parts: Vec<(StoreSnapshot, WindowView)>,
-        shown: Shown,
-        post: &[Node],
-        schema: SchemaRef,
-    ) -> Result<Self, ExecError> {
-        let (filters, columns) = over_columns(parts.first().map(|(_, view)| view), post)?;
+    pub fn new(parts: Vec<Part>, shown: Shown, post: &[Node], schema: SchemaRef) -> Result<Self, ExecError> {
+        let (filters, columns) = over_columns(parts.first().map(|part| &part.view), post)?;
         Ok(WindowTable { parts, shown, filters, columns, schema })
     }
 
@@ -79,7 +94,7 @@ impl WindowTable {
     }
 
     fn group_of(&self, output: usize) -> Option<Group> {
-        self.parts.first()?.1.group.get(self.origin(output)?).copied()
+        self.parts.first()?.view.group.get(self.origin(output)?).copied()
     }
 
     fn scan_part(
@@ -89,7 +104,8 @@ impl WindowTable {
         within: &Within,
         key_filters: &[Physical],
     ) -> Result<PartScan, ExecError> {
-        let (snapshot, view) = &self.parts[part];
+        let part = &self.parts[part];
+        let view = &part.view;
         let columns: Vec<Physical> = projection.iter().map(|&i| self.columns[i].clone()).collect();
         let mut needed: Vec<usize> =
             self.filters.iter().chain(&columns).flat_map(collect_columns).map(|c| c.index()).collect();
@@ -104,9 +120,11 @@ impl WindowTable {
             schema: Arc::new(self.schema.project(projection)?),
             needed,
             within: within.clone(),
-            only: keys_where(&snapshot.keys, &snapshot.layout, key_filters)?,
-            snapshot: snapshot.clone(),
-            view: view.clone(),
+            only: match &part.rows {
+                Rows::Store(snapshot) => Only::Ids(keys_where(&snapshot.layout, &snapshot.keys, key_filters)?),
+                Rows::Regrouped { .. } => Only::Where(key_filters.to_vec(), Arc::default()),
+            },
+            part: part.clone(),
             shown: self.shown,
         })
     }
@@ -263,8 +281,8 @@ fn micros_of(value: &ScalarValue) -> Option<i64> {
 
 /// Ids of the keys for which every filter is true; `None` without filters.
 pub(super) fn keys_where(
-    keys: &KeySnapshot,
     layout: &StoreLayout,
+    keys: &KeySnapshot,
     filters: &[Physical],
 ) -> Result<Option<Arc<IdSet>>, ExecError> {
     if filters.is_empty() {
@@ -301,14 +319,26 @@ pub(super) fn batch_of(
     Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
 }
 
+/// The keys that a scan is about.
+#[derive(Clone)]
+enum Only {
+    /// `None`: all.
+    Ids(Option<Arc<IdSet>>),
+    /// Those for which these are true, worked out when the first window is read; ids are of the numbering that stands beside
+    /// them.
+    Where(Vec<Physical>, Arc<Mutex<Option<KnownIds>>>),
+}
+
+/// Ids, all if `None`, and the numbering that they are of.
+type KnownIds = (u64, Option<Arc<IdSet>>);
+
 /// One part of a scan: gives a window's batches at a time.
 #[derive(Clone)]
 struct PartScan {
-    snapshot: StoreSnapshot,
-    view: WindowView,
+    part: Part,
     shown: Shown,
     within: Within,
-    only: Option<Arc<IdSet>>,
+    only: Only,
     /// Columns of the aggregation that are read.
     needed: Vec<usize>,
     inner: SchemaRef,
@@ -318,11 +348,54 @@ struct PartScan {
 }
 
 impl PartScan {
+    fn windows(&self) -> Vec<i64> {
+        match &self.part.rows {
+            Rows::Store(snapshot) => self.part.view.windows(snapshot, &self.shown, &self.within),
+            Rows::Regrouped { parts, .. } => {
+                let of_part = |part| self.part.view.windows(part, &self.shown, &self.within);
+                parts.iter().flat_map(of_part).collect::<BTreeSet<_>>().into_iter().collect()
+            }
+        }
+    }
+
+    /// What the window that ends at `end_us` is read from, with the keys wanted of it.
+    fn cursor(&self, end_us: i64) -> Result<WindowCursor, ExecError> {
+        let (snapshot, only) = match (&self.part.rows, &self.only) {
+            (Rows::Store(snapshot), Only::Ids(only)) => (snapshot.clone(), only.clone()),
+            (Rows::Regrouped { parts, by }, Only::Where(filters, known)) => {
+                let mut by = by.lock();
+                let layout = by.plan().layout.clone();
+                let (numbering, keys) = by.keys(parts)?;
+                let mut known = known.lock();
+                let only = match &*known {
+                    Some((of, only)) if *of == numbering => only.clone(),
+                    _ => keys_where(&layout, &keys, filters)?,
+                };
+                *known = Some((numbering, only.clone()));
+                let range = self.part.view.slices_of(layout.grid, end_us);
+                (by.snapshot(parts, range, only.as_deref())?, only)
+            }
+            _ => return Err(ExecError::Invariant("a scan looks for keys where they are not".into())),
+        };
+        Ok(self.part.view.cursor(snapshot, only, &self.needed))
+    }
+
     /// The batches of each window, one window after the other.
     fn into_windows(self) -> impl Iterator<Item = Result<Vec<RecordBatch>, ExecError>> {
-        let windows = self.view.windows(&self.snapshot, &self.shown, &self.within);
-        let mut cursor = self.view.cursor(self.snapshot.clone(), self.only.clone(), &self.needed);
-        (0..windows.len()).map(move |i| self.read(&mut cursor, windows[i], windows.get(i + 1).copied()))
+        let windows = self.windows();
+        // A regrouped snapshot is of one window.
+        let one_for_all = matches!(self.part.rows, Rows::Store(_));
+        let mut kept = None;
+        (0..windows.len()).map(move |i| {
+            let mut cursor = match kept.take() {
+                Some(cursor) => cursor,
+                None => self.cursor(windows[i])?,
+            };
+            let next_us = windows.get(i + 1).filter(|_| one_for_all).copied();
+            let batches = self.read(&mut cursor, windows[i], next_us);
+            kept = one_for_all.then_some(cursor);
+            batches
+        })
     }
 
     fn read(
@@ -332,7 +405,7 @@ impl PartScan {
         next_us: Option<i64>,
     ) -> Result<Vec<RecordBatch>, ExecError> {
         let mut batches = Vec::new();
-        for (rows, columns) in self.view.read(cursor, end_us, next_us, &self.needed)? {
+        for (rows, columns) in self.part.view.read(cursor, end_us, next_us, &self.needed)? {
             let mut batch = batch_of(&self.inner, columns, rows)?;
             for filter in &self.filters {
                 let mask = Evaluator::new(filter.clone()).evaluate_predicate(&batch)?;

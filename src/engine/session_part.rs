@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::worker::{EdgeId, SourceTime, StoreReport};
+use super::worker::{EdgeId, StoreReport};
 use crate::catalog::Oid;
 use crate::exec::exchange::{Batch, StoreId};
+use crate::exec::feed::Shortfall;
 use crate::exec::horizon::Horizon;
+use crate::exec::law::SourceTime;
 use crate::exec::session_batch::forgotten_until;
 use crate::exec::session_changes::{SessionChanges, joined};
 use crate::exec::session_store::SessionStore;
@@ -91,7 +93,8 @@ impl SessionPart {
         Ok(())
     }
 
-    pub fn report(&self, store: StoreId, errors: (u64, Option<String>)) -> StoreReport {
+    pub fn report(&self, store: StoreId, mut shortfall: Shortfall) -> StoreReport {
+        shortfall.left_out += self.store.left_out();
         StoreReport {
             store,
             slices: Vec::new(),
@@ -100,7 +103,7 @@ impl SessionPart {
             bytes: self.store.bytes() + self.edges.iter().map(|edge| edge.changes.bytes()).sum::<usize>(),
             forgotten_rows: 0,
             first_kept: None,
-            errors,
+            shortfall,
         }
     }
 }

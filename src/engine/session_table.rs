@@ -88,7 +88,7 @@ impl SessionTable {
             schema: Arc::new(self.schema.project(projection)?),
             needed,
             within,
-            only: keys_where(&snapshot.keys, &snapshot.layout, key_filters)?,
+            only: keys_where(&snapshot.layout, &snapshot.keys, key_filters)?,
             snapshot: snapshot.clone(),
             view: view.clone(),
             shown: self.shown,

@@ -9,14 +9,15 @@ use datafusion::catalog::TableProvider;
 use super::ReadVersion;
 use super::coordinator::{Coordinator, TickData, View};
 use super::error::EngineError;
-use super::read::{RowsTable, WindowTable};
+use super::read::{Part, Rows, RowsTable, WindowTable};
 use super::session_table::SessionTable;
 use super::source_table::SourceTable;
-use super::worker::{SourceTime, holds_empty_key};
+use super::worker::holds_empty_key;
 use crate::catalog::{ObjectKind, Oid};
 use crate::exec::ExecError;
 use crate::exec::flow::Output;
 use crate::exec::horizon::{Horizon, newest_closed_end, oldest_open_end};
+use crate::exec::law::SourceTime;
 use crate::exec::tail::{Times, shown};
 use crate::exec::window_view::WindowView;
 use crate::planner::stream_plan::{Emit, Window};
@@ -142,13 +143,21 @@ fn window_table(
         Output::Feed { feed, post } => {
             let read = &view.feeds[*feed];
             let snapshots = data.snapshots.get(&read.store).map(Vec::as_slice).unwrap_or_default();
-            let parts: Vec<_> = snapshots
-                .iter()
-                .map(|(worker, snapshot)| {
-                    let shows_empty = read.view.shows_empty && holds_empty_key(*worker, workers);
-                    (snapshot.clone(), WindowView { shows_empty, ..read.view.clone() })
-                })
-                .collect();
+            let parts: Vec<Part> = match &read.regrouped {
+                Some(regrouped) => {
+                    let parts = snapshots.iter().map(|(_, snapshot)| snapshot.clone()).collect();
+                    let rows = Rows::Regrouped { parts, by: regrouped.reader.clone() };
+                    vec![Part { view: read.view.clone(), rows }]
+                }
+                None => snapshots
+                    .iter()
+                    .map(|(worker, snapshot)| {
+                        let shows_empty = read.view.shows_empty && holds_empty_key(*worker, workers);
+                        let view = WindowView { shows_empty, ..read.view.clone() };
+                        Part { view, rows: Rows::Store(snapshot.clone()) }
+                    })
+                    .collect(),
+            };
             (parts, Some(Horizon::Source(view.flow.feeds[*feed].source)), post)
         }
         Output::Aggregate { node, post } => {
@@ -157,7 +166,7 @@ fn window_table(
                 .aggregate
                 .as_ref()
                 .ok_or_else(|| ExecError::Invariant("a view's store has no aggregation".into()))?;
-            (vec![(snapshot, aggregate.view.clone())], horizon.clone(), post)
+            (vec![Part { view: aggregate.view.clone(), rows: Rows::Store(snapshot) }], horizon.clone(), post)
         }
     };
     let shown = shown(horizon.as_ref(), times, retention_us);
@@ -283,7 +292,9 @@ impl Coordinator {
         if view.current || allow_partial {
             return Ok(());
         }
-        let (read, to_read) = self.history(view);
+        let history = self.history(view);
+        let to_read: i64 = history.iter().map(|(to_read, _)| to_read).sum();
+        let read = to_read - history.iter().map(|(_, p)| p.left).sum::<i64>();
         let trouble = view.targets.keys().find_map(|s| self.sources.get(s)?.topic_trouble.clone());
         let progress = match (trouble, view.targets.values().all(Option::is_some)) {
             (Some(trouble), _) => trouble,

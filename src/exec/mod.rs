@@ -4,6 +4,7 @@
 pub mod arrangement;
 pub mod bucket;
 pub mod delta;
+pub mod derive;
 mod error;
 pub mod exchange;
 pub mod expr;
@@ -15,7 +16,10 @@ pub mod id_set;
 pub mod keys;
 pub mod law;
 pub mod operator;
+pub mod overflows;
 pub mod panes;
+pub mod regroup;
+pub mod regroup_changes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;

@@ -30,6 +30,8 @@ pub struct SessionBatch {
     pub ends_us: Vec<i64>,
     /// One array per measure of the layout.
     pub outputs: Vec<ArrayRef>,
+    /// By measure: how many values do not fit their type, and so are NULL.
+    pub overflowed: Vec<usize>,
     /// (smallest, largest), of an empty batch (0, 0).
     pub start_span_us: (i64, i64),
     pub end_span_us: (i64, i64),
@@ -59,7 +61,8 @@ impl SessionBatch {
             (least, times.iter().copied().max().unwrap_or(0))
         };
         let (start_span_us, end_span_us) = (span(&starts_us), span(&ends_us));
-        SessionBatch { ids, starts_us, ends_us, outputs, start_span_us, end_span_us }
+        let overflowed = vec![0; outputs.len()];
+        SessionBatch { ids, starts_us, ends_us, outputs, overflowed, start_span_us, end_span_us }
     }
 
     pub fn len(&self) -> usize {
@@ -93,12 +96,16 @@ impl SessionBatch {
                 Ok(take(&concat(&parts)?, &picked, None)?)
             })
             .collect::<Result<_, ExecError>>()?;
-        Ok(SessionBatch::new(
+        let mut merged = SessionBatch::new(
             order.iter().map(|&(id, _, _)| id).collect(),
             order.iter().map(|&(_, start_us, _)| start_us).collect(),
             picked.values().iter().map(|&row| ends_us[row as usize]).collect(),
             outputs,
-        ))
+        );
+        for batch in batches {
+            merged.overflowed.iter_mut().zip(&batch.overflowed).for_each(|(sum, n)| *sum += n);
+        }
+        Ok(merged)
     }
 
     fn taken(&self, rows: &[u32]) -> Result<SessionBatch, ExecError> {
@@ -119,6 +126,7 @@ impl SessionBatch {
             starts_us: self.starts_us.clone(),
             ends_us: self.ends_us.clone(),
             outputs: self.outputs.clone(),
+            overflowed: self.overflowed.clone(),
             ..*self
         }
     }
@@ -157,6 +165,11 @@ impl SessionBatch {
         rows: &[u32],
         outputs: &[usize],
     ) -> Result<Vec<(usize, Vec<ArrayRef>)>, ExecError> {
+        for &output in outputs.iter().filter(|_| !rows.is_empty()) {
+            if let Some(&measure) = output.checked_sub(view.group.len()).and_then(|call| view.measures.get(call)) {
+                view.overflows.add(self.overflowed[measure], view.schema.field(output));
+            }
+        }
         let ids: Vec<u32> = rows.iter().map(|&row| self.ids[row as usize]).collect();
         let mut at = 0;
         let mut batches = Vec::new();

@@ -398,23 +398,18 @@ impl SessionStore {
 
     /// Sessions with their values, in the order in which they were found.
     pub fn evaluate(&self, found: &Found) -> Result<SessionBatch, ExecError> {
-        let outputs = self
-            .states
-            .iter()
-            .zip(&self.layout.measures)
-            .map(|(states, measure)| {
-                let mut whole = measure.create();
-                whole.resize(found.sessions.len());
-                whole.merge(&found.of, &states.take(&found.slots)?)?;
-                whole.finish()
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(SessionBatch::new(
-            found.sessions.iter().map(|s| s.0).collect(),
-            found.sessions.iter().map(|s| s.1).collect(),
-            found.sessions.iter().map(|s| s.2).collect(),
-            outputs,
-        ))
+        let (mut outputs, mut overflowed) = (Vec::new(), Vec::new());
+        for (states, measure) in self.states.iter().zip(&self.layout.measures) {
+            let mut whole = measure.create();
+            whole.resize(found.sessions.len());
+            whole.merge(&found.of, &states.take(&found.slots)?)?;
+            outputs.push(whole.finish()?);
+            overflowed.push(whole.overflowed());
+        }
+        let column = |of: fn(&(u32, i64, i64)) -> i64| found.sessions.iter().map(of).collect();
+        let ids = found.sessions.iter().map(|s| s.0).collect();
+        let batch = SessionBatch::new(ids, column(|s| s.1), column(|s| s.2), outputs);
+        Ok(SessionBatch { overflowed, ..batch })
     }
 
     /// Closes the sessions that end at or before `final_until_us`, as no row can touch them any more, and returns them.

@@ -65,6 +65,7 @@ impl Case {
             schema: Arc::new(Schema::new(fields)),
             emit,
             shows_empty: false,
+            overflows: Arc::default(),
         };
         let changes = SessionChanges::new(view.clone()).unwrap();
         Case { session, store, changes, view, told: BTreeMap::new(), rows: Vec::new(), last: String::new() }

@@ -51,6 +51,8 @@ pub struct Merged {
     pub counts: Vec<i64>,
     /// One array per measure asked for, as SQL shows it.
     pub outputs: Vec<ArrayRef>,
+    /// How many values of each are NULL because they do not fit its type.
+    pub overflowed: Vec<usize>,
 }
 
 impl Merged {
@@ -65,6 +67,7 @@ impl Merged {
             ids: rows.values().iter().map(|&row| self.ids[row as usize]).collect(),
             counts: rows.values().iter().map(|&row| self.counts[row as usize]).collect(),
             outputs: self.outputs.iter().map(|c| take(c, &rows, None)).collect::<Result<_, _>>()?,
+            overflowed: self.overflowed,
         })
     }
 }
@@ -153,8 +156,11 @@ impl Merging {
 
     /// What has been merged so far, as SQL shows it; keys whose rows cancel are still there.
     pub fn finish(&self) -> Result<Merged, ExecError> {
-        let outputs = self.states.iter().map(|s| s.finish()).collect::<Result<_, _>>()?;
-        Ok(Merged { ids: self.ids.clone(), counts: self.counts.clone(), outputs })
+        let outputs: Vec<ArrayRef> = self.states.iter().map(|s| s.finish()).collect::<Result<_, _>>()?;
+        // What has no NULL needs no second look.
+        let pairs = self.states.iter().zip(&outputs);
+        let overflowed = pairs.map(|(s, o)| if o.null_count() == 0 { 0 } else { s.overflowed() }).collect();
+        Ok(Merged { ids: self.ids.clone(), counts: self.counts.clone(), outputs, overflowed })
     }
 }
 

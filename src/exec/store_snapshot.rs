@@ -60,6 +60,13 @@ impl StoreSnapshot {
         Ok(steps)
     }
 
+    /// Batches that together are the slices of the range, few and large: panes of the closed ones, and the open ones.
+    pub fn cover(&self, range: Range<i64>) -> Result<Vec<Arc<SliceBatch>>, ExecError> {
+        let mut batches = self.panes.cover(&self.closed(), self.closed_part(&range))?;
+        batches.extend(slices_in(&self.open, &range).iter().cloned());
+        Ok(batches)
+    }
+
     /// Merges the slices of a range, for the keys in `only` if given; keys with no rows are left out. Cost: the rows of the
     /// panes that cover it, or of the last reader's total and what has changed since; a binary search per pane and key where
     /// `only` holds few.

@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
-use super::feed::FeedStep;
+use super::feed::{FeedStep, Shortfall};
 use super::flow::{ClockReader, Flow, Input, Output, TailNode};
 use super::horizon::{Horizon, OldestSession};
 use super::operator::{self, Operator, TemporalFilter};
@@ -226,18 +226,25 @@ impl Tail {
             .collect()
     }
 
-    /// Expressions that failed on a row and gave NULL.
-    pub fn errors(&self) -> (u64, Option<String>) {
-        let mut total = (0, None);
+    pub fn shortfall(&self) -> Shortfall {
+        let mut total = Shortfall::default();
         for (_, stage) in &self.nodes {
-            let (count, sample) = match stage {
-                Stage::Operator(op) => op.errors(),
-                Stage::Aggregate(stage) => stage.step.errors(),
-                Stage::Sessions(stage) => stage.step.errors(),
-                Stage::TemporalFilter(filter, _) => filter.errors(),
-            };
-            total.0 += count;
-            total.1 = total.1.or(sample);
+            total.add(match stage {
+                Stage::Operator(op) => {
+                    let (errors, sample) = op.errors();
+                    Shortfall { errors, sample, left_out: op.left_out() }
+                }
+                Stage::Aggregate(stage) => stage.step.shortfall(),
+                Stage::Sessions(stage) => {
+                    let mut shortfall = stage.step.shortfall();
+                    shortfall.left_out += stage.store.left_out();
+                    shortfall
+                }
+                Stage::TemporalFilter(filter, _) => {
+                    let (errors, sample) = filter.errors();
+                    Shortfall { errors, sample, left_out: 0 }
+                }
+            });
         }
         total
     }

@@ -13,6 +13,7 @@ use arrow::row::{OwnedRow, RowConverter, SortField};
 
 use super::id_set::IdSet;
 use super::keys::KeySnapshot;
+use super::overflows::Overflows;
 use super::slice_batch::{Merged, by_chunk};
 use super::slice_store::{Grid, SliceStore, StoreLayout};
 use super::store_snapshot::StoreSnapshot;
@@ -43,6 +44,7 @@ pub struct WindowView {
     pub emit: Emit,
     /// An aggregation without GROUP BY has one row even over no input. True in the one part that is to give it.
     pub shows_empty: bool,
+    pub overflows: Arc<Overflows>,
 }
 
 /// Which windows a view shows, by event time.
@@ -70,7 +72,7 @@ impl Default for Within {
 
 impl WindowView {
     /// The slices that make up the window that ends at `end_us`.
-    fn slices_of(&self, grid: Option<Grid>, end_us: i64) -> Range<i64> {
+    pub fn slices_of(&self, grid: Option<Grid>, end_us: i64) -> Range<i64> {
         match (self.window, grid) {
             (Some(window), Some(grid)) => grid.slice_of(window.start_of(end_us))..grid.slice_of(end_us),
             _ => 0..1,
@@ -79,14 +81,14 @@ impl WindowView {
 
     /// Ends of the windows that cover a slice, ascending. What contains its first moment covers all of it: the width
     /// divides the window and the phases agree.
-    fn windows_over(&self, grid: Option<Grid>, slice: i64) -> Windows {
+    pub(super) fn windows_over(&self, grid: Option<Grid>, slice: i64) -> Windows {
         match (self.window, grid) {
             (Some(window), Some(grid)) => windows_of(grid.start_us(slice), window),
             _ => Windows::once(0),
         }
     }
 
-    fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, end_us: i64) -> bool {
+    pub(super) fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, end_us: i64) -> bool {
         let Some(window) = self.window else { return true };
         let whole = first_kept_us.is_none_or(|kept| window.start_of(end_us) >= kept);
         let kept = shown.horizon_us.is_none_or(|horizon| end_us > horizon);
@@ -145,6 +147,8 @@ impl WindowView {
         let slices = |end_us| self.slices_of(grid, end_us);
         let mut merged = cursor.merge(slices(end_us), next_us.map(slices).as_ref())?;
         let snapshot = cursor.snapshot();
+        let asked = outputs.iter().filter(|&&output| output >= self.group.len());
+        asked.zip(&merged.overflowed).for_each(|(&output, &n)| self.overflows.add(n, self.schema.field(output)));
         if self.shows_empty && merged.ids.is_empty() && cursor.reads_all() {
             merged = self.empty_group(&snapshot.layout, cursor.measures())?;
             return Ok(vec![(1, self.columns(&[], 1, end_us, &merged.outputs, outputs)?)]);
@@ -173,7 +177,7 @@ impl WindowView {
                 states.finish()
             })
             .collect::<Result<_, _>>()?;
-        Ok(Merged { ids: vec![0], counts: vec![0], outputs })
+        Ok(Merged { ids: vec![0], counts: vec![0], outputs, overflowed: vec![0; measures.len()] })
     }
 
     /// Puts output columns together; `values` holds the measures among `outputs`, in their order.
@@ -328,6 +332,9 @@ impl Changes {
         out: &mut DeltaRows,
     ) -> Result<(), ExecError> {
         let merged = store.look_up(self.view.slices_of(store.layout().grid, end), &ids, &self.view.measures)?;
+        for (call, &n) in merged.overflowed.iter().enumerate() {
+            self.view.overflows.add(n, self.view.schema.field(self.view.group.len() + call));
+        }
         let emitted = self.emitted.entry(end).or_default();
         if self.view.shows_empty {
             // One group, id 0, there whether it has rows or not.
@@ -478,6 +485,7 @@ mod tests {
                 schema: Arc::new(Schema::new(fields)),
                 emit,
                 shows_empty: false,
+                overflows: Arc::default(),
             };
             let mut case =
                 Case { window, store, changes: Changes::new(view).unwrap(), told: Map::new(), rows: Vec::new() };

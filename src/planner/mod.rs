@@ -10,6 +10,7 @@
 //!    learn from GROUP BY whose they are.
 //! 3. `lower` refuses by name what cannot be kept, simplifies, and lowers the rest to a [`stream_plan::StreamPlan`], which
 //!    [`explain()`] prints.
+//!    [`onto_slices()`] puts it onto the slices under the views that it reads, as far as that is equal.
 //! 4. Out comes a [`Definition`]: the object for the catalog, with the SQL that makes it again (`show_create`), and the plan.
 //!
 //! The way of a SELECT: [`objects_in`] says what it reads; the engine gives the rows of these as of one tick; with them in
@@ -17,6 +18,7 @@
 //! the rows in the place of the objects ([`bind`]); [`session`] executes the plan. INSERT, UPDATE and DELETE are queries too:
 //! [`plan_dml`].
 
+mod alter;
 mod assign_sessions;
 mod assign_windows;
 mod define;
@@ -27,6 +29,7 @@ mod explain;
 mod functions;
 mod lower;
 mod names;
+mod onto_slices;
 mod postgres_functions;
 mod postgres_rules;
 mod query;
@@ -39,12 +42,14 @@ pub mod stream_plan;
 mod types;
 mod window_relation;
 
+pub use alter::{altered_source, timestamp_text, timestamp_us};
 pub use define::{Definition, define};
 pub use dml::{DmlKind, DmlPlan, plan_dml};
 pub use error::{At, PlanError, Refusal};
 pub use event_time::{event_time_column, event_time_type};
-pub use explain::explain;
+pub use explain::{call_text, explain, expr_text};
 pub use names::{result_name, result_names};
+pub use onto_slices::{Plans, onto_slices};
 pub use query::{EventTimes, Reads, bind, parameter_types, plan_query};
 pub use relations::{definition_names, objects_in};
 pub use session::{Runtime, session};

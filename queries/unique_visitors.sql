@@ -5,15 +5,6 @@
 --   SELECT page, views, visitors FROM page_minutes
 --   WHERE window_end = closed_window_end('page_minutes') ORDER BY visitors DESC LIMIT 20;
 
-CREATE SOURCE page_views (
-  page VARCHAR, user_id BIGINT, referrer VARCHAR, ts TIMESTAMPTZ,
-  WATERMARK FOR ts AS ts - INTERVAL '10 seconds'
-) WITH (
-  connector = 'kafka', topic = 'page_views',
-  properties.bootstrap.server = 'localhost:9092',
-  scan.startup.mode = 'earliest'
-) FORMAT PLAIN ENCODE JSON;
-
 CREATE MATERIALIZED VIEW page_minutes AS
 SELECT page, window_start, window_end,
        count(*)                 AS views,

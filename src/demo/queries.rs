@@ -18,8 +18,11 @@ files![
     "by_country_device.sql",
     "ctr_per_ad.sql",
     "day_so_far.sql",
+    "last_hour.sql",
     "minute_history.sql",
+    "page_views.sql",
     "rollup.sql",
+    "sessions.sql",
     "top_ads.sql",
     "unique_visitors.sql",
 ];

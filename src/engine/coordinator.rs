@@ -34,6 +34,7 @@ use crate::exec::horizon::Horizon;
 use crate::exec::law::SourceTime;
 use crate::exec::regroup::{Regrouped, Regrouping};
 use crate::exec::regroup_changes::RegroupedChanges;
+use crate::exec::session_batch::SessionSnapshot;
 use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Tail, Times, shown};
 use crate::exec::window_view::WindowView;
@@ -215,6 +216,8 @@ pub(super) struct Coordinator {
     pub views: BTreeMap<Oid, View>,
     pub stores: BTreeMap<StoreId, Store>,
     pub times: HashMap<Oid, SourceTime>,
+    /// The clock of the tick: what `now()` is in views. Never goes back.
+    pub now_us: i64,
     pub next_id: u64,
     pub waits: Vec<Wait>,
     pub subscribers: Vec<Subscriber>,
@@ -256,6 +259,10 @@ pub(super) struct TickData {
     pub passes: HashMap<PassId, Vec<Delta>>,
     /// By store, the parts in the order of workers.
     pub snapshots: HashMap<StoreId, Vec<(usize, StoreSnapshot)>>,
+    /// By store, a part of each worker.
+    pub sessions: HashMap<StoreId, Vec<SessionSnapshot>>,
+    /// By store, the start of each worker's oldest session that is not final.
+    pub oldest_sessions: HashMap<StoreId, Vec<i64>>,
     /// What tables and views changed.
     pub outputs: HashMap<Oid, Vec<Delta>>,
 }
@@ -295,6 +302,7 @@ impl Coordinator {
             views: BTreeMap::new(),
             stores: BTreeMap::new(),
             times: HashMap::new(),
+            now_us: clock::now_us(),
             next_id: 1,
             waits: Vec::new(),
             subscribers: Vec::new(),
@@ -432,7 +440,9 @@ impl Coordinator {
         for parts in data.snapshots.values_mut() {
             parts.sort_by_key(|(worker, _)| *worker);
         }
+        self.now_us = self.now_us.max(clock::now_us());
         self.release_stores();
+        self.note_oldest_sessions(&data);
         self.step_tables();
         let oids: Vec<Oid> = self.views.keys().copied().collect();
         for &oid in &oids {
@@ -460,6 +470,12 @@ impl Coordinator {
         }
         for (store, snapshot) in report.snapshots {
             data.snapshots.entry(store).or_default().push((report.worker, snapshot));
+        }
+        for (store, snapshot) in report.sessions {
+            data.sessions.entry(store).or_default().push(snapshot);
+        }
+        for (store, start_us) in report.oldest_sessions {
+            data.oldest_sessions.entry(store).or_default().push(start_us);
         }
         for (source, time) in report.times {
             self.times.insert(source, time);
@@ -544,6 +560,18 @@ impl Coordinator {
         }
     }
 
+    /// Tells views downstream from where on sessions in the workers may still change.
+    fn note_oldest_sessions(&self, data: &TickData) {
+        for view in self.views.values() {
+            for (used, feed) in view.feeds.iter().zip(&view.flow.feeds) {
+                let starts = data.oldest_sessions.get(&used.store).filter(|starts| starts.len() == self.workers);
+                if let (Some(oldest), Some(start_us)) = (&feed.oldest, starts.and_then(|starts| starts.iter().min())) {
+                    oldest.set(*start_us);
+                }
+            }
+        }
+    }
+
     fn step_tables(&mut self) {
         for (&oid, table) in &self.tables {
             if let Some(watermark_us) = table.watermark_us() {
@@ -605,7 +633,7 @@ impl Coordinator {
                 Input::Node(_) => Vec::new(),
             }
         };
-        let mut outputs = view.tail.step(&external, times, view.plan.retention_us)?;
+        let mut outputs = view.tail.step(&external, times, self.now_us, view.plan.retention_us)?;
         let deltas = match view.flow.last {
             Input::Node(node) => vec![outputs.swap_remove(node)],
             other => external(other),

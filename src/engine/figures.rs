@@ -84,7 +84,7 @@ impl Coordinator {
             state,
             message,
             progress: f64::from(u8::from(view.current)),
-            watermark_us: super::version::watermark_of(&view.flow.horizons, &self.times),
+            watermark_us: super::version::watermark_of(&view.flow.shown_horizons, &self.times),
             complete_from_us: stores.iter().filter_map(|(_, s)| complete_from(s)).chain(view.complete_from_us).max(),
             rows: view.arrangement.as_ref().map(|a| a.rows() as u64),
             state_bytes: (stored + arranged + regrouped + tail.iter().map(|t| t.2).sum::<usize>()) as u64,
@@ -104,12 +104,17 @@ impl Coordinator {
         let views: Arc<str> = names.collect::<Vec<_>>().join(", ").into();
         let mut all = Vec::new();
         for (&worker, report) in &store.reports {
-            for &(slice, rows, bytes, closed) in &report.slices {
+            let bounds = |slice| (grid.map(|g| g.start_us(slice)), grid.map(|g| g.end_us(slice)));
+            let slices = report.slices.iter().map(|&(slice, rows, bytes, closed)| (bounds(slice), rows, bytes, closed));
+            let sessions = report.sessions.iter();
+            let sessions =
+                sessions.map(|&(start, end, rows, bytes, closed)| ((Some(start), Some(end)), rows, bytes, closed));
+            for ((start_us, end_us), rows, bytes, closed) in slices.chain(sessions) {
                 all.push(SliceStats {
                     store: store_name(id),
                     worker,
-                    start_us: grid.map(|g| g.start_us(slice)),
-                    end_us: grid.map(|g| g.end_us(slice)),
+                    start_us,
+                    end_us,
                     rows: rows as u64,
                     bytes: bytes as u64,
                     closed,
@@ -144,8 +149,8 @@ impl Coordinator {
                 "{}: keys={} slices={} rows={} bytes={} views={}",
                 store_name(feed.store),
                 sum(|r| r.keys),
-                sum(|r| r.slices.len()),
-                sum(|r| r.slices.iter().map(|s| s.1).sum()),
+                sum(|r| r.slices.len() + r.sessions.len()),
+                sum(|r| r.slices.iter().map(|s| s.1).chain(r.sessions.iter().map(|s| s.2)).sum()),
                 sum(|r| r.bytes),
                 store.users.len(),
             ));

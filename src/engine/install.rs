@@ -41,6 +41,12 @@ impl Objects for Coordinator {
         };
         (0..object.columns.fields().len()).map(|i| (Some(i) == time_column).then_some(Horizon::Source(oid))).collect()
     }
+
+    fn watermark(&self, oid: Oid) -> Option<Horizon> {
+        let own = self.views.get(&oid).map(|view| view.flow.shown_horizons.clone());
+        let horizons = own.unwrap_or_else(|| self.horizons(oid));
+        horizons.iter().flatten().next().map(|horizon| horizon.base().clone())
+    }
 }
 
 impl Coordinator {
@@ -177,18 +183,20 @@ impl Coordinator {
     /// What a view can be refused for only now that its parts are known.
     pub(super) fn check(&self, flow: &Flow, plan: &StreamPlan) -> Result<Vec<String>, EngineError> {
         let windowed = match &flow.output {
-            Output::Feed { feed, .. } => flow.feeds[*feed].view.window.is_some(),
+            Output::Feed { feed, .. } => flow.feeds[*feed].layout.grid.is_some(),
             Output::Aggregate { node, .. } => flow.tail[*node]
                 .aggregate
                 .as_ref()
-                .is_some_and(|(a, horizon)| a.view.window.is_some() && horizon.is_some()),
+                .is_some_and(|(a, horizon)| a.layout.grid.is_some() && horizon.is_some()),
             Output::Rows(_) => false,
         };
         if plan.retention_us.is_some() && !windowed {
             return Err(EngineError::Invalid {
                 message: "retention needs a view that ends in a GROUP BY of windows over a time with a watermark"
                     .into(),
-                hint: "Leave retention out, or group by window_start and window_end of HOP, TUMBLE or CUMULATE.".into(),
+                hint:
+                    "Leave retention out, or group by window_start and window_end of HOP, TUMBLE, CUMULATE or SESSION."
+                        .into(),
             });
         }
         if plan.store != StoreChoice::Auto && flow.feeds.is_empty() {
@@ -231,7 +239,10 @@ impl Coordinator {
 
     /// What a store must keep for a feed, by event time behind the watermark; `None`: all.
     fn wished_us(&self, feed: &Feed, plan: &StreamPlan, read_in_place: bool) -> Option<i64> {
-        let size_us = feed.view.window.map(|window| window.size_us);
+        let size_us = match feed.oldest {
+            Some(_) => Some(0),
+            None => feed.view.window.map(|window| window.size_us),
+        };
         // What is followed over another view is needed until it is final: history is the other view's business.
         if !read_in_place && !plan.over.is_empty() {
             let source = self.sources.get(&feed.source);

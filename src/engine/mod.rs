@@ -18,6 +18,8 @@ mod jobs;
 mod judge;
 mod read;
 mod reader;
+mod session_part;
+mod session_table;
 mod sharing;
 mod source_table;
 mod stats;

@@ -36,7 +36,7 @@ use crate::exec::window_cursor::WindowCursor;
 use crate::exec::window_view::{Group, Shown, WindowView, Within};
 use crate::planner::stream_plan::{Node, Op};
 
-type Physical = Arc<dyn PhysicalExpr>;
+pub(super) type Physical = Arc<dyn PhysicalExpr>;
 
 /// A view that is read from slices: some windows of some keys, through the filters and projections that the view puts above its
 /// aggregation.
@@ -73,26 +73,7 @@ pub enum Rows {
 impl WindowTable {
     /// `post`: the plan's filters and projections above the aggregation, bottom first.
     pub fn new(parts: Vec<Part>, shown: Shown, post: &[Node], schema: SchemaRef) -> Result<Self, ExecError> {
-        let (mut filters, mut columns): (Vec<Physical>, Vec<Physical>) = (Vec::new(), Vec::new());
-        if let Some(part) = parts.first() {
-            columns = part
-                .view
-                .schema
-                .fields()
-                .iter()
-                .enumerate()
-                .map(|(i, f)| Arc::new(Column::new(f.name(), i)) as Physical)
-                .collect();
-        }
-        for node in post {
-            match &node.op {
-                Op::Filter { predicate } => filters.push(substitute(predicate, &columns)?),
-                Op::Project { exprs } => {
-                    columns = exprs.iter().map(|e| substitute(e, &columns)).collect::<Result<_, _>>()?;
-                }
-                other => return Err(ExecError::Invariant(format!("{other:?} stands between a view and its store"))),
-            }
-        }
+        let (filters, columns) = over_columns(parts.first().map(|part| &part.view), post)?;
         let key_filters = match parts.first() {
             Some(part) => filters.iter().flat_map(split_conjunction).filter_map(|f| over_keys(f, &part.view)).collect(),
             None => Vec::new(),
@@ -115,7 +96,7 @@ impl WindowTable {
 
     /// The aggregation's column that an output column is, if it is one as it stands.
     fn origin(&self, output: usize) -> Option<usize> {
-        (self.columns.get(output)?.as_ref() as &dyn Any).downcast_ref::<Column>().map(Column::index)
+        plain_column(self.columns.get(output)?)
     }
 
     fn group_of(&self, output: usize) -> Option<Group> {
@@ -155,90 +136,123 @@ impl WindowTable {
         })
     }
 
-    /// Leaves of `within` what a filter can be true for; false if it does not speak of a window's start or end.
     fn narrow(&self, within: &mut Within, filter: &Expr) -> bool {
-        let Some((side, range)) = self.window_range(filter) else { return false };
-        let bounds = if side == Group::WindowEnd { &mut within.ends } else { &mut within.starts };
-        *bounds = bounds.start.max(range.start)..bounds.end.min(range.end);
-        true
+        narrow(within, filter, &self.schema, &|i| self.group_of(i))
     }
+}
 
-    fn window_range(&self, filter: &Expr) -> Option<(Group, Range<i64>)> {
-        match filter {
-            Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-                let (column, op, literal) = match (left.as_ref(), right.as_ref()) {
-                    (column, Expr::Literal(value, _)) => (column, *op, value),
-                    (Expr::Literal(value, _), column) => (column, op.swap()?, value),
-                    _ => return None,
-                };
-                let us = micros_of(literal)?;
-                let range = match op {
-                    Operator::Eq => us..us.saturating_add(1),
-                    Operator::Lt => i64::MIN..us,
-                    Operator::LtEq => i64::MIN..us.saturating_add(1),
-                    Operator::Gt => us.saturating_add(1)..i64::MAX,
-                    Operator::GtEq => us..i64::MAX,
-                    _ => return None,
-                };
-                Some((self.window_side(column)?, range))
+/// Leaves of `within` what a filter can be true for; false if it does not speak of a window's start or end.
+pub(super) fn narrow(
+    within: &mut Within,
+    filter: &Expr,
+    schema: &SchemaRef,
+    group_of: &dyn Fn(usize) -> Option<Group>,
+) -> bool {
+    if let Expr::Between(between) = filter
+        && !between.negated
+    {
+        let side =
+            |op, bound: &Expr| Expr::BinaryExpr(BinaryExpr::new(between.expr.clone(), op, Box::new(bound.clone())));
+        let (low, high) = (side(Operator::GtEq, &between.low), side(Operator::LtEq, &between.high));
+        return narrow(within, &low, schema, group_of) & narrow(within, &high, schema, group_of);
+    }
+    let Some((column, range)) = moments_where(filter) else { return false };
+    let bounds = match schema.index_of(&column).ok().and_then(group_of) {
+        Some(Group::WindowStart) => &mut within.starts,
+        Some(Group::WindowEnd) => &mut within.ends,
+        _ => return false,
+    };
+    *bounds = bounds.start.max(range.start)..bounds.end.min(range.end);
+    true
+}
+
+/// The filters and columns that a view's filters and projections make over its aggregation.
+pub(super) fn over_columns(
+    view: Option<&WindowView>,
+    post: &[Node],
+) -> Result<(Vec<Physical>, Vec<Physical>), ExecError> {
+    let fields = view.into_iter().flat_map(|view| view.schema.fields()).enumerate();
+    let mut columns: Vec<Physical> = fields.map(|(i, f)| Arc::new(Column::new(f.name(), i)) as Physical).collect();
+    let mut filters = Vec::new();
+    for node in post {
+        match &node.op {
+            Op::Filter { predicate } => filters.push(substitute(predicate, &columns)?),
+            Op::Project { exprs } => {
+                columns = exprs.iter().map(|e| substitute(e, &columns)).collect::<Result<_, _>>()?;
             }
-            Expr::Between(between) if !between.negated => {
-                let low = BinaryExpr::new(between.expr.clone(), Operator::GtEq, between.low.clone());
-                let high = BinaryExpr::new(between.expr.clone(), Operator::LtEq, between.high.clone());
-                let (side, low) = self.window_range(&Expr::BinaryExpr(low))?;
-                let (_, high) = self.window_range(&Expr::BinaryExpr(high))?;
-                Some((side, low.start..high.end))
-            }
-            _ => None,
+            other => return Err(ExecError::Invariant(format!("{other:?} stands between a view and its store"))),
         }
     }
+    Ok((filters, columns))
+}
 
-    fn window_side(&self, expr: &Expr) -> Option<Group> {
-        let Expr::Column(column) = expr else { return None };
-        match self.group_of(self.schema.index_of(&column.name).ok()?)? {
-            Group::Key(_) => None,
-            side => Some(side),
-        }
-    }
+/// The column that an expression is, if it is one as it stands.
+pub(super) fn plain_column(expr: &Physical) -> Option<usize> {
+    (expr.as_ref() as &dyn Any).downcast_ref::<Column>().map(Column::index)
+}
 
-    /// The filter over key columns alone, if it is one.
-    fn key_filter(&self, state: &dyn Session, filter: &Expr) -> Result<Option<Physical>> {
-        let mut over_keys = true;
-        filter.apply(|e| {
-            match e {
-                Expr::Column(column) => {
-                    let group = self.schema.index_of(&column.name).ok().and_then(|i| self.group_of(i));
-                    over_keys &= matches!(group, Some(Group::Key(_)));
-                }
-                Expr::ScalarFunction(call)
-                    if call.func.signature().volatility != datafusion::logical_expr::Volatility::Immutable =>
-                {
-                    over_keys = false;
-                }
-                Expr::OuterReferenceColumn(..) | Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => {
-                    over_keys = false;
-                }
-                _ => {}
+/// The column that a filter compares with a moment, and the moments in microseconds for which it is true.
+pub(super) fn moments_where(filter: &Expr) -> Option<(String, Range<i64>)> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else { return None };
+    let (column, op, literal) = match (left.as_ref(), right.as_ref()) {
+        (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
+        (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
+        _ => return None,
+    };
+    let us = micros_of(literal)?;
+    let range = match op {
+        Operator::Eq => us..us.saturating_add(1),
+        Operator::Lt => i64::MIN..us,
+        Operator::LtEq => i64::MIN..us.saturating_add(1),
+        Operator::Gt => us.saturating_add(1)..i64::MAX,
+        Operator::GtEq => us..i64::MAX,
+        _ => return None,
+    };
+    Some((column.name.clone(), range))
+}
+
+/// The filter over key columns alone, as one over the store's keys, if it is one.
+pub(super) fn key_filter(
+    state: &dyn Session,
+    filter: &Expr,
+    schema: &SchemaRef,
+    group_of: &dyn Fn(usize) -> Option<Group>,
+) -> Result<Option<Physical>> {
+    let mut over_keys = true;
+    filter.apply(|e| {
+        match e {
+            Expr::Column(column) => {
+                let group = schema.index_of(&column.name).ok().and_then(group_of);
+                over_keys &= matches!(group, Some(Group::Key(_)));
             }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        if !over_keys || filter.column_refs().is_empty() {
-            return Ok(None);
+            Expr::ScalarFunction(call)
+                if call.func.signature().volatility != datafusion::logical_expr::Volatility::Immutable =>
+            {
+                over_keys = false;
+            }
+            Expr::OuterReferenceColumn(..) | Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => {
+                over_keys = false;
+            }
+            _ => {}
         }
-        let unqualified = filter.clone().transform_columns()?;
-        let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
-        let physical = state.create_physical_expr(unqualified, &schema)?;
-        let keys: Vec<Physical> = (0..self.schema.fields().len())
-            .map(|i| {
-                let key = match self.group_of(i) {
-                    Some(Group::Key(key)) => key,
-                    _ => usize::MAX,
-                };
-                Arc::new(Column::new(self.schema.field(i).name(), key)) as Physical
-            })
-            .collect();
-        Ok(Some(substitute(&physical, &keys).map_err(external)?))
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if !over_keys || filter.column_refs().is_empty() {
+        return Ok(None);
     }
+    let unqualified = filter.clone().transform_columns()?;
+    let named = DFSchema::try_from(schema.as_ref().clone())?;
+    let physical = state.create_physical_expr(unqualified, &named)?;
+    let keys: Vec<Physical> = (0..schema.fields().len())
+        .map(|i| {
+            let key = match group_of(i) {
+                Some(Group::Key(key)) => key,
+                _ => usize::MAX,
+            };
+            Arc::new(Column::new(schema.field(i).name(), key)) as Physical
+        })
+        .collect();
+    Ok(Some(substitute(&physical, &keys).map_err(external)?))
 }
 
 trait Unqualified: Sized {
@@ -289,7 +303,11 @@ fn micros_of(value: &ScalarValue) -> Option<i64> {
 }
 
 /// Ids of the keys for which every filter is true; `None` without filters.
-fn keys_where(layout: &StoreLayout, keys: &KeySnapshot, filters: &[Physical]) -> Result<Option<Arc<IdSet>>, ExecError> {
+pub(super) fn keys_where(
+    layout: &StoreLayout,
+    keys: &KeySnapshot,
+    filters: &[Physical],
+) -> Result<Option<Arc<IdSet>>, ExecError> {
     if filters.is_empty() {
         return Ok(None);
     }
@@ -315,7 +333,11 @@ fn is_true(mask: &BooleanArray, row: usize) -> bool {
     mask.is_valid(row) && mask.value(row)
 }
 
-fn batch_of(schema: &SchemaRef, columns: Vec<arrow::array::ArrayRef>, rows: usize) -> Result<RecordBatch, ExecError> {
+pub(super) fn batch_of(
+    schema: &SchemaRef,
+    columns: Vec<arrow::array::ArrayRef>,
+    rows: usize,
+) -> Result<RecordBatch, ExecError> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
 }
@@ -445,7 +467,7 @@ impl PartitionStream for PartScan {
     }
 }
 
-fn external(error: ExecError) -> DataFusionError {
+pub(super) fn external(error: ExecError) -> DataFusionError {
     match error {
         ExecError::DataFusion(error) => *error,
         other => DataFusionError::External(Box::new(other)),
@@ -488,7 +510,7 @@ impl TableProvider for WindowTable {
             if self.narrow(&mut within, filter) {
                 continue;
             }
-            if let Some(filter) = self.key_filter(state, filter)? {
+            if let Some(filter) = key_filter(state, filter, &self.schema, &|i| self.group_of(i))? {
                 key_filters.push(filter);
             }
         }

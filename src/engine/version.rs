@@ -10,6 +10,7 @@ use super::ReadVersion;
 use super::coordinator::{Coordinator, TickData, View};
 use super::error::EngineError;
 use super::read::{Part, Rows, RowsTable, WindowTable};
+use super::session_table::SessionTable;
 use super::source_table::SourceTable;
 use super::worker::holds_empty_key;
 use crate::catalog::{ObjectKind, Oid};
@@ -67,7 +68,10 @@ impl ObjectTimes {
         object.windows.ok_or_else(|| {
             PlanError::WrongObject(
                 Refusal::new(format!("{function}: \"{}\" has no windows that close", object.name))
-                    .hint("Name a materialized view grouped by HOP, TUMBLE or CUMULATE over a time with a WATERMARK."),
+                    .hint(
+                        "Name a materialized view grouped by HOP, TUMBLE or CUMULATE over a time with a WATERMARK. Sessions do \
+                         not end together: compare their window_end with watermark('v').",
+                    ),
             )
         })
     }
@@ -116,11 +120,7 @@ pub(super) fn watermark_of(horizons: &[Option<Horizon>], times: &dyn Times) -> O
 
 /// What lies under the windows of a column.
 fn base_of(horizons: &[Option<Horizon>]) -> Option<&Horizon> {
-    let mut horizon = horizons.iter().flatten().next()?;
-    while let Horizon::WindowStart(inner, _) | Horizon::WindowEnd(inner, _) = horizon {
-        horizon = inner;
-    }
-    Some(horizon)
+    Some(horizons.iter().flatten().next()?.base())
 }
 
 fn windows_of(horizons: &[Option<Horizon>]) -> Option<(&Horizon, Window)> {
@@ -173,6 +173,28 @@ fn window_table(
     Ok(Some(WindowTable::new(parts, shown, post, view.object.columns.clone())?))
 }
 
+/// A view of sessions, as a table.
+fn session_table(view: &mut View, data: &TickData, times: &dyn Times) -> Result<Option<SessionTable>, EngineError> {
+    let (parts, horizon, post): (Vec<_>, _, _) = match &view.flow.output {
+        Output::Feed { feed, post } if view.flow.feeds[*feed].oldest.is_some() => {
+            let read = &view.feeds[*feed];
+            let snapshots = data.sessions.get(&read.store).map(Vec::as_slice).unwrap_or_default();
+            let parts = snapshots.iter().map(|snapshot| (snapshot.clone(), read.view.clone())).collect();
+            (parts, Some(Horizon::Source(view.flow.feeds[*feed].source)), post)
+        }
+        Output::Aggregate { node, post } => match &view.flow.tail[*node].aggregate {
+            Some((aggregate, horizon)) if aggregate.oldest.is_some() => {
+                let parts = vec![(view.tail.session_snapshot(*node)?, aggregate.view.clone())];
+                (parts, horizon.clone(), post)
+            }
+            _ => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    let shown = shown(horizon.as_ref(), times, view.plan.retention_us);
+    Ok(Some(SessionTable::new(parts, shown, post, view.object.columns.clone())?))
+}
+
 /// All rows of a view.
 pub(super) fn content(
     view: &mut View,
@@ -180,6 +202,9 @@ pub(super) fn content(
     times: &HashMap<Oid, SourceTime>,
     workers: usize,
 ) -> Result<Vec<RecordBatch>, EngineError> {
+    if let Some(table) = session_table(view, data, times)? {
+        return Ok(table.rows()?);
+    }
     if let Some(table) = window_table(view, data, times, workers)? {
         return Ok(table.rows()?);
     }
@@ -238,9 +263,12 @@ impl Coordinator {
                 self.check_readable(oid, allow_partial)?;
                 let workers = self.workers;
                 let view = self.views.get_mut(&oid).expect("looked up above");
-                let table: Arc<dyn TableProvider> = match window_table(view, data, times, workers)? {
-                    Some(table) => Arc::new(table),
-                    None => {
+                let sessions = session_table(view, data, times)?;
+                let windows = if sessions.is_none() { window_table(view, data, times, workers)? } else { None };
+                let table: Arc<dyn TableProvider> = match (sessions, windows) {
+                    (Some(table), _) => Arc::new(table),
+                    (None, Some(table)) => Arc::new(table),
+                    (None, None) => {
                         let schema = view.object.columns.clone();
                         let Some(arrangement) = &mut view.arrangement else {
                             return Err(ExecError::Invariant("a view keeps its rows nowhere".into()).into());
@@ -281,7 +309,7 @@ impl Coordinator {
 }
 
 fn view_time(view: &View, times: &HashMap<Oid, SourceTime>) -> ObjectTime {
-    let horizons = &view.flow.horizons;
+    let horizons = &view.flow.shown_horizons;
     let windows = windows_of(horizons).map(|(base, window)| {
         let closed_us = base.evaluate(&|source| times.watermark_us(source));
         let final_us = base.evaluate(&|source| times.final_until_us(source));

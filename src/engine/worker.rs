@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::backfill::HistoryProgress;
 use super::clock::{self, Stopwatch};
 use super::reader::{Altered, Attached, Consumer, Out, SourceChange, SourceReader, SourceSetup};
+use super::session_part::SessionPart;
 use super::stats::PartitionStats;
 use super::verdicts::Verdicts;
 use crate::catalog::Oid;
@@ -24,6 +25,7 @@ use crate::exec::feed::Shortfall;
 use crate::exec::flow::{Feed, Pass};
 use crate::exec::horizon::Horizon;
 use crate::exec::law::SourceTime;
+use crate::exec::session_batch::SessionSnapshot;
 use crate::exec::slice_store::{PartialRows, SliceStore, StoreLayout, StoreRows};
 use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Times, shown};
@@ -126,6 +128,9 @@ pub(super) struct Report {
     pub sources: Vec<SourceReport>,
     pub verdicts: Verdicts,
     pub snapshots: Vec<(StoreId, StoreSnapshot)>,
+    pub sessions: Vec<(StoreId, SessionSnapshot)>,
+    /// The start of each store's oldest session that is not final.
+    pub oldest_sessions: Vec<(StoreId, i64)>,
     pub times: HashMap<Oid, SourceTime>,
     /// There when the tick asked for detail.
     pub stores: Option<Vec<StoreReport>>,
@@ -153,6 +158,8 @@ pub(super) struct StoreReport {
     pub store: StoreId,
     /// (slice, rows, bytes, closed).
     pub slices: Vec<(i64, usize, usize, bool)>,
+    /// (start, end, sessions, bytes, final) of what is kept together.
+    pub sessions: Vec<(i64, i64, usize, usize, bool)>,
     pub keys: usize,
     pub bytes: usize,
     /// The tick in which rows last came.
@@ -226,6 +233,7 @@ pub(super) struct Worker {
     sent: Vec<u32>,
     sources: BTreeMap<Oid, SourceReader>,
     stores: HashMap<StoreId, Part>,
+    sessions: BTreeMap<StoreId, SessionPart>,
     passes: Vec<(PassId, Delta)>,
     times: HashMap<Oid, SourceTime>,
     bytes_this_tick: usize,
@@ -273,6 +281,7 @@ impl Worker {
             sent: vec![0; workers],
             sources: BTreeMap::new(),
             stores: HashMap::new(),
+            sessions: BTreeMap::new(),
             passes: Vec::new(),
             times: HashMap::new(),
             bytes_this_tick: 0,
@@ -340,8 +349,20 @@ impl Worker {
                     reader.attach(attached);
                 }
             }
-            Command::Release { store } => self.with_part(store, |part| part.held = false),
-            Command::Keep { store, keep_us } => self.with_part(store, |part| part.keep_us = keep_us),
+            Command::Release { store } => {
+                self.with_part(store, |part| part.held = false);
+                self.sessions.entry(store).and_modify(|part| part.held = false);
+            }
+            Command::Keep { store, keep_us } => {
+                self.with_part(store, |part| part.keep_us = keep_us);
+                self.sessions.entry(store).and_modify(|part| part.keep_us = keep_us);
+            }
+            Command::AddEdge { edge, store, view, tells_all, .. } if self.sessions.contains_key(&store) => {
+                let part = self.sessions.get_mut(&store).expect("just found");
+                if let Err(error) = part.add_edge(edge, view, tells_all) {
+                    self.fail(Consumer::Store(store), &error);
+                }
+            }
             Command::AddEdge { edge, store, view, retention_us, tells_all } => {
                 let changes = Changes::new(self.own_view(view));
                 match changes {
@@ -352,9 +373,13 @@ impl Worker {
                     Err(error) => self.fail(Consumer::Store(store), &error),
                 }
             }
-            Command::DropEdge { edge, store } => self.with_part(store, |part| part.edges.retain(|e| e.id != edge)),
+            Command::DropEdge { edge, store } => {
+                self.with_part(store, |part| part.edges.retain(|e| e.id != edge));
+                self.sessions.entry(store).and_modify(|part| part.drop_edge(edge));
+            }
             Command::DropStore { source, store } => {
                 self.stores.remove(&store);
+                self.sessions.remove(&store);
                 self.detach(source, Consumer::Store(store));
             }
             Command::DropPass { source, pass } => self.detach(source, Consumer::Pass(pass)),
@@ -367,6 +392,13 @@ impl Worker {
     }
 
     fn add_store(&mut self, id: StoreId, source: Oid, layout: Arc<StoreLayout>) {
+        if layout.sessions.is_some() {
+            match SessionPart::new(source, layout) {
+                Ok(part) => drop(self.sessions.insert(id, part)),
+                Err(error) => self.fail(Consumer::Store(id), &error),
+            }
+            return;
+        }
         let made = SliceStore::new(layout.clone()).and_then(|store| {
             let before = match self.workers {
                 1 => None,
@@ -411,13 +443,12 @@ impl Worker {
     }
 
     fn fail(&mut self, consumer: Consumer, error: &ExecError) {
-        if let Consumer::Store(store) = consumer
-            && let Some(part) = self.stores.get_mut(&store)
-        {
-            if part.failed {
+        if let Consumer::Store(store) = consumer {
+            let slices = self.stores.get_mut(&store).map(|part| &mut part.failed);
+            let failed = slices.or_else(|| self.sessions.get_mut(&store).map(|part| &mut part.failed));
+            if failed.is_some_and(|failed| std::mem::replace(failed, true)) {
                 return;
             }
-            part.failed = true;
         }
         self.failures.push((consumer, error.to_string()));
     }
@@ -485,6 +516,10 @@ impl Worker {
 
     /// Brings rows to the owners of their keys, aggregated first where that pays.
     fn route(&mut self, id: StoreId, rows: StoreRows) -> Result<(), ExecError> {
+        if let Some(part) = self.sessions.get(&id) {
+            let wanted = !part.failed && rows.rows > 0;
+            return if wanted { self.send_raw(id, &rows) } else { Ok(()) };
+        }
         let Some(part) = self.stores.get_mut(&id) else { return Ok(()) };
         if part.failed || rows.rows == 0 {
             return Ok(());
@@ -498,19 +533,36 @@ impl Worker {
                 before.rows += rows.rows;
                 before.store.apply(&rows)
             }
-            Some(_) => {
-                for (owner, selected) in by_owner(&rows.keys, rows.rows, self.workers) {
-                    let Some(selected) = selected else { continue };
-                    let rows = select_raw(&rows, &selected)?;
-                    if owner == self.index {
-                        self.with_store(id, |store| store.apply(&rows))?;
-                    } else {
-                        self.send(owner, id, Batch::Raw(rows));
-                    }
-                }
-                Ok(())
+            Some(_) => self.send_raw(id, &rows),
+        }
+    }
+
+    /// Brings rows as they are to the owners of their keys.
+    fn send_raw(&mut self, id: StoreId, rows: &StoreRows) -> Result<(), ExecError> {
+        if self.workers == 1 {
+            return self.accept(id, &Batch::Raw(rows.clone()));
+        }
+        for (owner, selected) in by_owner(&rows.keys, rows.rows, self.workers) {
+            let Some(selected) = selected else { continue };
+            let batch = Batch::Raw(select_raw(rows, &selected)?);
+            if owner == self.index {
+                self.accept(id, &batch)?;
+            } else {
+                self.send(owner, id, batch);
             }
         }
+        Ok(())
+    }
+
+    /// Rows for this worker's own part of a store.
+    fn accept(&mut self, id: StoreId, batch: &Batch) -> Result<(), ExecError> {
+        if let Some(part) = self.sessions.get_mut(&id) {
+            return part.accept(batch, self.tick);
+        }
+        self.with_store(id, |store| match batch {
+            Batch::Raw(rows) => store.apply(rows),
+            Batch::Partial(rows) => store.merge(rows),
+        })
     }
 
     fn with_store(
@@ -595,11 +647,7 @@ impl Worker {
             }
         };
         for (store, batch) in input.rows {
-            let result = self.with_store(store, |store| match &batch {
-                Batch::Raw(rows) => store.apply(rows),
-                Batch::Partial(rows) => store.merge(rows),
-            });
-            if let Err(error) = result {
+            if let Err(error) = self.accept(store, &batch) {
                 self.fail(Consumer::Store(store), &error);
             }
         }
@@ -609,6 +657,13 @@ impl Worker {
             if let Err(error) = self.step_store(id, &mut edges) {
                 self.fail(Consumer::Store(id), &error);
             }
+        }
+        let mut broken = Vec::new();
+        for (&id, part) in self.sessions.iter_mut().filter(|(_, part)| !part.failed) {
+            broken.extend(part.step(&self.times, &mut edges).err().map(|error| (id, error)));
+        }
+        for (id, error) in broken {
+            self.fail(Consumer::Store(id), &error);
         }
         let report = self.report(tick, snapshots, detail, edges);
         self.sent.fill(0);
@@ -665,30 +720,41 @@ impl Worker {
         for (&source, reader) in &mut self.sources {
             sources.push(reader.report(source, &mut verdicts));
         }
-        let mut taken = Vec::new();
+        let (mut taken, mut sessions) = (Vec::new(), Vec::new());
         for &id in snapshots {
+            if let Some(part) = self.sessions.get_mut(&id) {
+                match part.store.snapshot() {
+                    Ok(snapshot) => sessions.push((id, snapshot)),
+                    Err(error) => self.fail(Consumer::Store(id), &error),
+                }
+                continue;
+            }
             let Some(part) = self.stores.get_mut(&id) else { continue };
             match part.store.snapshot() {
                 Ok(snapshot) => taken.push((id, snapshot)),
                 Err(error) => self.fail(Consumer::Store(id), &error),
             }
         }
+        let shortfall = |source: Oid, store: StoreId| {
+            self.sources.get(&source).map_or_else(Shortfall::default, |r| r.shortfall(Consumer::Store(store)))
+        };
         let stores = detail.then(|| {
+            let of_sessions =
+                self.sessions.iter().map(|(&store, part)| part.report(store, shortfall(part.source, store)));
             self.stores
                 .iter()
                 .map(|(&store, part)| StoreReport {
                     store,
                     slices: part.store.slices().collect(),
+                    sessions: Vec::new(),
                     keys: part.store.num_keys(),
                     bytes: part.store.bytes() + part.edges.iter().map(|e| e.changes.bytes()).sum::<usize>(),
                     generation: part.generation,
                     forgotten_rows: part.store.forgotten_rows(),
                     first_kept: part.store.first_kept(),
-                    shortfall: self
-                        .sources
-                        .get(&part.source)
-                        .map_or_else(Shortfall::default, |r| r.shortfall(Consumer::Store(store))),
+                    shortfall: shortfall(part.source, store),
                 })
+                .chain(of_sessions)
                 .collect()
         });
         let passes_short = match detail {
@@ -703,6 +769,8 @@ impl Worker {
             sources,
             verdicts,
             snapshots: taken,
+            sessions,
+            oldest_sessions: self.sessions.iter().filter_map(|(&id, part)| Some((id, part.oldest_us?))).collect(),
             times: self.times.clone(),
             stores,
             passes_short,

@@ -49,7 +49,8 @@ pub enum Misfit {
 impl Feed {
     /// How this feed's view is read from the store of `store`; the first thing that is in the way if it cannot be.
     pub fn derived_from(&self, store: &Feed) -> Result<Derived, Misfit> {
-        if self.source != store.source || self.time != store.time {
+        // Other gaps make other sessions.
+        if self.source != store.source || self.time != store.time || self.layout.sessions != store.layout.sessions {
             return Err(Misfit::Apart);
         }
         let grid = match (self.layout.grid, store.layout.grid) {
@@ -83,7 +84,12 @@ impl Feed {
         if let (Some(view), true) = (self.same_groups(&keys, &measures, store), filters.is_empty()) {
             return Ok(Derived::Same(view));
         }
-        let layout = StoreLayout { keys: self.layout.keys.clone(), grid, measures: self.layout.measures.clone() };
+        if self.layout.sessions.is_some() {
+            // Those of other keys or of fewer rows are not made of these.
+            return Err(Misfit::Apart);
+        }
+        let (keys_of, measures_of) = (self.layout.keys.clone(), self.layout.measures.clone());
+        let layout = StoreLayout { keys: keys_of, grid, measures: measures_of, sessions: None };
         Ok(Derived::Regrouped(Arc::new(Regrouping {
             fine: store.layout.clone(),
             filters,

@@ -11,12 +11,14 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
 use super::ExecError;
-use super::horizon::Horizon;
+use super::horizon::{Horizon, OldestSession};
+use super::session_store::SessionLayout;
 use super::slice_store::{Grid, StoreLayout};
 use super::state::Measure;
+use super::tail::Times;
 use super::window_view::{Group, WindowView};
 use crate::planner::stream_plan::Oid;
-use crate::planner::stream_plan::{Aggregate, Emit, GroupColumn, Node, Op, ScanKind, StreamPlan};
+use crate::planner::stream_plan::{Aggregate, Clock, Emit, GroupColumn, Node, Op, ScanKind, Session, StreamPlan};
 
 type Expr = Arc<dyn PhysicalExpr>;
 
@@ -34,6 +36,8 @@ pub struct Flow {
     pub last: Input,
     /// Per output column: the time below which nothing changes in it any more, if that is known.
     pub horizons: Vec<Option<Horizon>>,
+    /// The same with temporal filters left out, which change rows of any time: what a reader is told.
+    pub shown_horizons: Vec<Option<Horizon>>,
     pub schema: SchemaRef,
 }
 
@@ -57,6 +61,8 @@ pub struct Feed {
     pub call_filters: Vec<Option<Expr>>,
     pub layout: Arc<StoreLayout>,
     pub view: WindowView,
+    /// Of sessions: to be set once a tick.
+    pub oldest: Option<OldestSession>,
 }
 
 #[derive(Debug, Clone)]
@@ -82,8 +88,36 @@ pub struct TailNode {
     pub input_schemas: Vec<SchemaRef>,
     /// No input ever takes a row back.
     pub append_only_inputs: bool,
-    /// For an Aggregate: how it is kept, and below which time its slices are final.
+    /// For an Aggregate or Sessions: how it is kept, and below which time its slices or sessions are final.
     pub aggregate: Option<(TailAggregate, Option<Horizon>)>,
+    /// For a TemporalFilter.
+    pub clock: Option<ClockReader>,
+}
+
+/// What reads a temporal filter's clock.
+#[derive(Debug, Clone)]
+pub enum ClockReader {
+    Now,
+    EventTime(Horizon),
+}
+
+impl ClockReader {
+    fn of(clock: &Clock, objects: &dyn Objects) -> Result<Self, ExecError> {
+        let Clock::Watermark { object, name } = clock else { return Ok(ClockReader::Now) };
+        let horizon = objects.watermark(*object).ok_or_else(|| ExecError::Unsupported {
+            what: format!("a condition on the watermark of \"{name}\", which has none,"),
+            hint: "Declare WATERMARK FOR ts AS ts - INTERVAL '10 seconds' on the source, or use now().".into(),
+        })?;
+        Ok(ClockReader::EventTime(horizon))
+    }
+
+    /// `None` while there is no watermark.
+    pub fn read_us(&self, now_us: i64, times: &dyn Times) -> Option<i64> {
+        match self {
+            ClockReader::Now => Some(now_us),
+            ClockReader::EventTime(horizon) => horizon.evaluate(&|source| times.watermark_us(source)),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -94,6 +128,8 @@ pub struct TailAggregate {
     pub call_filters: Vec<Option<Expr>>,
     pub layout: Arc<StoreLayout>,
     pub view: WindowView,
+    /// Of sessions: to be set once a tick.
+    pub oldest: Option<OldestSession>,
 }
 
 /// Where a reader of the view finds its rows.
@@ -118,6 +154,11 @@ enum Stream {
 pub trait Objects {
     /// Per column of a source's, table's or view's schema.
     fn horizons(&self, oid: Oid) -> Vec<Option<Horizon>>;
+
+    /// What `watermark('...')` of the object follows; `None` if it has none.
+    fn watermark(&self, oid: Oid) -> Option<Horizon> {
+        self.horizons(oid).iter().flatten().next().map(|horizon| horizon.base().clone())
+    }
 }
 
 impl Flow {
@@ -129,17 +170,28 @@ impl Flow {
             output: Output::Rows(Input::Node(0)),
             last: Input::Node(0),
             horizons: Vec::new(),
+            shown_horizons: Vec::new(),
             schema: plan.output().schema.clone(),
         };
         let mut streams: Vec<Stream> = Vec::new();
         let mut horizons: Vec<Vec<Option<Horizon>>> = Vec::new();
+        let mut shown = horizons.clone();
         for node in &plan.nodes {
-            horizons.push(node_horizons(node, &horizons, objects));
-            let stream = flow.add(node, plan, &streams, &horizons)?;
+            let oldest = OldestSession::default();
+            shown.push(node_horizons(node, &shown, &oldest, objects));
+            horizons.push(match &node.op {
+                Op::TemporalFilter { .. } => vec![None; node.schema.fields().len()],
+                _ => node_horizons(node, &horizons, &oldest, objects),
+            });
+            let stream = flow.add(node, plan, &streams, &horizons, oldest)?;
+            if let (Op::TemporalFilter { clock, .. }, Some(last)) = (&node.op, flow.tail.last_mut()) {
+                last.clock = Some(ClockReader::of(clock, objects)?);
+            }
             streams.push(stream);
         }
         (flow.output, flow.last) = flow.find_output(plan, &streams);
         flow.horizons = horizons.pop().unwrap_or_default();
+        flow.shown_horizons = shown.pop().unwrap_or_default();
         Ok(flow)
     }
 
@@ -149,6 +201,7 @@ impl Flow {
         plan: &StreamPlan,
         streams: &[Stream],
         horizons: &[Vec<Option<Horizon>>],
+        oldest: OldestSession,
     ) -> Result<Stream, ExecError> {
         let source = node.inputs.first().and_then(|&input| match &streams[input] {
             Stream::Source(rows) => Some(rows),
@@ -184,9 +237,10 @@ impl Flow {
                 rows.columns = exprs.iter().map(|e| substitute(e, &rows.columns)).collect::<Result<_, _>>()?;
                 Stream::Source(rows)
             }
-            (Op::Aggregate(aggregate), Some(rows)) => {
+            (Op::Aggregate(_) | Op::Sessions(_), Some(rows)) => {
                 let input = &plan.nodes[node.inputs[0]];
-                let feed = Feed::new(aggregate, rows, &input.schema, &node.schema, plan.emit)?;
+                let grouping = Grouping::of(&node.op, oldest).expect("it is one of the two");
+                let feed = Feed::new(&grouping, rows, &input.schema, &node.schema, plan.emit)?;
                 self.feeds.push(feed);
                 Stream::Tail(Input::Feed(self.feeds.len() - 1))
             }
@@ -199,16 +253,15 @@ impl Flow {
                     });
                 }
                 let schemas: Vec<_> = node.inputs.iter().map(|&i| plan.nodes[i].schema.clone()).collect();
-                let aggregate = match op {
-                    Op::Aggregate(aggregate) => {
+                let aggregate = match Grouping::of(op, oldest) {
+                    Some(grouping) => {
                         let retracts = !plan.nodes[node.inputs[0]].append_only;
-                        let kept = TailAggregate::new(aggregate, &schemas[0], &node.schema, plan.emit, retracts)?;
-                        let horizon = aggregate
-                            .window
-                            .and_then(|(time, _)| horizons[node.inputs[0]].get(time).cloned().flatten());
+                        let kept = TailAggregate::new(&grouping, &schemas[0], &node.schema, plan.emit, retracts)?;
+                        let horizon =
+                            grouping.time.and_then(|time| horizons[node.inputs[0]].get(time).cloned().flatten());
                         Some((kept, horizon))
                     }
-                    _ => None,
+                    None => None,
                 };
                 let append_only = node.inputs.iter().all(|&i| plan.nodes[i].append_only);
                 self.push(node.clone(), inputs, schemas, append_only, aggregate)
@@ -224,7 +277,7 @@ impl Flow {
         append_only_inputs: bool,
         aggregate: Option<(TailAggregate, Option<Horizon>)>,
     ) -> Stream {
-        self.tail.push(TailNode { node, inputs, input_schemas, append_only_inputs, aggregate });
+        self.tail.push(TailNode { node, inputs, input_schemas, append_only_inputs, aggregate, clock: None });
         Stream::Tail(Input::Node(self.tail.len() - 1))
     }
 
@@ -248,15 +301,42 @@ impl Flow {
         }
         post.reverse();
         let output = match (&plan.nodes[at].op, &streams[at]) {
-            (Op::Aggregate(_), Stream::Tail(Input::Feed(feed))) => Output::Feed { feed: *feed, post },
-            (Op::Aggregate(_), Stream::Tail(Input::Node(node))) => Output::Aggregate { node: *node, post },
+            (Op::Aggregate(_) | Op::Sessions(_), Stream::Tail(Input::Feed(feed))) => Output::Feed { feed: *feed, post },
+            (Op::Aggregate(_) | Op::Sessions(_), Stream::Tail(Input::Node(node))) => {
+                Output::Aggregate { node: *node, post }
+            }
             _ => Output::Rows(last),
         };
         (output, last)
     }
 }
 
-/// What an [`Aggregate`] needs of its input, whichever kind of input that is.
+/// An aggregation with the time by which it groups, if it does.
+struct Grouping<'a> {
+    aggregate: &'a Aggregate,
+    time: Option<usize>,
+    sessions: Option<(Session, OldestSession)>,
+}
+
+impl<'a> Grouping<'a> {
+    fn of(op: &'a Op, oldest: OldestSession) -> Option<Self> {
+        match op {
+            Op::Aggregate(aggregate) => {
+                Some(Grouping { aggregate, time: aggregate.window.map(|(time, _)| time), sessions: None })
+            }
+            Op::Sessions(of) => {
+                Some(Grouping { aggregate: &of.aggregate, time: Some(of.time), sessions: Some((of.session, oldest)) })
+            }
+            _ => None,
+        }
+    }
+
+    fn oldest(&self) -> Option<OldestSession> {
+        self.sessions.as_ref().map(|(_, oldest)| oldest.clone())
+    }
+}
+
+/// What an aggregation needs of its input, whichever kind of input that is.
 struct Parts {
     keys: Vec<Expr>,
     layout: Arc<StoreLayout>,
@@ -264,12 +344,14 @@ struct Parts {
 }
 
 fn parts(
-    aggregate: &Aggregate,
+    grouping: &Grouping<'_>,
     input: &SchemaRef,
     output: &SchemaRef,
     emit: Emit,
     retracts: bool,
 ) -> Result<Parts, ExecError> {
+    let aggregate = grouping.aggregate;
+    let session = grouping.sessions.as_ref().map(|(session, _)| *session);
     let mut keys: Vec<Expr> = Vec::new();
     let mut key_fields: Vec<FieldRef> = Vec::new();
     let mut group = Vec::new();
@@ -293,27 +375,29 @@ fn parts(
         let width_us = window.slice_us();
         Grid { width_us, phase_us: window.offset_us.rem_euclid(width_us) }
     });
+    let sessions = session.map(|session| SessionLayout { session, by_time: retracts || session.max_us.is_some() });
+    let grid = if sessions.is_some() { Some(Grid::MICROSECONDS) } else { grid };
     let view = WindowView {
         window: aggregate.window.map(|(_, window)| window),
         group,
         measures: (0..measures.len()).collect(),
         schema: output.clone(),
-        emit: if aggregate.window.is_some() { emit } else { Emit::OnUpdate },
+        emit: if grid.is_some() { emit } else { Emit::OnUpdate },
         shows_empty: aggregate.group.is_empty(),
         overflows: Arc::default(),
     };
-    Ok(Parts { keys, layout: Arc::new(StoreLayout { keys: key_fields, grid, measures }), view })
+    Ok(Parts { keys, layout: Arc::new(StoreLayout { keys: key_fields, grid, measures, sessions }), view })
 }
 
 impl Feed {
     fn new(
-        aggregate: &Aggregate,
+        grouping: &Grouping<'_>,
         rows: &SourceRows,
         input: &SchemaRef,
         output: &SchemaRef,
         emit: Emit,
     ) -> Result<Feed, ExecError> {
-        let Parts { keys, layout, view } = parts(aggregate, input, output, emit, false)?;
+        let Parts { keys, layout, view } = parts(grouping, input, output, emit, false)?;
         let over_source =
             |exprs: &[Expr]| exprs.iter().map(|e| substitute(e, &rows.columns)).collect::<Result<Vec<_>, _>>();
         let (mut args, mut call_filters) = (Vec::new(), Vec::new());
@@ -324,12 +408,13 @@ impl Feed {
         Ok(Feed {
             source: rows.source,
             filters: rows.filters.clone(),
-            time: aggregate.window.map(|(time, _)| rows.columns[time].clone()),
+            time: grouping.time.map(|time| rows.columns[time].clone()),
             keys: over_source(&keys)?,
             args,
             call_filters,
             layout,
             view,
+            oldest: grouping.oldest(),
         })
     }
 
@@ -348,16 +433,16 @@ impl Pass {
 
 impl TailAggregate {
     fn new(
-        aggregate: &Aggregate,
+        grouping: &Grouping<'_>,
         input: &SchemaRef,
         output: &SchemaRef,
         emit: Emit,
         retracts: bool,
     ) -> Result<TailAggregate, ExecError> {
-        let Parts { keys, layout, view } = parts(aggregate, input, output, emit, retracts)?;
+        let Parts { keys, layout, view } = parts(grouping, input, output, emit, retracts)?;
         let measures = &layout.measures;
         let (args, call_filters) = measures.iter().map(|m| (m.args().to_vec(), m.filter().cloned())).unzip();
-        Ok(TailAggregate { time: aggregate.window.map(|(time, _)| time), keys, args, call_filters, layout, view })
+        Ok(TailAggregate { time: grouping.time, keys, args, call_filters, layout, view, oldest: grouping.oldest() })
     }
 }
 
@@ -395,7 +480,12 @@ pub fn over_present(expr: &Expr, present: &[usize]) -> Result<Expr, ExecError> {
     Ok(moved.data)
 }
 
-fn node_horizons(node: &Node, before: &[Vec<Option<Horizon>>], objects: &dyn Objects) -> Vec<Option<Horizon>> {
+fn node_horizons(
+    node: &Node,
+    before: &[Vec<Option<Horizon>>],
+    oldest: &OldestSession,
+    objects: &dyn Objects,
+) -> Vec<Option<Horizon>> {
     let width = node.schema.fields().len();
     let input = |i: usize| node.inputs.get(i).map(|&n| before[n].as_slice()).unwrap_or_default();
     let through = |expr: &Expr| {
@@ -407,7 +497,7 @@ fn node_horizons(node: &Node, before: &[Vec<Option<Horizon>>], objects: &dyn Obj
             let all = objects.horizons(*object);
             projection.iter().map(|&i| all.get(i).cloned().flatten()).collect()
         }
-        Op::Filter { .. } => input(0).to_vec(),
+        Op::Filter { .. } | Op::TemporalFilter { .. } => input(0).to_vec(),
         Op::Project { exprs } => exprs.iter().map(through).collect(),
         Op::AssignWindows { time_column, window } => {
             let time = input(0).get(*time_column).cloned().flatten();
@@ -433,6 +523,20 @@ fn node_horizons(node: &Node, before: &[Vec<Option<Horizon>>], objects: &dyn Obj
                     GroupColumn::WindowEnd => side(false),
                 })
                 .collect();
+            all.resize(width, None);
+            all
+        }
+        Op::Sessions(sessions) => {
+            let time = input(0).get(sessions.time).cloned().flatten();
+            let of = |column: &GroupColumn| match column {
+                GroupColumn::Key(expr) => through(expr),
+                GroupColumn::WindowStart => {
+                    time.clone().map(|horizon| Horizon::SessionStart(Box::new(horizon), oldest.clone()))
+                }
+                // A session that ends before it is final.
+                GroupColumn::WindowEnd => time.clone(),
+            };
+            let mut all: Vec<_> = sessions.aggregate.group.iter().map(of).collect();
             all.resize(width, None);
             all
         }

@@ -1,5 +1,8 @@
 //! How far a column of times has come, as a function of the sources under it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use crate::planner::stream_plan::Oid;
 use crate::planner::stream_plan::Window;
 
@@ -13,9 +16,42 @@ pub enum Horizon {
     WindowStart(Box<Horizon>, Window),
     /// `window_end`: the end of that window.
     WindowEnd(Box<Horizon>, Window),
+    /// `window_start` of sessions over a column: the start of the oldest session that is not final, by whatever time it is
+    /// evaluated.
+    SessionStart(Box<Horizon>, OldestSession),
     /// Of several inputs.
     Least(Vec<Horizon>),
 }
+
+/// The start of the oldest session of one aggregation that is not final. Whoever steps the aggregation sets it, in each tick
+/// before anything downstream is stepped.
+#[derive(Debug, Clone)]
+pub struct OldestSession(Arc<AtomicI64>);
+
+impl Default for OldestSession {
+    /// Nothing is final yet.
+    fn default() -> Self {
+        OldestSession(Arc::new(AtomicI64::new(i64::MIN)))
+    }
+}
+
+impl OldestSession {
+    pub fn set(&self, start_us: i64) {
+        self.0.store(start_us, Ordering::Relaxed);
+    }
+
+    fn start_us(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl PartialEq for OldestSession {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for OldestSession {}
 
 impl Horizon {
     /// Of several; equal ones count once.
@@ -37,16 +73,29 @@ impl Horizon {
                 Some(window.start_of(oldest_open_end(*window, inner.evaluate(source_us)?)))
             }
             Horizon::WindowEnd(inner, window) => Some(oldest_open_end(*window, inner.evaluate(source_us)?)),
+            Horizon::SessionStart(inner, oldest) => Some(inner.evaluate(source_us)?.min(oldest.start_us())),
             Horizon::Least(all) => {
                 all.iter().map(|one| one.evaluate(source_us)).collect::<Option<Vec<_>>>()?.into_iter().min()
             }
         }
     }
 
+    /// What lies under the windows of a column.
+    pub fn base(&self) -> &Horizon {
+        match self {
+            Horizon::WindowStart(inner, _) | Horizon::WindowEnd(inner, _) | Horizon::SessionStart(inner, _) => {
+                inner.base()
+            }
+            base => base,
+        }
+    }
+
     pub fn sources(&self) -> Vec<Oid> {
         match self {
             Horizon::Source(oid) => vec![*oid],
-            Horizon::WindowStart(inner, _) | Horizon::WindowEnd(inner, _) => inner.sources(),
+            Horizon::WindowStart(inner, _) | Horizon::WindowEnd(inner, _) | Horizon::SessionStart(inner, _) => {
+                inner.sources()
+            }
             Horizon::Least(all) => all.iter().flat_map(Horizon::sources).collect(),
         }
     }

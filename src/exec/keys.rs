@@ -134,6 +134,15 @@ impl KeyDictionary {
 }
 
 impl KeySnapshot {
+    /// The key columns of `ids` in their order, which all lie in one chunk; one may come several times.
+    pub fn take_each(&self, ids: &[u32]) -> Result<Vec<ArrayRef>, ExecError> {
+        let Some(&first) = ids.first() else { return Ok(Vec::new()) };
+        let base = (first as usize / CHUNK * CHUNK) as u32;
+        let rows: UInt32Array = ids.iter().map(|id| id - base).collect::<Vec<_>>().into();
+        let chunk = &self.chunks[first as usize / CHUNK];
+        Ok(chunk.iter().map(|c| take(c, &rows, None)).collect::<Result<Vec<_>, _>>()?)
+    }
+
     /// The key columns of sorted `ids`, which all lie in one chunk.
     pub fn take(&self, ids: &[u32]) -> Result<Vec<ArrayRef>, ExecError> {
         let Some(&first) = ids.first() else { return Ok(Vec::new()) };

@@ -23,6 +23,11 @@ pub mod regroup_changes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;
+pub mod session_batch;
+pub mod session_changes;
+pub mod session_store;
+#[cfg(test)]
+mod session_tests;
 pub mod slice_batch;
 pub mod slice_store;
 pub mod state;

@@ -365,6 +365,7 @@ mod tests {
             keys: vec![Arc::new(Field::new("k", DataType::Int64, true))],
             grid: Some(Grid { width_us: 1, phase_us: 0 }),
             measures: calls.iter().map(|c| Measure::new(c, &input, false).unwrap()).collect(),
+            sessions: None,
         })
     }
 

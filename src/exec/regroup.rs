@@ -367,10 +367,15 @@ mod tests {
         fn new(parts: usize) -> Case {
             let key = |name: &str| Arc::new(Field::new(name, DataType::Int64, true));
             let grid = Some(Grid { width_us: 1, phase_us: 0 });
-            let fine =
-                Arc::new(StoreLayout { keys: vec![key("a"), key("b")], grid, measures: measures(&[Function::Sum]) });
+            let fine = Arc::new(StoreLayout {
+                keys: vec![key("a"), key("b")],
+                grid,
+                measures: measures(&[Function::Sum]),
+                sessions: None,
+            });
             let calls = [Function::Count, Function::Count, Function::Sum, Function::Sum];
-            let layout = Arc::new(StoreLayout { keys: vec![key("a")], grid, measures: measures(&calls) });
+            let layout =
+                Arc::new(StoreLayout { keys: vec![key("a")], grid, measures: measures(&calls), sessions: None });
             let schema = Schema::new(fine.keys.to_vec());
             let is = |left: Expr, op, right: i64| binary(left, op, lit(right), &schema).unwrap();
             let odd = is(is(column("a", 0), Operator::Modulo, 2), Operator::Eq, 1);

@@ -18,6 +18,7 @@ use super::ExecError;
 use super::id_set::{IdIndex, IdSet};
 use super::keys::{KeyDictionary, KeySnapshot};
 use super::panes::{Closed, Panes};
+use super::session_store::SessionLayout;
 use super::slice_batch::{Merged, Merging, SliceBatch, by_chunk};
 use super::state::{Measure, States};
 use super::store_snapshot::StoreSnapshot;
@@ -31,6 +32,9 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// The number of a slice is its time.
+    pub const MICROSECONDS: Grid = Grid { width_us: 1, phase_us: 0 };
+
     #[inline]
     pub fn slice_of(&self, time_us: i64) -> i64 {
         // The shift cannot overflow for times that fit a timestamp of this century or any near it; at the very ends of the
@@ -54,6 +58,8 @@ pub struct StoreLayout {
     pub keys: Vec<FieldRef>,
     pub grid: Option<Grid>,
     pub measures: Vec<Measure>,
+    /// Of a [`super::session_store::SessionStore`]; its grid is [`Grid::MICROSECONDS`].
+    pub sessions: Option<SessionLayout>,
 }
 
 /// Raw rows on their way into a store.

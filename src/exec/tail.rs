@@ -8,9 +8,12 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
 use super::feed::{FeedStep, Shortfall};
-use super::flow::{Flow, Input, Output, TailNode};
-use super::horizon::Horizon;
-use super::operator::{self, Operator};
+use super::flow::{ClockReader, Flow, Input, Output, TailNode};
+use super::horizon::{Horizon, OldestSession};
+use super::operator::{self, Operator, TemporalFilter};
+use super::session_batch::{SessionSnapshot, forgotten_until};
+use super::session_changes::{SessionChanges, joined};
+use super::session_store::SessionStore;
 use super::slice_store::SliceStore;
 use super::store_snapshot::StoreSnapshot;
 use super::window_view::{Changes, Shown, WindowView};
@@ -26,6 +29,18 @@ pub struct Tail {
 enum Stage {
     Operator(Box<dyn Operator>),
     Aggregate(Box<AggregateStage>),
+    Sessions(Box<SessionStage>),
+    TemporalFilter(Box<TemporalFilter>, ClockReader),
+}
+
+struct SessionStage {
+    step: FeedStep,
+    store: SessionStore,
+    view: WindowView,
+    /// There once something downstream wants changes.
+    changes: Option<SessionChanges>,
+    horizon: Option<Horizon>,
+    oldest: OldestSession,
 }
 
 struct AggregateStage {
@@ -53,12 +68,35 @@ impl Tail {
         };
         for (i, node) in flow.tail.iter().enumerate() {
             let stage = match &node.aggregate {
-                None => Stage::Operator(operator::build(&node.node, node.append_only_inputs)?),
+                None => match (&node.node.op, &node.clock) {
+                    (Op::TemporalFilter { bounds, .. }, Some(clock)) => {
+                        let filter = TemporalFilter::new(bounds, node.node.schema.clone())?;
+                        Stage::TemporalFilter(Box::new(filter), clock.clone())
+                    }
+                    _ => Stage::Operator(operator::build(&node.node, node.append_only_inputs)?),
+                },
                 Some((aggregate, horizon)) => {
                     let time = aggregate.time.map(|column| {
                         let name = node.input_schemas[0].field(column).name();
                         Arc::new(Column::new(name, column)) as Arc<dyn PhysicalExpr>
                     });
+                    let step = FeedStep::of_aggregate(aggregate, time);
+                    if let Some(oldest) = &aggregate.oldest {
+                        let mut stage = SessionStage {
+                            step,
+                            store: SessionStore::new(aggregate.layout.clone())?,
+                            view: aggregate.view.clone(),
+                            changes: None,
+                            horizon: horizon.clone(),
+                            oldest: oldest.clone(),
+                        };
+                        if read_in_place != Some(i) {
+                            stage.store.track_changes();
+                            stage.changes = Some(SessionChanges::new(aggregate.view.clone())?);
+                        }
+                        nodes.push((node.clone(), Stage::Sessions(Box::new(stage))));
+                        continue;
+                    }
                     let mut store = SliceStore::new(aggregate.layout.clone())?;
                     let changes = if read_in_place == Some(i) {
                         None
@@ -67,7 +105,7 @@ impl Tail {
                         Some(Changes::new(aggregate.view.clone())?)
                     };
                     Stage::Aggregate(Box::new(AggregateStage {
-                        step: FeedStep::of_aggregate(aggregate, time),
+                        step,
                         store,
                         view: aggregate.view.clone(),
                         changes,
@@ -80,11 +118,13 @@ impl Tail {
         Ok(Tail { nodes })
     }
 
-    /// One tick. `external` gives the deltas of what is not a node of this tail. Returns each node's output.
+    /// One tick, at `now_us` by the clock. `external` gives the deltas of what is not a node of this tail. Returns each node's
+    /// output.
     pub fn step(
         &mut self,
         external: &dyn Fn(Input) -> Vec<Delta>,
         times: &dyn Times,
+        now_us: i64,
         retention_us: Option<i64>,
     ) -> Result<Vec<Delta>, ExecError> {
         let mut outputs: Vec<Delta> = Vec::with_capacity(self.nodes.len());
@@ -107,7 +147,10 @@ impl Tail {
                     }
                 });
             }
-            outputs.push(stage.step(node, &inputs, times, retention_us)?);
+            outputs.push(match stage {
+                Stage::TemporalFilter(filter, clock) => filter.step(&inputs[0], clock.read_us(now_us, times))?,
+                stage => stage.step(node, &inputs, times, retention_us)?,
+            });
         }
         Ok(outputs)
     }
@@ -119,8 +162,18 @@ impl Tail {
         times: &dyn Times,
         retention_us: Option<i64>,
     ) -> Result<Delta, ExecError> {
-        let Stage::Aggregate(stage) = &mut self.nodes[node].1 else {
-            return Err(ExecError::Invariant("changes were asked of a node that keeps no store".into()));
+        let stage = match &mut self.nodes[node].1 {
+            Stage::Aggregate(stage) => stage,
+            Stage::Sessions(stage) => {
+                stage.store.track_changes();
+                let mut changes = SessionChanges::new(stage.view.clone())?;
+                let all = changes.begin(&mut stage.store, &shown(stage.horizon.as_ref(), times, retention_us))?;
+                stage.changes = Some(changes);
+                return Ok(all);
+            }
+            Stage::Operator(_) | Stage::TemporalFilter(..) => {
+                return Err(ExecError::Invariant("changes were asked of a node that keeps no store".into()));
+            }
         };
         let shown = stage.shown(times, retention_us);
         let mut changes = Changes::new(stage.view.clone())?;
@@ -139,15 +192,24 @@ impl Tail {
     }
 
     pub fn gives_changes(&self, node: usize) -> bool {
-        matches!(&self.nodes[node].1, Stage::Aggregate(stage) if stage.changes.is_some())
+        match &self.nodes[node].1 {
+            Stage::Aggregate(stage) => stage.changes.is_some(),
+            Stage::Sessions(stage) => stage.changes.is_some(),
+            Stage::Operator(_) | Stage::TemporalFilter(..) => false,
+        }
+    }
+
+    pub fn session_snapshot(&mut self, node: usize) -> Result<SessionSnapshot, ExecError> {
+        match &mut self.nodes[node].1 {
+            Stage::Sessions(stage) => stage.store.snapshot(),
+            _ => Err(ExecError::Invariant("sessions were asked of a node that keeps none".into())),
+        }
     }
 
     pub fn snapshot(&mut self, node: usize) -> Result<StoreSnapshot, ExecError> {
         match &mut self.nodes[node].1 {
             Stage::Aggregate(stage) => stage.store.snapshot(),
-            Stage::Operator(_) => {
-                Err(ExecError::Invariant("a snapshot was asked of a node that keeps no store".into()))
-            }
+            _ => Err(ExecError::Invariant("a snapshot was asked of a node that keeps no slices".into())),
         }
     }
 
@@ -162,6 +224,11 @@ impl Tail {
                     let changes = stage.changes.as_ref().map_or(0, Changes::bytes);
                     ("Aggregate".to_string(), rows, stage.store.bytes() + changes)
                 }
+                Stage::TemporalFilter(filter, _) => ("TemporalFilter".to_string(), filter.rows(), filter.bytes()),
+                Stage::Sessions(stage) => {
+                    let changes = stage.changes.as_ref().map_or(0, SessionChanges::bytes);
+                    ("Sessions".to_string(), stage.store.rows(), stage.store.bytes() + changes)
+                }
             })
             .collect()
     }
@@ -175,6 +242,15 @@ impl Tail {
                     Shortfall { errors, sample, left_out: op.left_out() }
                 }
                 Stage::Aggregate(stage) => stage.step.shortfall(),
+                Stage::Sessions(stage) => {
+                    let mut shortfall = stage.step.shortfall();
+                    shortfall.left_out += stage.store.left_out();
+                    shortfall
+                }
+                Stage::TemporalFilter(filter, _) => {
+                    let (errors, sample) = filter.errors();
+                    Shortfall { errors, sample, left_out: 0 }
+                }
             });
         }
         total
@@ -212,6 +288,16 @@ impl Stage {
                 Ok(empty())
             }
             Stage::Operator(operator) => operator.step(inputs),
+            Stage::TemporalFilter(..) => {
+                Err(ExecError::Invariant("a temporal filter was stepped without a clock".into()))
+            }
+            Stage::Sessions(stage) => {
+                if !inputs[0].is_empty() {
+                    let rows = stage.step.rows(&inputs[0])?;
+                    stage.store.apply(&rows)?;
+                }
+                stage.step(&shown(stage.horizon.as_ref(), times, retention_us), node)
+            }
             Stage::Aggregate(stage) => {
                 if !inputs[0].is_empty() {
                     let rows = stage.step.rows(&inputs[0])?;
@@ -238,6 +324,31 @@ impl Stage {
     }
 }
 
+impl SessionStage {
+    /// The end of a tick, once its rows are in the store.
+    fn step(&mut self, shown: &Shown, node: &TailNode) -> Result<Delta, ExecError> {
+        let mut out = Delta::empty(node.node.schema.clone());
+        self.store.settle()?;
+        let dirty = self.store.take_dirty();
+        if let Some(changes) = &mut self.changes {
+            out = changes.step(&mut self.store, &dirty)?;
+        }
+        if let Some(final_until_us) = shown.final_until_us {
+            let closed = self.store.close(final_until_us)?;
+            if let Some(changes) = &mut self.changes {
+                out = joined(out, changes.close(&mut self.store, &closed)?)?;
+            }
+            self.oldest.set(self.store.oldest_open_us(final_until_us));
+        }
+        if let Some(horizon_us) = forgotten_until(shown)
+            && let (Some(renumbered), Some(changes)) = (self.store.forget(horizon_us)?, &mut self.changes)
+        {
+            changes.renumber(&renumbered);
+        }
+        Ok(out)
+    }
+}
+
 /// One delta of several with the same columns.
 pub fn concat(schema: &SchemaRef, deltas: &[Delta]) -> Result<Delta, ExecError> {
     match deltas {
@@ -261,6 +372,8 @@ fn op_name(op: &Op) -> &'static str {
         Op::Project { .. } => "Project",
         Op::AssignWindows { .. } => "AssignWindows",
         Op::Aggregate(_) => "Aggregate",
+        Op::Sessions(_) => "Sessions",
+        Op::TemporalFilter { .. } => "TemporalFilter",
         Op::UnionAll => "UnionAll",
         Op::TopN { .. } => "TopN",
     }

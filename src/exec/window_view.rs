@@ -468,6 +468,7 @@ mod tests {
             keys: vec![Arc::new(Field::new("k", DataType::Int64, true))],
             grid: Some(grid),
             measures: calls.iter().map(|c| Measure::new(c, &input, retracts).unwrap()).collect(),
+            sessions: None,
         })
     }
 

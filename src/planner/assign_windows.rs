@@ -26,6 +26,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Exe
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 use futures::StreamExt;
 
+use super::assign_sessions::{AssignSessions, AssignSessionsExec};
 use super::stream_plan::{Window, window_type};
 
 pub const WINDOW_START: &str = "window_start";
@@ -69,7 +70,8 @@ impl AssignWindows {
     }
 }
 
-fn passed(schema: &DFSchema) -> impl Iterator<Item = usize> + '_ {
+/// The columns of a window function's input that its own bounds do not hide.
+pub(super) fn passed(schema: &DFSchema) -> impl Iterator<Item = usize> + '_ {
     let hidden = |name: &str| name == WINDOW_START || name == WINDOW_END;
     (0..schema.fields().len()).filter(move |&i| !hidden(schema.field(i).name()))
 }
@@ -136,7 +138,7 @@ impl UserDefinedLogicalNodeCore for AssignWindows {
     }
 }
 
-/// Plans [`AssignWindows`] for execution.
+/// Plans [`AssignWindows`] and [`AssignSessions`] for execution.
 #[derive(Debug)]
 pub struct WindowsPlanner;
 
@@ -144,13 +146,18 @@ pub struct WindowsPlanner;
 impl ExtensionPlanner for WindowsPlanner {
     async fn plan_extension(
         &self,
-        _planner: &dyn PhysicalPlanner,
+        planner: &dyn PhysicalPlanner,
         node: &dyn UserDefinedLogicalNode,
         _logical_inputs: &[&LogicalPlan],
         physical_inputs: &[Arc<dyn ExecutionPlan>],
-        _session: &dyn Session,
-        _planning: &PhysicalPlanningContext,
+        session: &dyn Session,
+        planning: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if let (Some(node), [input]) = (node.as_any().downcast_ref::<AssignSessions>(), physical_inputs) {
+            let physical = |key| planner.create_physical_expr(key, node.input.schema(), session, planning);
+            let keys = node.keys.exprs().iter().map(physical).collect::<Result<Vec<_>>>()?;
+            return Ok(Some(Arc::new(AssignSessionsExec::new(Arc::clone(input), node, keys)?)));
+        }
         let (Some(node), [input]) = (node.as_any().downcast_ref::<AssignWindows>(), physical_inputs) else {
             return Ok(None);
         };
@@ -268,7 +275,7 @@ impl ExecutionPlan for AssignWindowsExec {
 }
 
 /// The times of a column in microseconds, NULL where it is NULL.
-fn times_us(column: &ArrayRef) -> Result<Vec<Option<i64>>> {
+pub(super) fn times_us(column: &ArrayRef) -> Result<Vec<Option<i64>>> {
     match column.data_type() {
         DataType::Timestamp(_, _) => match column.as_primitive_opt::<TimestampMicrosecondType>() {
             Some(times) => Ok(times.iter().collect()),

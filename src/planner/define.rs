@@ -289,7 +289,7 @@ impl Definer<'_> {
     ) -> Result<(LogicalPlan, SchemaRef), PlanError> {
         let mut query = query.clone();
         name_columns(&mut query);
-        let plan = with_output_types(scope.analyze(scope.plan(query, &[])?)?)?;
+        let plan = with_output_types(scope.analyze_open(scope.plan(query, &[])?)?)?;
         let names = column_names(&plan, names)?;
         let mut fields = Vec::with_capacity(names.len());
         for (name, field) in names.into_iter().zip(plan.schema().fields()) {

@@ -10,7 +10,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, Literal};
 
 use super::stream_plan::{
-    Aggregate, Call, Emit, Function, GroupColumn, Micros, NodeId, Op, OrderBy, ScanKind, StoreChoice, StreamPlan,
+    Aggregate, Call, Emit, Function, GroupColumn, Micros, NodeId, Op, OrderBy, ScanKind, Sessions, StoreChoice,
+    StreamPlan, TimeBound,
 };
 
 /// The text of a plan, without a closing line break.
@@ -77,6 +78,11 @@ impl Explain<'_> {
                 write!(out, "Scan: {kind} {name} (oid {object}), columns=[{}]", names(&node.schema))
             }
             Op::Filter { predicate } => write!(out, "Filter: {}", expr_text(predicate, input)),
+            Op::TemporalFilter { clock, bounds } => {
+                let bound =
+                    |b: &TimeBound| format!("{} {} {}", expr_text(&b.time, input), b.comparison, b.moment.text(clock));
+                write!(out, "TemporalFilter: {}", bounds.iter().map(bound).collect::<Vec<_>>().join(" AND "))
+            }
             Op::Project { exprs } => {
                 let columns = exprs.iter().zip(node.schema.fields()).map(|(e, field)| {
                     let text = expr_text(e, input);
@@ -88,6 +94,10 @@ impl Explain<'_> {
                 write!(out, "AssignWindows: {window} of {}", input.field(*time_column).name())
             }
             Op::Aggregate(aggregate) => write!(out, "Aggregate: {}", aggregate_text(aggregate, input, &node.schema)),
+            Op::Sessions(Sessions { aggregate, time, session }) => {
+                let time = input.field(*time).name();
+                write!(out, "Sessions: {session} of {time}, {}", aggregate_text(aggregate, input, &node.schema))
+            }
             Op::UnionAll => write!(out, "UnionAll"),
             Op::TopN { partition_by, order_by, offset, limit, row_number } => {
                 write!(out, "TopN: ")?;

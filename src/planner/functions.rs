@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use chrono_tz::Tz;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, ScalarValue, exec_err};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
     Volatility,
@@ -228,6 +229,44 @@ impl ScalarUDFImpl for Clock {
 pub fn constant_of_a_read(function: &ScalarUDF) -> Option<&str> {
     let inner = function.inner();
     (inner.is::<EventTime>() || inner.is::<Clock>()).then(|| function.name())
+}
+
+/// What a call reads of the tick's time.
+pub enum Reading {
+    /// The clock.
+    Now,
+    /// The clock, down to the day.
+    Today,
+    Watermark {
+        object: crate::catalog::Oid,
+        name: String,
+    },
+    /// Something that a temporal filter cannot follow.
+    Other {
+        name: String,
+    },
+}
+
+/// `None` for a call that reads nothing.
+pub fn reading(call: &ScalarFunction) -> std::result::Result<Option<Reading>, PlanError> {
+    let inner = call.func.inner();
+    if let Some(clock) = inner.downcast_ref::<Clock>() {
+        return Ok(Some(match &clock.returns {
+            DataType::Timestamp(..) => Reading::Now,
+            DataType::Date32 => Reading::Today,
+            _ => Reading::Other { name: clock.name.to_string() },
+        }));
+    }
+    let Some(event_time) = inner.downcast_ref::<EventTime>() else { return Ok(None) };
+    if event_time.kind != EventTimeKind::Watermark {
+        return Ok(Some(Reading::Other { name: event_time.kind.name().to_string() }));
+    }
+    let argument = match call.args.first() {
+        Some(Expr::Literal(value, _)) => Some(value),
+        _ => None,
+    };
+    let object = event_time.object(argument)?;
+    Ok(Some(Reading::Watermark { object: object.oid, name: object.name.clone() }))
 }
 
 /// Puts literals in place of event times and the clock, in subqueries too.

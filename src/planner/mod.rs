@@ -4,8 +4,10 @@
 //!
 //! 1. [`define`] names the query's columns as Postgres would (`names`) and hands it to a `scope::Scope`: DataFusion's SQL
 //!    planner, to which our catalog says what names mean and `types` which Arrow type a SQL type is. `window_relation` turns
-//!    HOP and TUMBLE into an `assign_windows::AssignWindows` node; plain views are planned in place.
-//! 2. The scope analyzes the plan: every type is settled, and `postgres_rules` make arithmetic and aggregates exact.
+//!    HOP and TUMBLE into an `assign_windows::AssignWindows` node, SESSION into an `assign_sessions::AssignSessions`; plain views
+//!    are planned in place.
+//! 2. The scope analyzes the plan: every type is settled, `postgres_rules` make arithmetic and aggregates exact, and sessions
+//!    learn from GROUP BY whose they are.
 //! 3. `lower` refuses by name what cannot be kept, simplifies, and lowers the rest to a [`stream_plan::StreamPlan`], which
 //!    [`explain()`] prints.
 //!    [`onto_slices()`] puts it onto the slices under the views that it reads, as far as that is equal.
@@ -18,6 +20,7 @@
 
 mod alter;
 mod arithmetic;
+mod assign_sessions;
 mod assign_windows;
 mod bounded;
 mod define;

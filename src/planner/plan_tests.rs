@@ -240,7 +240,7 @@ fn emit_on_window_close() {
     ");
     assert_snapshot!(check("CREATE MATERIALIZED VIEW v AS SELECT ad_id, count(*) AS n FROM ad_events GROUP BY ad_id EMIT ON WINDOW CLOSE"), @r"
     error: EMIT ON WINDOW CLOSE needs a view that groups by windows
-    hint: Select FROM TUMBLE(...) or HOP(...) and GROUP BY window_start or window_end, or leave EMIT ON WINDOW CLOSE out.
+    hint: Select FROM TUMBLE(...), HOP(...) or SESSION(...) and GROUP BY window_start or window_end, or leave EMIT ON WINDOW CLOSE out.
     ");
     assert_snapshot!(check("CREATE MATERIALIZED VIEW v AS SELECT window_start, count(*) AS n FROM TUMBLE(facts, d, INTERVAL '1 day') GROUP BY window_start EMIT ON WINDOW CLOSE"), @r"
     error: EMIT ON WINDOW CLOSE needs windows over a column with a watermark
@@ -301,4 +301,147 @@ fn errors_say_where_and_what_instead() {
     error: unrecognized option of a materialized view: "color"
     hint: There are retention, such as WITH (retention = '30 days'), and store = 'auto', 'own' or 'shared'.
     "#);
+}
+
+/// GROUP BY says whose sessions they are, WHERE comes before it, and bounds are group columns like any other.
+#[test]
+fn sessions() {
+    assert_snapshot!(check("SELECT upper(country) AS c, user_id AS u, window_end, sum(ad_id) AS ads
+        FROM SESSION(clicks, ts, INTERVAL '30 minutes', INTERVAL '12 hours') WHERE device <> 'tv' AND window_start > '2026-01-01'
+        GROUP BY upper(country), user_id, window_end HAVING count(*) > 1 AND upper(country) <> 'XX'"), @r"
+    Project: upper(country) AS c, user_id AS u, window_end, sum(CAST(ad_id AS Decimal128(19, 0))) AS ads
+      Filter: count(*) > 1
+        Project: upper(country), user_id, window_end, sum(CAST(ad_id AS Decimal128(19, 0))), count(*)
+          Filter: upper(country) != 'XX' AND window_start > '2026-01-01T00:00:00Z'
+            Sessions: SESSION(gap=30m, max=12h) of ts, group=[upper(country), user_id, window_end, window_start], calls=[sum(CAST(ad_id AS Decimal128(19, 0))), count(*)]
+              Project: ad_id, user_id, country, ts append-only
+                Filter: event_type = 'click' AND device != 'tv' append-only
+                  Scan: source ad_events (oid 16384), columns=[ad_id, event_type, user_id, country, device, ts] append-only
+    ");
+    assert_snapshot!(check("SELECT user_id, window_start, count(*) AS n
+        FROM (SELECT * FROM TABLE(SESSION(TABLE ad_events PARTITION BY (country, user_id), DESCRIPTOR(ts), INTERVAL '30' MINUTE))) AS s
+        WHERE country = 'DE' GROUP BY user_id, country, window_start EMIT ON WINDOW CLOSE"), @r"
+    View: EMIT ON WINDOW CLOSE
+      Project: user_id, window_start, count(*) AS n append-only
+        Sessions: SESSION(gap=30m) of ts, group=[user_id, country, window_start], calls=[count(*)] append-only
+          Filter: country = 'DE' append-only
+            Scan: source ad_events (oid 16384), columns=[user_id, country, ts] append-only
+    ");
+    assert_snapshot!(check("SELECT window_start, count(*) AS n FROM SESSION(campaigns, campaign, INTERVAL '1 hour') GROUP BY window_start"), @r#"
+    error: the time of SESSION cannot be of type text: column "campaign" (at 71)
+    hint: It must be TIMESTAMPTZ, TIMESTAMP or DATE. Write SESSION(relation [PARTITION BY key], time column, gap [, maximum length]).
+    "#);
+    assert_snapshot!(check("SELECT user_id, window_start, max(window_end) AS e FROM SESSION(ad_events, ts, INTERVAL '1 hour') GROUP BY user_id, window_start"), @r"
+    error: rows with the bounds of their sessions cannot be kept in a view
+    hint: GROUP BY the keys, window_start and window_end, and let no aggregate look at the bounds; they can stand in the SELECT list and in HAVING.
+    ");
+    assert_snapshot!(check("SELECT user_id, count(*) AS n FROM SESSION(ad_events, ts, INTERVAL '1 hour') GROUP BY ROLLUP (user_id, window_start)"), @r"
+    error: SESSION needs a GROUP BY that says whose sessions they are
+    hint: GROUP BY the keys, window_start and window_end; or write SESSION(t PARTITION BY key, ts, gap) in a query that wants the rows.
+    ");
+}
+
+/// Conditions on now() and on watermarks, in every form that can be kept.
+#[test]
+fn temporal_filters() {
+    assert_snapshot!(check("SELECT ad_id, window_end, sum(clicks) AS c FROM ad_1m WHERE window_end > now() - INTERVAL '1 hour' AND ad_id > 0 GROUP BY ad_id, window_end"), @r"
+    Project: ad_id, window_end, sum(CAST(clicks AS Decimal128(19, 0))) AS c
+      Aggregate: group=[ad_id, window_end], calls=[sum(CAST(clicks AS Decimal128(19, 0)))]
+        TemporalFilter: window_end > now() - 1h
+          Filter: ad_id > 0
+            Scan: materialized view ad_1m (oid 16389), columns=[ad_id, window_end, clicks]
+    ");
+    assert_snapshot!(check("SELECT ad_id, window_end, count(*) AS n FROM TUMBLE(ad_events, ts, INTERVAL '1 minute')
+        WHERE window_end > watermark('ad_events') - INTERVAL '10 minutes' GROUP BY ad_id, window_start, window_end HAVING count(*) > 1"), @r"
+    Project: ad_id, window_end, count(Int64(1)) AS n
+      Filter: count(Int64(1)) > 1
+        Project: ad_id, window_end, count(*) AS count(Int64(1))
+          TemporalFilter: window_end > watermark('ad_events') - 10m
+            Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[ad_id, window_start, window_end], calls=[count(*)]
+              Scan: source ad_events (oid 16384), columns=[ad_id, ts] append-only
+    ");
+    assert_snapshot!(check("SELECT k FROM facts WHERE d = current_date OR d IS NULL"), @r"
+    error: this condition on a clock cannot be kept in a view: facts.d = current_date() OR facts.d IS NULL
+    hint: Compare a time with it, as in ts > now() - INTERVAL '1 hour', alone or joined by AND.
+    ");
+    assert_snapshot!(check("SELECT k FROM facts WHERE d = current_date AND d > current_date - 7 AND d + INTERVAL '1 month' >= date_trunc('week', now() - INTERVAL '1 day')"), @r"
+    Project: k
+      TemporalFilter: d <= floor(now(), 1d) AND d >= floor(now(), 1d) AND d > floor(now(), 1d) - 7d AND CAST(d + '1 mons' AS Timestamp(ns)) >= floor(now() - 1d, 7d)
+        Scan: table facts (oid 16387), columns=[k, d]
+    ");
+    assert_snapshot!(check("SELECT v FROM t WHERE now() BETWEEN ts AND ts + INTERVAL '1 hour' AND ts < localtimestamp"), @r#"
+    Project: v
+      TemporalFilter: CAST(ts AS Timestamp(µs, "UTC")) <= now() AND CAST(ts + '1 hours' AS Timestamp(µs, "UTC")) >= now() AND ts < now()
+        Scan: table t (oid 16386), columns=[v, ts] append-only
+    "#);
+    assert_snapshot!(check("SELECT v, max(ts) AS m FROM t GROUP BY v HAVING NOT max(ts) <= now() - INTERVAL '1 day'"), @r#"
+    Project: v, max(ts) AS m
+      TemporalFilter: CAST(max(ts) AS Timestamp(µs, "UTC")) > now() - 1d
+        Aggregate: group=[v], calls=[max(ts)]
+          Scan: table t (oid 16386), columns=[v, ts] append-only
+    "#);
+    assert_snapshot!(check("SELECT v, row_number() OVER (PARTITION BY v ORDER BY ts DESC) AS n FROM t WHERE ts <= current_timestamp QUALIFY n = 1"), @r#"
+    Project: v, CAST(row_number AS Int64) AS n
+      TopN: partition=[v], order=[ts DESC], limit=1, row_number
+        TemporalFilter: CAST(ts AS Timestamp(µs, "UTC")) <= now() append-only
+          Scan: table t (oid 16386), columns=[v, ts] append-only
+    "#);
+    assert_snapshot!(check("SELECT v, ts FROM t WHERE ts > now() - INTERVAL '1 hour' ORDER BY ts DESC LIMIT 3"), @r#"
+    TopN: order=[ts DESC], limit=3
+      TemporalFilter: CAST(ts AS Timestamp(µs, "UTC")) > now() - 1h
+        Scan: table t (oid 16386), columns=[v, ts] append-only
+    "#);
+}
+
+/// What cannot be kept, with what can.
+#[test]
+fn temporal_filters_refused() {
+    let conditions = [
+        "now() - ts < INTERVAL '1 hour'",
+        "ts > now() - INTERVAL '1 month'",
+        "ts <> now()",
+        "ts > now() OR v = 1",
+        "ts > least(now(), ts)",
+        "now() > '2027-01-01'",
+        "extract(hour FROM now()) = 3",
+        "ts > closed_window_end('ad_1m')",
+        "ts::time < current_time",
+        "ts NOT BETWEEN now() - INTERVAL '1 hour' AND now()",
+    ];
+    let refused: Vec<String> =
+        conditions.iter().map(|condition| check(&format!("SELECT v FROM t WHERE {condition}"))).collect();
+    assert_snapshot!(refused.join("\n"), @r#"
+    error: a condition on the difference of a column and a clock cannot be kept in a view
+    hint: Bring the column to the other side: ts > now() - INTERVAL '1 hour' instead of now() - ts < INTERVAL '1 hour'.
+    error: months and years have no fixed length beside a clock in a view
+    hint: Write days, such as now() - INTERVAL '30 days', or put them on the other side: ts + INTERVAL '1 month' > now().
+    error: this condition on a clock cannot be kept in a view: CAST(t.ts AS Timestamp(µs, "UTC")) != now()
+    hint: Compare a time with it, as in ts > now() - INTERVAL '1 hour', alone or joined by AND.
+    error: this condition on a clock cannot be kept in a view: CAST(t.ts AS Timestamp(µs, "UTC")) > now() OR t.v = Int32(1)
+    hint: Compare a time with it, as in ts > now() - INTERVAL '1 hour', alone or joined by AND.
+    error: a condition on the difference of a column and a clock cannot be kept in a view
+    hint: Bring the column to the other side: ts > now() - INTERVAL '1 hour' instead of now() - ts < INTERVAL '1 hour'.
+    error: a condition on the clock alone cannot be kept in a view
+    hint: Compare a time with it, as in ts > now() - INTERVAL '1 hour', alone or joined by AND.
+    error: a condition on the clock alone cannot be kept in a view
+    hint: Compare a time with it, as in ts > now() - INTERVAL '1 hour', alone or joined by AND.
+    error: closed_window_end() cannot be kept in a view: it does not only grow
+    hint: now(), current_date and watermark('name') can stand in a condition on a time.
+    error: current_time() cannot be kept in a view: it does not only grow
+    hint: now(), current_date and watermark('name') can stand in a condition on a time.
+    error: this condition on a clock cannot be kept in a view: CAST(t.ts AS Timestamp(µs, "UTC")) < now() - IntervalMonthDayNano("IntervalMonthDayNano { months: 0, days: 0, nanoseconds: 3600000000000 }") OR CAST(t.ts AS Timestamp(µs, "UTC")) > now()
+    hint: Compare a time with it, as in ts > now() - INTERVAL '1 hour', alone or joined by AND.
+    "#);
+    assert_snapshot!(check("SELECT v, now() - ts AS age FROM t"), @r"
+    error: now() cannot be kept in a view but in WHERE and HAVING: its value changes with every tick
+    hint: Filter by it, as in WHERE ts > now() - INTERVAL '1 hour', and compute with it in the SELECT on the view.
+    ");
+    assert_snapshot!(check("SELECT v, count(*) FILTER (WHERE ts > now()) AS n FROM t GROUP BY v"), @r"
+    error: now() cannot be kept in a view but in WHERE and HAVING: its value changes with every tick
+    hint: Filter by it, as in WHERE ts > now() - INTERVAL '1 hour', and compute with it in the SELECT on the view.
+    ");
+    assert_snapshot!(check("SELECT v, window_start FROM TUMBLE(t, ts, INTERVAL '1 hour') WHERE ts > now() GROUP BY v, window_start EMIT ON WINDOW CLOSE"), @r"
+    error: EMIT ON WINDOW CLOSE needs windows over a column with a watermark
+    hint: Declare WATERMARK FOR on the source (or on the table, which must be APPEND ONLY) and use that column as the time of the windows.
+    ");
 }

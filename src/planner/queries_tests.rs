@@ -27,9 +27,21 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// The objects that a file needs.
+fn sources(file: &Path) -> Arc<Catalog> {
+    let is = |name: &str| file.ends_with(name);
+    let needed = |name: &str| read(file).contains(name.trim_end_matches(".sql")) && !is(name);
+    let ddl: Vec<String> = ["ad_events.sql", "page_views.sql"]
+        .into_iter()
+        .filter(|name| needed(name))
+        .map(|name| read(&folder().join(name)))
+        .collect();
+    catalog(&ddl.concat())
+}
+
 /// The plans of a file's views.
 fn check(file: &str) -> String {
-    let mut catalog = catalog(&read(&folder().join("ad_events.sql")));
+    let mut catalog = sources(&folder().join(file));
     let (mut plans, mut running) = (Vec::new(), Plans::new());
     for parsed in sql::parse(&read(&folder().join(file))).expect("the file parses") {
         let definition = define(&parsed.statement, &catalog, &names()).expect("the file is fine");
@@ -76,10 +88,7 @@ fn rejected() {
 #[test]
 fn definitions_survive_being_stored() {
     for path in files(&folder()) {
-        let mut catalog = match path.ends_with("ad_events.sql") {
-            true => Arc::new(Catalog::new()),
-            false => catalog(&read(&folder().join("ad_events.sql"))),
-        };
+        let mut catalog = sources(&path);
         for parsed in sql::parse(&read(&path)).expect("the file parses") {
             let first = define(&parsed.statement, &catalog, &names()).expect("the file is fine");
             let stored = sql::parse(&first.object.sql).expect("stored SQL parses").remove(0);
@@ -166,7 +175,7 @@ fn unique_visitors() {
     page_minutes
     Project: page, window_start, window_end, count(*) AS views, CAST(approx_distinct(user_id) AS Int64) AS visitors
       Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[page, window_start, window_end], calls=[count(*), approx_distinct(user_id)]
-        Scan: source page_views (oid 16385), columns=[page, user_id, ts] append-only
+        Scan: source page_views (oid 16384), columns=[page, user_id, ts] append-only
     ");
 }
 
@@ -195,5 +204,39 @@ fn rollup() {
       Project: window_start, window_end, count(*) FILTER (event_type = 'click') AS clicks, count(*) FILTER (event_type = 'impression') AS impressions
         Aggregate: TUMBLE(size=1h) of ts, slice=1h, group=[window_start, window_end], calls=[count(*) FILTER (event_type = 'click'), count(*) FILTER (event_type = 'impression')]
           Scan: source ad_events (oid 16384), columns=[event_type, country, ts] append-only
+    ");
+}
+
+#[test]
+fn sessions() {
+    assert_snapshot!(check("sessions.sql"), @r"
+    visits
+    Project: user_id, window_start, window_end, count(*) AS pages, count(DISTINCT page) AS different_pages
+      Sessions: SESSION(gap=30m) of ts, group=[user_id, window_start, window_end], calls=[count(*), count(DISTINCT page)]
+        Scan: source page_views (oid 16384), columns=[page, user_id, ts] append-only
+
+    visits_per_hour
+    View: EMIT ON WINDOW CLOSE
+      Project: window_end AS hour, count(*) AS visits, sum(CAST(pages AS Decimal128(19, 0))) AS pages, count(*) FILTER (pages = 1) AS bounces append-only
+        Aggregate: TUMBLE(size=1h) of window_end, slice=1h, group=[window_end], calls=[count(*), sum(CAST(pages AS Decimal128(19, 0))), count(*) FILTER (pages = 1)] append-only
+          Scan: materialized view visits (oid 16385), columns=[window_end, pages]
+    ");
+}
+
+#[test]
+fn last_hour() {
+    assert_snapshot!(check("last_hour.sql"), @r"
+    page_last_hour
+    Project: page, window_end, count(*) AS views
+      TemporalFilter: window_end > now() - 1h
+        Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[page, window_start, window_end], calls=[count(*)]
+          Scan: source page_views (oid 16384), columns=[page, ts] append-only
+
+    top_pages
+    Project: CAST(row_number AS Int64) AS place, page, views
+      TopN: order=[views DESC, page], limit=10, row_number
+        Project: page, sum(CAST(views AS Decimal128(19, 0))) AS views
+          Aggregate: group=[page], calls=[sum(CAST(views AS Decimal128(19, 0)))]
+            Scan: materialized view page_last_hour (oid 16385), columns=[page, views]
     ");
 }

@@ -17,6 +17,7 @@ use datafusion::logical_expr::{
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use sqlparser::ast;
 
+use super::assign_sessions::bind_sessions;
 use super::error::{PlanError, Refusal};
 use super::names::name_columns;
 use super::postgres_functions::rewrite_operators;
@@ -82,8 +83,13 @@ impl Scope {
         Ok(SqlToRel::new(self).sql_statement_to_plan_with_context(statement, context)?)
     }
 
-    /// Analyzed: every type settled, arithmetic and aggregates as in Postgres.
+    /// Analyzed: every type settled, arithmetic and aggregates as in Postgres, the keys of sessions known.
     pub fn analyze(&self, plan: LogicalPlan) -> Result<LogicalPlan, PlanError> {
+        bind_sessions(self.analyze_open(plan)?)
+    }
+
+    /// [`Scope::analyze`] of what a query above may still group by: the query of a plain view.
+    pub fn analyze_open(&self, plan: LogicalPlan) -> Result<LogicalPlan, PlanError> {
         Ok(self.state.analyzer().execute_and_check(plan, self.state.config_options(), |_, _| {})?)
     }
 

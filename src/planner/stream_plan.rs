@@ -68,6 +68,11 @@ pub enum Op {
     Filter {
         predicate: Arc<dyn PhysicalExpr>,
     },
+    /// Keeps each row while all bounds are true by the clock: rows come and go as time passes.
+    TemporalFilter {
+        clock: Clock,
+        bounds: Vec<TimeBound>,
+    },
     /// One output column per expression.
     Project {
         exprs: Vec<Arc<dyn PhysicalExpr>>,
@@ -80,6 +85,8 @@ pub enum Op {
     },
     /// Groups, by window if there is one. Output: the `group` columns in order, then one column per call.
     Aggregate(Aggregate),
+    /// Groups by session. Output: as of an [`Op::Aggregate`].
+    Sessions(Sessions),
     UnionAll,
     /// Keeps rows `offset + 1 ..= offset + limit` of each partition in the given order; ties are broken by the whole row.
     /// With `row_number`, a last column (Int64 or UInt64 by the schema) gives the row's position, from 1.
@@ -89,6 +96,48 @@ pub enum Op {
         offset: u64,
         limit: u64,
         row_number: bool,
+    },
+}
+
+/// What moves a temporal filter. It never goes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Clock {
+    /// `now()`: the clock of the tick.
+    Now,
+    /// `watermark('name')` of a source, table or view. Before there is one, no bound is true.
+    Watermark { object: Oid, name: String },
+}
+
+/// `time <comparison> moment`, where the moment follows a clock.
+#[derive(Debug, Clone)]
+pub struct TimeBound {
+    /// Over the input's columns: Timestamp or Date32. NULL is never true.
+    pub time: Arc<dyn PhysicalExpr>,
+    pub comparison: Comparison,
+    pub moment: Moment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// What these steps make of a clock, first to last, in microseconds since the epoch. It never goes back if the clock does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Moment(pub Vec<MomentStep>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MomentStep {
+    Add {
+        us: i64,
+    },
+    /// Down to a multiple of `width_us` past `phase_us`.
+    Floor {
+        width_us: i64,
+        phase_us: i64,
     },
 }
 
@@ -127,6 +176,25 @@ pub struct Aggregate {
     /// is never an expression; the planner projects first.
     pub window: Option<(usize, Window)>,
     pub calls: Vec<Call>,
+}
+
+/// An aggregation by session: the keys of its group say whose sessions they are.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    /// Has no `window`; its group has a window's bound.
+    pub aggregate: Aggregate,
+    /// The time column of the input, as in [`Aggregate::window`].
+    pub time: usize,
+    pub session: Session,
+}
+
+/// What makes one session of a key's rows: a row at or after the end of the session before it begins another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Session {
+    /// Above zero.
+    pub gap_us: i64,
+    /// No session is longer; at least the gap.
+    pub max_us: Option<i64>,
 }
 
 #[derive(Debug, Clone)]
@@ -217,6 +285,20 @@ impl Window {
     }
 }
 
+impl Session {
+    /// `window_end` of rows from `first_us` to `last_us`.
+    pub fn end_us(&self, first_us: i64, last_us: i64) -> i64 {
+        let end_us = last_us.saturating_add(self.gap_us);
+        self.max_us.map_or(end_us, |max_us| end_us.min(first_us.saturating_add(max_us)))
+    }
+
+    /// Whether a session of a row at this time would end within the range of a timestamp. Rows that have none are in no
+    /// session.
+    pub fn takes(&self, time_us: i64) -> bool {
+        time_us.checked_add(self.gap_us.max(self.max_us.unwrap_or(0))).is_some_and(|end_us| end_us < i64::MAX)
+    }
+}
+
 impl StreamPlan {
     pub fn output(&self) -> &Node {
         self.nodes.last().expect("a plan has at least a scan")
@@ -234,6 +316,81 @@ impl fmt::Display for Window {
         }
         if self.offset_us != 0 {
             write!(f, ", offset={}", Micros(self.offset_us))?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl Moment {
+    /// At this reading of the clock.
+    pub fn at_us(&self, clock_us: i64) -> i64 {
+        self.0.iter().fold(clock_us, |us, step| match *step {
+            MomentStep::Add { us: by } => us.saturating_add(by),
+            MomentStep::Floor { width_us, phase_us } => floor_us(us, width_us, phase_us),
+        })
+    }
+
+    /// The first reading of the clock at which the moment is at or after `us`. Ends of time stand for never and always.
+    pub fn reaches_us(&self, us: i64) -> i64 {
+        self.0.iter().rev().fold(us, |us, step| match *step {
+            _ if us == i64::MIN || us == i64::MAX => us,
+            MomentStep::Add { us: by } => us.saturating_sub(by),
+            MomentStep::Floor { width_us, phase_us } => {
+                let floor_us = floor_us(us, width_us, phase_us);
+                if floor_us == us { us } else { floor_us.saturating_add(width_us) }
+            }
+        })
+    }
+}
+
+fn floor_us(us: i64, width_us: i64, phase_us: i64) -> i64 {
+    let past = (i128::from(us) - i128::from(phase_us)).rem_euclid(i128::from(width_us));
+    // Below one width, so it fits.
+    us.saturating_sub(past as i64)
+}
+
+impl Comparison {
+    pub fn swapped(self) -> Comparison {
+        match self {
+            Comparison::Less => Comparison::Greater,
+            Comparison::LessOrEqual => Comparison::GreaterOrEqual,
+            Comparison::Greater => Comparison::Less,
+            Comparison::GreaterOrEqual => Comparison::LessOrEqual,
+        }
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Comparison::Less => "<",
+            Comparison::LessOrEqual => "<=",
+            Comparison::Greater => ">",
+            Comparison::GreaterOrEqual => ">=",
+        })
+    }
+}
+
+impl Moment {
+    /// The moment in words, of a clock called `name`.
+    pub fn text(&self, clock: &Clock) -> String {
+        let clock = match clock {
+            Clock::Now => "now()".to_string(),
+            Clock::Watermark { name, .. } => format!("watermark('{name}')"),
+        };
+        self.0.iter().fold(clock, |text, step| match *step {
+            MomentStep::Add { us } if us < 0 => format!("{text} - {}", Micros(us.saturating_neg())),
+            MomentStep::Add { us } => format!("{text} + {}", Micros(us)),
+            MomentStep::Floor { width_us, .. } => format!("floor({text}, {})", Micros(width_us)),
+        })
+    }
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SESSION(gap={}", Micros(self.gap_us))?;
+        if let Some(max_us) = self.max_us {
+            write!(f, ", max={}", Micros(max_us))?;
         }
         f.write_str(")")
     }

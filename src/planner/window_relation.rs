@@ -1,4 +1,5 @@
-//! `HOP(t, ts, slide, size [, offset])`, `TUMBLE(t, ts, size [, offset])` and `CUMULATE(t, ts, step, size [, offset])` in FROM.
+//! `HOP(t, ts, slide, size [, offset])`, `TUMBLE(t, ts, size [, offset])`, `CUMULATE(t, ts, step, size [, offset])` and
+//! `SESSION(t, ts, gap [, maximum length])` in FROM.
 
 use std::sync::Arc;
 
@@ -10,18 +11,19 @@ use datafusion::logical_expr::{Expr, ExprSchemable, Extension, LogicalPlan, Logi
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments, TableFactor};
 
+use super::assign_sessions::{AssignSessions, Keys};
 use super::assign_windows::AssignWindows;
 use super::error::{At, PlanError, Refusal};
 use super::relations::{relation_argument, window_function};
 use super::select::table;
-use super::stream_plan::{Micros, Window};
+use super::stream_plan::{Micros, Session, Window};
 use super::types::{self, sql_name};
 use crate::sql::{fold, interval_us};
 
 /// More windows to a row than anybody means; a slide of a second under a size of a day has 86 400.
 const MOST_WINDOWS_PER_ROW: i64 = 100_000;
 
-/// Plans calls of window functions in FROM as [`AssignWindows`]. The relation may be a source, table, view, CTE or a
+/// Plans calls of window functions in FROM as [`AssignWindows`] or [`AssignSessions`]. The relation may be a source, table, view, CTE or a
 /// subquery in brackets.
 #[derive(Debug)]
 pub struct WindowRelations;
@@ -39,7 +41,11 @@ impl RelationPlanner for WindowRelations {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
         let at = At::of(name);
-        let plan = plan_window(function, &args.args, context).map_err(|e| PlanError::from(e).or_at(at))?;
+        let plan = match function {
+            "session" => plan_session(&args.args, context),
+            _ => plan_window(function, &args.args, context),
+        };
+        let plan = plan.map_err(|e| PlanError::from(e).or_at(at))?;
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))))
     }
 }
@@ -47,6 +53,7 @@ impl RelationPlanner for WindowRelations {
 fn usage(function: &str) -> String {
     match function {
         "hop" => "Write HOP(relation, time column, slide, size [, offset]).".into(),
+        "session" => "Write SESSION(relation [PARTITION BY key], time column, gap [, maximum length]).".into(),
         "cumulate" => "Write CUMULATE(relation, time column, step, size [, offset]).".into(),
         _ => "Write TUMBLE(relation, time column, size [, offset]).".into(),
     }
@@ -62,20 +69,7 @@ fn plan_window(
     context: &mut dyn RelationPlannerContext,
 ) -> Result<LogicalPlan> {
     let upper = function.to_uppercase();
-    if function == "session" {
-        return Err(PlanError::unsupported(
-            format!("{upper} windows are not kept incrementally yet"),
-            "Use HOP(t, ts, slide, size), TUMBLE(t, ts, size) or CUMULATE(t, ts, step, size).",
-        )
-        .into());
-    }
-    let mut exprs = Vec::with_capacity(args.len());
-    for argument in args {
-        match argument {
-            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => exprs.push(expr),
-            other => return Err(invalid(format!("{upper} does not take the argument {other}"), function).into()),
-        }
-    }
+    let exprs = unnamed(args, &upper, function)?;
     let intervals = if function == "tumble" { 1 } else { 2 };
     if exprs.len() < 2 + intervals || exprs.len() > 3 + intervals {
         let message = format!("{upper} takes {} or {} arguments, not {}", 2 + intervals, 3 + intervals, exprs.len());
@@ -84,8 +78,10 @@ fn plan_window(
 
     let input = context.plan(relation(exprs[0], &upper, function)?)?;
     let (input, time) = time_column(input, exprs[1], &upper, function, context)?;
-    let first = length(exprs[2], &upper, context)?;
-    let (slide_us, size_us) = if intervals == 2 { (first, length(exprs[3], &upper, context)?) } else { (first, first) };
+    let what = if function == "cumulate" { "step and the size" } else { "slide and the size" };
+    let first = length(exprs[2], &upper, what, context)?;
+    let (slide_us, size_us) =
+        if intervals == 2 { (first, length(exprs[3], &upper, what, context)?) } else { (first, first) };
     let offset_us = match exprs.get(2 + intervals) {
         Some(offset) => interval(offset, &upper, context)?,
         None => 0,
@@ -96,6 +92,64 @@ fn plan_window(
     )?;
     let node = AssignWindows::try_new(Arc::new(input), time, window)?;
     Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+}
+
+fn unnamed<'a>(args: &'a [FunctionArg], upper: &str, function: &str) -> Result<Vec<&'a ast::Expr>, PlanError> {
+    let expr = |argument: &'a FunctionArg| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Ok(expr),
+        other => Err(invalid(format!("{upper} does not take the argument {other}"), function)),
+    };
+    args.iter().map(expr).collect()
+}
+
+fn plan_session(args: &[FunctionArg], context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+    let (function, upper) = ("session", "SESSION");
+    let mut exprs = unnamed(args, upper, function)?;
+    let partition_by = match exprs.get(1).and_then(|expr| partition_by(expr)) {
+        Some(keys) => {
+            exprs.remove(1);
+            Some(keys)
+        }
+        None => None,
+    };
+    if !(3..=4).contains(&exprs.len()) {
+        let message = format!("SESSION takes 3 or 4 arguments, not {}", exprs.len());
+        return Err(invalid(message, function).into());
+    }
+    let input = context.plan(relation(exprs[0], upper, function)?)?;
+    let (input, time) = time_column(input, exprs[1], upper, function, context)?;
+    let gap_us = length(exprs[2], upper, "gap", context)?;
+    let max_us = exprs.get(3).map(|max| length(max, upper, "maximum length", context)).transpose()?;
+    if let Some(max_us) = max_us.filter(|&max_us| max_us < gap_us) {
+        let message =
+            format!("the maximum length of SESSION, {}, is shorter than its gap, {}", Micros(max_us), Micros(gap_us));
+        let hint = "A session of one row is as long as the gap: choose a shorter gap or a longer maximum.";
+        return Err(PlanError::Invalid(Refusal::new(message).hint(hint).at(At::of(exprs[3]))).into());
+    }
+    let keys = match partition_by {
+        Some(keys) => {
+            let planned = keys.iter().map(|key| context.sql_to_expr(key.clone(), input.schema()));
+            Keys::Partition(planned.collect::<Result<_>>()?)
+        }
+        None => Keys::OfGroup,
+    };
+    let node = AssignSessions::try_new(Arc::new(input), time, Session { gap_us, max_us }, keys)?;
+    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+}
+
+/// The keys of `PARTITION BY`, which the parser's tokens have become a call of.
+fn partition_by(expr: &ast::Expr) -> Option<Vec<ast::Expr>> {
+    let ast::Expr::Function(call) = expr else { return None };
+    let [part] = call.name.0.as_slice() else { return None };
+    let FunctionArguments::List(list) = &call.args else { return None };
+    if fold(part.as_ident()?) != crate::sql::PARTITION_BY {
+        return None;
+    }
+    let key = |argument: &FunctionArg| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+        _ => None,
+    };
+    list.args.iter().map(key).collect()
 }
 
 fn checked_window(window: Window, upper: &str) -> Result<Window, PlanError> {
@@ -200,10 +254,10 @@ fn descriptor(expr: &ast::Expr) -> Option<ast::Expr> {
 }
 
 /// A length of time: an interval above zero.
-fn length(expr: &ast::Expr, upper: &str, context: &mut dyn RelationPlannerContext) -> Result<i64> {
+fn length(expr: &ast::Expr, upper: &str, what: &str, context: &mut dyn RelationPlannerContext) -> Result<i64> {
     let micros = interval(expr, upper, context)?;
     if micros <= 0 {
-        let message = format!("the slide and the size of {upper} must be longer than zero: {expr}");
+        let message = format!("the {what} of {upper} must be longer than zero: {expr}");
         return Err(PlanError::Invalid(Refusal::new(message).at(At::of(expr))).into());
     }
     Ok(micros)

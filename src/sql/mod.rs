@@ -35,6 +35,7 @@ pub use error::SqlError;
 pub use interval::{Interval, IntervalFault, interval, interval_us};
 pub use name::{fold, quote};
 pub use parser::parse;
+pub use windows::PARTITION_BY;
 
 #[cfg(test)]
 mod tests;

@@ -215,6 +215,10 @@ fn views() {
         CREATE MATERIALIZED VIEW v AS SELECT * FROM t JOIN u emit ON emit.a = t.a
         CREATE MATERIALIZED VIEW v AS SELECT window_start FROM TABLE(HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECONDS, INTERVAL '1' MINUTE)) GROUP BY window_start
         CREATE MATERIALIZED VIEW v AS SELECT * FROM TUMBLE(TABLE a.t, DESCRIPTOR(ts), INTERVAL '1 minute') AS w, (SELECT * FROM TABLE(SESSION(TABLE u, DESCRIPTOR(at), INTERVAL '1 hour')))
+        CREATE MATERIALIZED VIEW v AS SELECT a, count(*) FROM TABLE(SESSION(TABLE u PARTITION BY a, b + 1, DESCRIPTOR(at), INTERVAL '1 hour')) GROUP BY a, window_start
+        CREATE MATERIALIZED VIEW v AS SELECT a, count(*) FROM SESSION(u PARTITION BY a, at, INTERVAL '1 hour') GROUP BY a, window_start
+        CREATE MATERIALIZED VIEW v AS SELECT a, count(*) FROM SESSION(u PARTITION BY (a, b), at, INTERVAL '1 hour') GROUP BY a, b, window_start
+        CREATE MATERIALIZED VIEW v AS SELECT a FROM SESSION(u, at PARTITION BY a, INTERVAL '1 hour') GROUP BY a, window_start
         CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY INTERVAL '1 s'
         CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT ON WINDOW CLOSE EMIT
         CREATE MATERIALIZED VIEW v AS SELECT 1 + EMIT ON WINDOW CLOSE
@@ -233,6 +237,10 @@ fn views() {
     materialized view v ?=false [] with={} close=false as SELECT * FROM t JOIN u emit ON emit.a = t.a
     materialized view v ?=false [] with={} close=false as SELECT window_start FROM HOP(t, ts, INTERVAL '10' SECONDS, INTERVAL '1' MINUTE) GROUP BY window_start
     materialized view v ?=false [] with={} close=false as SELECT * FROM TUMBLE(a.t, ts, INTERVAL '1 minute') AS w, (SELECT * FROM SESSION(u, at, INTERVAL '1 hour'))
+    materialized view v ?=false [] with={} close=false as SELECT a, count(*) FROM SESSION(u, partition_by(a, b + 1), at, INTERVAL '1 hour') GROUP BY a, window_start
+    materialized view v ?=false [] with={} close=false as SELECT a, count(*) FROM SESSION(u, partition_by(a), at, INTERVAL '1 hour') GROUP BY a, window_start
+    materialized view v ?=false [] with={} close=false as SELECT a, count(*) FROM SESSION(u, partition_by(a, b), at, INTERVAL '1 hour') GROUP BY a, b, window_start
+    59: syntax error at or near "PARTITION" at <PARTITION BY>
     40: EMIT EVERY INTERVAL is not supported (Use EMIT ON WINDOW CLOSE, or no EMIT clause for a view that is always current.) at <EMIT EVERY I>
     61: syntax error at or near "EMIT" at <EMIT>
     42: syntax error at or near "EMIT" at <EMIT ON WIND>

@@ -1,9 +1,12 @@
 //! Flink's spelling of window functions → ours, on the tokens.
 
+use std::ops::Range;
+
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 /// Rewrites `TABLE(HOP(TABLE t, DESCRIPTOR(ts), a, b))` to `HOP(t, ts, a, b)`, and likewise TUMBLE, CUMULATE and SESSION,
-/// with or without the outer `TABLE( )`. Only tokens are taken away, so the rest keep their places.
+/// with or without the outer `TABLE( )`; `SESSION(t PARTITION BY a, b, DESCRIPTOR(ts), gap)` to
+/// `SESSION(t, partition_by(a, b), ts, gap)`. Tokens that stay keep their places, and new ones have those of their neighbours.
 pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) {
     let candidates: Vec<usize> = (0..tokens.len()).filter(|&i| is_window_call(tokens, i)).collect();
     if candidates.is_empty() {
@@ -11,6 +14,7 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) {
     }
     let closing = closing_brackets(tokens);
     let mut keep = vec![true; tokens.len()];
+    let mut brackets: Vec<(usize, Token)> = Vec::new();
     for call in candidates {
         let open = call + 1;
         let Some(close) = closing[open] else { continue };
@@ -20,6 +24,9 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) {
             && closing[call - 1] == Some(close + 1)
         {
             (keep[call - 2], keep[call - 1], keep[close + 1]) = (false, false, false);
+        }
+        if is_word(tokens, call, "SESSION") {
+            partition_by(tokens, open..close, &closing, &mut brackets);
         }
         let mut i = open + 1;
         while i < close {
@@ -36,9 +43,51 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) {
             i = closing[i].map_or(i + 1, |end| end + 1);
         }
     }
-    let mut kept = keep.iter();
-    tokens.retain(|_| kept.next().copied().unwrap_or(true));
+    for (i, token) in std::mem::take(tokens).into_iter().enumerate() {
+        let new = brackets.iter().filter(|(before, _)| *before == i);
+        tokens.extend(new.map(|(_, bracket)| TokenWithSpan { token: bracket.clone(), span: token.span }));
+        if keep[i] {
+            tokens.push(token);
+        }
+    }
 }
+
+/// Makes an argument of `PARTITION BY`; the brackets that it lacks are to be put in before these tokens.
+fn partition_by(
+    tokens: &mut [TokenWithSpan],
+    call: Range<usize>,
+    closing: &[Option<usize>],
+    brackets: &mut Vec<(usize, Token)>,
+) {
+    let mut outer = Vec::new();
+    let mut i = call.start + 1;
+    while i < call.end {
+        outer.push(i);
+        i = closing[i].map_or(i + 1, |end| end + 1);
+    }
+    let Some(at) = outer.iter().position(|&i| is_word(tokens, i, "PARTITION") && is_word(tokens, i + 1, "BY")) else {
+        return;
+    };
+    let commas = |from: usize| outer.iter().copied().filter(move |&i| i >= from);
+    let (partition, keys) = (outer[at], outer[at] + 2);
+    let is_comma = |i: &usize| tokens[*i].token == Token::Comma;
+    if commas(0).take_while(|&i| i < partition).any(|i| is_comma(&i)) {
+        return;
+    }
+    // The list ends where the time begins: at DESCRIPTOR, or else at the first comma.
+    let before_time = |i: &usize| is_comma(i) && is_word(tokens, i + 1, "DESCRIPTOR");
+    let first_comma = commas(keys).find(|i| is_comma(i));
+    let Some(end) = commas(keys).find(before_time).or(first_comma) else { return };
+    let in_brackets = tokens[keys].token == Token::LParen && closing[keys].is_some_and(|close| close + 1 == end);
+    if !in_brackets {
+        brackets.extend([(keys, Token::LParen), (end, Token::RParen)]);
+    }
+    tokens[partition].token = Token::Comma;
+    tokens[partition + 1].token = Token::make_word(PARTITION_BY, None);
+}
+
+/// What `PARTITION BY` inside SESSION becomes: a call of this name.
+pub const PARTITION_BY: &str = "partition_by";
 
 fn is_window_call(tokens: &[TokenWithSpan], i: usize) -> bool {
     ["HOP", "TUMBLE", "CUMULATE", "SESSION"].iter().any(|name| is_word(tokens, i, name))

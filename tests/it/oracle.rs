@@ -47,6 +47,10 @@ pub const QUERIES: &[&str] = &[
     "SELECT window_start, k, n FROM (SELECT window_start, k, n, row_number() OVER (PARTITION BY window_start ORDER BY n DESC, k) AS place FROM (SELECT window_start, k, count(*) AS n FROM TUMBLE(r, ts, INTERVAL '1 minute') GROUP BY window_start, k)) WHERE place = 1",
     "SELECT k, window_start, window_end, count(*) AS n, sum(v) AS s FROM CUMULATE(r, ts, INTERVAL '20 seconds', INTERVAL '2 minutes') GROUP BY k, window_start, window_end",
     "SELECT window_end, min(v) AS lo, count(DISTINCT k) AS d FROM CUMULATE(r, ts, INTERVAL '30 seconds', INTERVAL '90 seconds', INTERVAL '-40 seconds') GROUP BY window_end",
+    "SELECT k, window_start, window_end, count(*) AS n, sum(v) AS s, max(v) AS m FROM SESSION(r, ts, INTERVAL '15 seconds') GROUP BY k, window_start, window_end",
+    "SELECT upper(k) AS u, window_start, count(DISTINCT v) AS d, count(*) FILTER (WHERE v > 0) AS up, extract(epoch FROM window_end - window_start) AS length FROM SESSION(r, ts, INTERVAL '20 seconds', INTERVAL '45 seconds') WHERE v <> 0 GROUP BY upper(k), window_start, window_end HAVING count(*) > 1",
+    "SELECT window_start, window_end, avg(v) AS a, min(k) AS k FROM SESSION(r, ts, INTERVAL '4 seconds') GROUP BY window_start, window_end",
+    "SELECT k, window_end, sum(v) AS s FROM TABLE(SESSION(TABLE r PARTITION BY k, DESCRIPTOR(ts), INTERVAL '10' SECOND)) GROUP BY k, window_start, window_end",
 ];
 
 /// Views over views of [`QUERIES`], by number.
@@ -54,6 +58,17 @@ const OVER_VIEWS: &[&str] = &[
     "SELECT window_start, window_end, sum(n) AS n, max(s) AS s FROM TUMBLE((v6), window_start, INTERVAL '2 minutes') GROUP BY window_start, window_end",
     "SELECT k, sum(n) AS n FROM v7 GROUP BY k",
     "SELECT k, s FROM v1 ORDER BY s DESC NULLS LAST, k LIMIT 2",
+    "SELECT window_start, window_end, count(*) AS sessions, sum(n) AS n FROM TUMBLE(v20, window_start, INTERVAL '1 minute') GROUP BY window_start, window_end",
+    "SELECT window_start, count(*) AS ended FROM HOP(v20, window_end, INTERVAL '30 seconds', INTERVAL '1 minute') GROUP BY window_start",
+    "SELECT k, window_start, window_end, sum(n) AS n FROM SESSION(v7, window_end, INTERVAL '25 seconds') GROUP BY k, window_start, window_end",
+];
+
+/// Over a source: what moves with its watermark.
+const BY_WATERMARK: &[&str] = &[
+    "SELECT k, v, ts FROM r WHERE ts > watermark('r') - INTERVAL '15 seconds'",
+    "SELECT k, window_end, count(*) AS n, max(v) AS m FROM HOP(r, ts, INTERVAL '10 seconds', INTERVAL '30 seconds') WHERE window_end > watermark('r') AND window_start <= watermark('r') GROUP BY k, window_start, window_end",
+    "SELECT k, count(*) AS n, sum(v) AS s FROM r WHERE ts >= date_trunc('minute', watermark('r')) GROUP BY k",
+    "SELECT k, window_start, count(*) AS n FROM SESSION(r, ts, INTERVAL '8 seconds') WHERE window_end > watermark('r') - INTERVAL '10 seconds' GROUP BY k, window_start, window_end",
 ];
 
 /// A view whose store others are derived from, and one that is read from it as it stands.
@@ -202,6 +217,9 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
         for step in 0..4 {
             if step == created_after {
                 create_views(&db).await;
+                for (i, query) in BY_WATERMARK.iter().enumerate() {
+                    db.run(&format!("CREATE MATERIALIZED VIEW t{i} AS {query}")).await;
+                }
             }
             events.send(&producer, &mut random);
             if step < created_after {
@@ -212,6 +230,11 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
                 let kept = db.rows(&format!("SELECT * FROM v{i}")).await;
                 let worked_out = over_rows(&db, query, &events.accepted).await;
                 assert_eq!(kept, worked_out, "seed {seed}, step {step}: v{i}\n{query}");
+            }
+            for (i, query) in BY_WATERMARK.iter().enumerate() {
+                let kept = db.rows(&format!("SELECT * FROM t{i}")).await;
+                let worked_out = over_rows(&db, query, &events.accepted).await;
+                assert_eq!(kept, worked_out, "seed {seed}, step {step}: t{i}\n{query}");
             }
             for (i, query) in OVER_VIEWS.iter().enumerate() {
                 let kept = db.rows(&format!("SELECT * FROM w{i}")).await;
@@ -314,7 +337,7 @@ type Row = (Option<&'static str>, Option<i64>, i64);
 fn source_of(topic: &str, broker: &EmbeddedBroker) -> String {
     format!(
         "CREATE SOURCE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
-         WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{}', allowed_lateness = '20 seconds')
+         WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{}', allowed_lateness = '20 seconds', idle_timeout = '1 hour')
          FORMAT PLAIN ENCODE JSON",
         broker.servers()
     )

@@ -5,12 +5,14 @@ mod filter;
 #[cfg(test)]
 mod law;
 mod project;
+mod temporal_filter;
 mod top_n;
 mod union_all;
 
 pub use assign_windows::AssignWindows;
 pub use filter::Filter;
 pub use project::Project;
+pub use temporal_filter::TemporalFilter;
 pub use top_n::{Ranks, TopN};
 pub use union_all::UnionAll;
 
@@ -53,7 +55,14 @@ pub fn build(node: &Node, append_only: bool) -> Result<Box<dyn Operator>, ExecEr
     let schema = nullable(&node.schema);
     Ok(match &node.op {
         Op::Scan { .. } => return Err(ExecError::Invariant("a scan was to be built as an operator".into())),
-        Op::Aggregate(_) => return Err(ExecError::Invariant("an aggregate was to be built as an operator".into())),
+        Op::Aggregate(_) | Op::Sessions(_) => {
+            return Err(ExecError::Invariant("an aggregate was to be built as an operator".into()));
+        }
+        Op::TemporalFilter { .. } => {
+            return Err(ExecError::Invariant(
+                "a temporal filter was to be built as an operator without a clock".into(),
+            ));
+        }
         Op::Filter { predicate } => Box::new(Filter::new(Arc::clone(predicate))),
         Op::Project { exprs } => Box::new(Project::new(exprs, schema)),
         Op::AssignWindows { time_column, window } => Box::new(AssignWindows::new(*time_column, *window, schema)?),

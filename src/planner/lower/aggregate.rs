@@ -4,33 +4,88 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, NullTreatment, Sort};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, split_conjunction_owned};
-use datafusion::logical_expr::{Aggregate as LogicalAggregate, Expr, Extension, LogicalPlan};
+use datafusion::logical_expr::{
+    Aggregate as LogicalAggregate, Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore,
+};
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::CastExpr;
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 use super::substitute::substitute;
 use super::{Lowering, columns_of, index_of};
+use crate::planner::assign_sessions::{AssignSessions, Keys};
 use crate::planner::assign_windows::{AssignWindows, WINDOW_END, WINDOW_START};
 use crate::planner::error::PlanError;
 use crate::planner::explain::{call_text, expr_text};
-use crate::planner::stream_plan::{Aggregate, Call, Emit, Function, GroupColumn, NodeId, Op};
+use crate::planner::stream_plan::{Aggregate, Call, Emit, Function, GroupColumn, NodeId, Op, Sessions};
 use crate::planner::types::sql_name;
 
-/// An aggregation over windows, its expressions in terms of the window node's input: what stood between the two has been
-/// put into them.
+/// An aggregation over windows or sessions, its expressions in terms of the window node's input: what stood between the two
+/// has been put into them.
 struct Windowed<'a> {
-    windows: &'a AssignWindows,
+    windows: Family<'a>,
     group: Vec<Group>,
     calls: Vec<Expr>,
     /// Filters on the rows that go into windows.
     below: Vec<Expr>,
     /// Filters on window bounds and group keys, over `group` by position.
     above: Vec<Expr>,
+}
+
+/// The node that gives rows their windows.
+#[derive(Clone, Copy)]
+enum Family<'a> {
+    Windows(&'a AssignWindows),
+    Sessions(&'a AssignSessions),
+}
+
+impl<'a> Family<'a> {
+    fn of(plan: &'a LogicalPlan) -> Option<Self> {
+        let LogicalPlan::Extension(Extension { node }) = plan else { return None };
+        let windows = node.as_any().downcast_ref::<AssignWindows>().map(Family::Windows);
+        windows.or_else(|| node.as_any().downcast_ref::<AssignSessions>().map(Family::Sessions))
+    }
+
+    fn input(self) -> &'a LogicalPlan {
+        match self {
+            Family::Windows(node) => &node.input,
+            Family::Sessions(node) => &node.input,
+        }
+    }
+
+    fn time(self) -> &'a Column {
+        match self {
+            Family::Windows(node) => &node.time,
+            Family::Sessions(node) => &node.time,
+        }
+    }
+
+    fn schema(self) -> &'a DFSchema {
+        match self {
+            Family::Windows(node) => UserDefinedLogicalNodeCore::schema(node),
+            Family::Sessions(node) => UserDefinedLogicalNodeCore::schema(node),
+        }
+    }
+
+    fn passed(self) -> Vec<usize> {
+        match self {
+            Family::Windows(node) => node.passed(),
+            Family::Sessions(node) => node.passed(),
+        }
+    }
+
+    /// The fields of `window_start` and `window_end`.
+    fn bounds(self) -> [Arc<Field>; 2] {
+        let fields = self.schema().fields();
+        [WINDOW_START, WINDOW_END].map(|name| {
+            let found = fields.iter().rev().find(|field| field.name() == name);
+            Arc::clone(found.expect("a window node puts out its bounds"))
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -67,11 +122,13 @@ impl Lowering {
         windowed: Windowed<'_>,
     ) -> Result<NodeId, PlanError> {
         let Windowed { windows, group: wanted, calls, below, above } = windowed;
-        self.notice_gaps(windows);
-        let schema = windows.input.schema();
-        let input = self.lower(&windows.input)?;
+        if let Family::Windows(node) = windows {
+            self.notice_gaps(node);
+        }
+        let schema = windows.input().schema();
+        let input = self.lower(windows.input())?;
         let input = self.filter(input, below, schema)?;
-        let time = index_of(schema, &windows.time)?;
+        let time = index_of(schema, windows.time())?;
 
         let mut group = Vec::with_capacity(wanted.len());
         for column in &wanted {
@@ -84,7 +141,7 @@ impl Lowering {
         let asked = aggregate.group_expr.len();
         let columns = columns_of(&aggregate.schema);
         let mut keys: Vec<Arc<Field>> = columns.fields()[..asked].to_vec();
-        let bounds = windows.schema_of_bounds();
+        let bounds = windows.bounds();
         for hidden in &wanted[asked..] {
             let bound = &bounds[usize::from(*hidden == Group::End)];
             keys.push(Arc::new(Field::new(bound.name(), bound.data_type().clone(), true)));
@@ -96,10 +153,18 @@ impl Lowering {
             let is_bound = |i: &usize| !matches!(group[*i], GroupColumn::Key(_));
             event_time.extend((0..group.len()).filter(is_bound));
         }
-        let aggregate = Aggregate { group, window: Some((time, windows.window)), calls };
+        let window = match windows {
+            Family::Windows(node) => Some((time, node.window)),
+            Family::Sessions(_) => None,
+        };
+        let aggregate = Aggregate { group, window, calls };
         let output = self.named(input, keys, &aggregate);
         let kept: Vec<usize> = (0..asked).chain(wanted.len()..output.fields().len()).collect();
-        let op = Op::Aggregate(with_outputs(aggregate, &output));
+        let aggregate = with_outputs(aggregate, &output);
+        let op = match windows {
+            Family::Windows(_) => Op::Aggregate(aggregate),
+            Family::Sessions(node) => Op::Sessions(Sessions { aggregate, time, session: node.session }),
+        };
         let append_only = self.emit == Emit::OnWindowClose;
         let node = self.add(op, vec![input], Arc::clone(&output), append_only, event_time);
 
@@ -287,15 +352,14 @@ fn windowed(aggregate: &LogicalAggregate) -> Result<Option<Windowed<'_>>, PlanEr
                 filters.extend(split_conjunction_owned(filter.predicate.clone()));
                 plan = &filter.input;
             }
-            LogicalPlan::Extension(Extension { node }) => match node.as_any().downcast_ref::<AssignWindows>() {
+            other => match Family::of(other) {
                 Some(windows) => break windows,
                 None => return Ok(None),
             },
-            _ => return Ok(None),
         }
     };
 
-    let schema = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(windows);
+    let schema = windows.schema();
     let (start, end) = (schema.fields().len() - 2, schema.fields().len() - 1);
     let mut calls = exprs.split_off(asked);
     let mut group = Vec::with_capacity(asked);
@@ -318,11 +382,17 @@ fn windowed(aggregate: &LogicalAggregate) -> Result<Option<Windowed<'_>>, PlanEr
             return Ok(None);
         }
     }
-    let (mut below, mut lifted) = (Vec::new(), Vec::new());
+    let (mut below, mut lifted, mut above) = (Vec::new(), Vec::new(), Vec::new());
     for filter in filters {
         let used = columns_used(&filter, schema)?;
-        if !used.contains(&start) && !used.contains(&end) {
+        let by_rows = !used.contains(&start) && !used.contains(&end);
+        if by_rows && matches!(windows, Family::Windows(_)) {
             below.push(filter);
+            continue;
+        }
+        // A row that is taken away may split a session; a whole key's may be.
+        if by_rows {
+            above.push(by_group(&filter, &group).ok_or_else(|| filtered_sessions(&filter))?);
             continue;
         }
         for i in used {
@@ -342,10 +412,12 @@ fn windowed(aggregate: &LogicalAggregate) -> Result<Option<Windowed<'_>>, PlanEr
         }
         lifted.push(filter);
     }
-    let above = lifted.into_iter().map(|filter| by_position(filter, &group, schema)).collect::<Result<_, _>>()?;
+    for filter in lifted {
+        above.push(by_position(filter, &group, schema)?);
+    }
 
     // From the window node's columns to those of its input.
-    let input = windows.input.schema();
+    let input = windows.input().schema();
     let mut passed: Vec<Expr> =
         windows.passed().into_iter().map(|i| Expr::Column(Column::from(input.qualified_field(i)))).collect();
     passed.extend([WINDOW_START, WINDOW_END].map(|name| Expr::Column(Column::new_unqualified(name))));
@@ -361,8 +433,35 @@ fn windowed(aggregate: &LogicalAggregate) -> Result<Option<Windowed<'_>>, PlanEr
             }
             bound => Ok(bound),
         })
-        .collect::<Result<_, PlanError>>()?;
+        .collect::<Result<Vec<Group>, PlanError>>()?;
+    if let Family::Sessions(AssignSessions { keys: Keys::Partition(keys), .. }) = windows {
+        check_partition(keys, &group)?;
+    }
     Ok(Some(Windowed { windows, group, calls, below, above }))
+}
+
+/// PARTITION BY says whose sessions they are, and GROUP BY must agree.
+fn check_partition(keys: &[Expr], group: &[Group]) -> Result<(), PlanError> {
+    let grouped: Vec<&Expr> =
+        group.iter().filter_map(|g| if let Group::Key(key) = g { Some(key) } else { None }).collect();
+    let key = |key: &Expr| key.clone().unalias_nested().data;
+    let same =
+        keys.iter().all(|k| grouped.contains(&&key(k))) && grouped.iter().all(|g| keys.iter().any(|k| key(k) == **g));
+    if same {
+        return Ok(());
+    }
+    let names: Vec<String> = keys.iter().map(|key| key.to_string()).collect();
+    Err(PlanError::unsupported(
+        format!("sessions PARTITION BY {} cannot be kept in a view that groups by other keys", names.join(", ")),
+        "GROUP BY the keys of PARTITION BY, window_start and window_end, and aggregate that view again.",
+    ))
+}
+
+fn filtered_sessions(filter: &Expr) -> PlanError {
+    PlanError::unsupported(
+        format!("a filter of rows between SESSION and GROUP BY cannot be kept in a view: {filter}"),
+        "Filter before: SESSION((SELECT * FROM t WHERE ...) PARTITION BY ...), or in the aggregates: count(*) FILTER (WHERE ...).",
+    )
 }
 
 fn columns_used(expr: &Expr, schema: &DFSchema) -> Result<BTreeSet<usize>, PlanError> {
@@ -386,6 +485,22 @@ fn by_position(expr: Expr, group: &[Group], schema: &DFSchema) -> Result<Expr, P
         Ok(Transformed::yes(Expr::Column(position_column(at))))
     })?;
     Ok(replaced.data)
+}
+
+/// An expression of group keys as one over the group's columns by position, if it is one.
+fn by_group(expr: &Expr, group: &[Group]) -> Option<Expr> {
+    let mut over_keys = true;
+    let replaced = expr.clone().transform_down(|expr| {
+        let key = group.iter().position(|column| matches!(column, Group::Key(key) if *key == expr));
+        Ok(match key {
+            Some(i) => Transformed::new(Expr::Column(position_column(i)), true, TreeNodeRecursion::Jump),
+            None => {
+                over_keys &= !matches!(expr, Expr::Column(_));
+                Transformed::no(expr)
+            }
+        })
+    });
+    replaced.ok().filter(|_| over_keys).map(|replaced| replaced.data)
 }
 
 fn position_column(i: usize) -> Column {

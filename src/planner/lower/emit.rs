@@ -2,14 +2,14 @@
 
 use super::Lowering;
 use crate::planner::error::{PlanError, Refusal};
-use crate::planner::stream_plan::{NodeId, Op};
+use crate::planner::stream_plan::{Aggregate, NodeId, Op};
 
 impl Lowering {
     /// Every row of the output must belong to a window that will close.
     pub(super) fn check_emit(&self, node: NodeId) -> Result<(), PlanError> {
         let inputs = &self.nodes[node].inputs;
         match &self.nodes[node].op {
-            Op::Filter { .. } | Op::Project { .. } | Op::UnionAll => {
+            Op::Filter { .. } | Op::TemporalFilter { .. } | Op::Project { .. } | Op::UnionAll => {
                 inputs.iter().try_for_each(|&i| self.check_emit(i))
             }
             Op::TopN { partition_by, .. } => {
@@ -21,8 +21,12 @@ impl Lowering {
                 }
                 inputs.iter().try_for_each(|&i| self.check_emit(i))
             }
-            Op::Aggregate(aggregate) => {
-                let Some((time, _)) = aggregate.window else { return Err(no_window()) };
+            Op::Aggregate(_) | Op::Sessions(_) => {
+                let time = match &self.nodes[node].op {
+                    Op::Sessions(sessions) => sessions.time,
+                    Op::Aggregate(Aggregate { window: Some((time, _)), .. }) => *time,
+                    _ => return Err(no_window()),
+                };
                 if inputs.iter().all(|&input| self.event_time[input].contains(&time)) {
                     return Ok(());
                 }
@@ -40,7 +44,7 @@ impl Lowering {
 fn no_window() -> PlanError {
     refusal(
         "EMIT ON WINDOW CLOSE needs a view that groups by windows",
-        "Select FROM TUMBLE(...) or HOP(...) and GROUP BY window_start or window_end, or leave EMIT ON WINDOW CLOSE out.",
+        "Select FROM TUMBLE(...), HOP(...) or SESSION(...) and GROUP BY window_start or window_end, or leave EMIT ON WINDOW CLOSE out.",
     )
 }
 

@@ -12,6 +12,7 @@ mod emit;
 mod ranked;
 mod refuse;
 mod substitute;
+mod temporal;
 
 use std::sync::Arc;
 
@@ -33,12 +34,13 @@ use datafusion::physical_expr::expressions::{BinaryExpr, Column as PhysicalColum
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr, create_physical_expr};
 
 use super::arithmetic::CheckedArithmetic;
+use super::assign_sessions::sessions;
 use super::assign_windows::AssignWindows;
 use super::error::{PlanError, duplicate_column};
 use super::event_time::event_time_columns;
 use super::names::result_name;
 use super::scope::{ObjectSource, Scope};
-use super::stream_plan::{Emit, Node, NodeId, Op, ScanKind, StoreChoice, StreamPlan};
+use super::stream_plan::{Clock, Comparison, Emit, Node, NodeId, Op, ScanKind, StoreChoice, StreamPlan, TimeBound};
 use super::types::{output_type, sql_name};
 use crate::catalog::ObjectKind;
 
@@ -147,6 +149,11 @@ impl Lowering {
             }
             LogicalPlan::Extension(Extension { node }) => match node.as_any().downcast_ref::<AssignWindows>() {
                 Some(windows) => self.assign_windows(windows),
+                None if sessions(plan).is_some() => Err(PlanError::unsupported(
+                    "rows with the bounds of their sessions cannot be kept in a view",
+                    "GROUP BY the keys, window_start and window_end, and let no aggregate look at the bounds; they can stand \
+                     in the SELECT list and in HAVING.",
+                )),
                 None => Err(refuse::node(plan)),
             },
             other => Err(refuse::node(other)),
@@ -190,13 +197,33 @@ impl Lowering {
     fn filter(&mut self, input: NodeId, conjuncts: Vec<Expr>, schema: &DFSchema) -> Result<NodeId, PlanError> {
         let is_true =
             |expr: &Expr| matches!(expr, Expr::Literal(datafusion::common::ScalarValue::Boolean(Some(true)), _));
-        let Some(predicate) = conjunction(conjuncts.into_iter().filter(|expr| !is_true(expr))) else {
-            return Ok(input);
-        };
-        let predicate = self.physical(&predicate, schema)?;
-        let Node { schema, append_only, .. } = &self.nodes[input];
-        let (schema, append_only, event_time) = (Arc::clone(schema), *append_only, self.event_time[input].clone());
-        Ok(self.add(Op::Filter { predicate }, vec![input], schema, append_only, event_time))
+        let (temporal, plain): (Vec<Expr>, Vec<Expr>) = conjuncts.into_iter().partition(temporal::reads_clock);
+        let mut node = input;
+        if let Some(predicate) = conjunction(plain.into_iter().filter(|expr| !is_true(expr))) {
+            let predicate = self.physical(&predicate, schema)?;
+            let Node { schema, append_only, .. } = &self.nodes[input];
+            let (schema, append_only, event_time) = (Arc::clone(schema), *append_only, self.event_time[input].clone());
+            node = self.add(Op::Filter { predicate }, vec![input], schema, append_only, event_time);
+        }
+        let mut by_clock: Vec<(Clock, Vec<TimeBound>)> = Vec::new();
+        for conjunct in &temporal {
+            for bound in temporal::bounds_of(conjunct)? {
+                let physical = self.time_bound(&bound, schema)?;
+                match by_clock.iter_mut().find(|(clock, _)| *clock == bound.clock) {
+                    Some((_, bounds)) => bounds.push(physical),
+                    None => by_clock.push((bound.clock, vec![physical])),
+                }
+            }
+        }
+        for (clock, bounds) in by_clock {
+            let Node { schema, append_only, .. } = &self.nodes[node];
+            // A row that only comes is never taken back.
+            let stays = |bound: &TimeBound| matches!(bound.comparison, Comparison::Less | Comparison::LessOrEqual);
+            let (schema, append_only) = (Arc::clone(schema), *append_only && bounds.iter().all(stays));
+            // What the clock brings or takes does not heed any watermark.
+            node = self.add(Op::TemporalFilter { clock, bounds }, vec![node], schema, append_only, Vec::new());
+        }
+        Ok(node)
     }
 
     fn project(

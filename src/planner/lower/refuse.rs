@@ -20,8 +20,10 @@ pub(super) fn refuse(plan: &LogicalPlan) -> Result<(), PlanError> {
             | LogicalPlan::Values(_) => return Err(node(plan).into()),
             _ => {}
         }
+        // A condition on a clock is looked at when it is lowered.
+        let is_filter = matches!(plan, LogicalPlan::Filter(_) | LogicalPlan::TableScan(_));
         plan.apply_expressions(|expr| {
-            expr.apply(|expr| match expression(expr) {
+            expr.apply(|expr| match expression(expr, is_filter) {
                 Some(refusal) => Err(refusal.into()),
                 None => Ok(TreeNodeRecursion::Continue),
             })
@@ -64,7 +66,7 @@ pub(super) fn node(plan: &LogicalPlan) -> PlanError {
     PlanError::unsupported(what, hint)
 }
 
-fn expression(expr: &Expr) -> Option<PlanError> {
+fn expression(expr: &Expr, is_filter: bool) -> Option<PlanError> {
     let (what, hint) = match expr {
         Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) => (
             "subqueries in expressions cannot be kept in a view yet".to_string(),
@@ -87,9 +89,10 @@ fn expression(expr: &Expr) -> Option<PlanError> {
             ));
         }
         Expr::ScalarFunction(call) => match constant_of_a_read(&call.func) {
+            Some(_) if is_filter => return None,
             Some(name) => (
-                format!("{name}() cannot be kept in a view yet: its value changes with every tick"),
-                "Filter by time in the SELECT on the view; retention bounds what the view keeps.",
+                format!("{name}() cannot be kept in a view but in WHERE and HAVING: its value changes with every tick"),
+                "Filter by it, as in WHERE ts > now() - INTERVAL '1 hour', and compute with it in the SELECT on the view.",
             ),
             None if call.func.signature().volatility == Volatility::Volatile => (
                 format!("the volatile function {}() cannot be kept in a view", call.func.name()),

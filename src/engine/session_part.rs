@@ -1,0 +1,123 @@
+//! A worker's part of the sessions straight over a source: those of the keys in its buckets.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::worker::{EdgeId, StoreReport};
+use crate::catalog::Oid;
+use crate::exec::exchange::{Batch, StoreId};
+use crate::exec::feed::Shortfall;
+use crate::exec::horizon::Horizon;
+use crate::exec::law::SourceTime;
+use crate::exec::session_batch::forgotten_until;
+use crate::exec::session_changes::{SessionChanges, joined};
+use crate::exec::session_store::SessionStore;
+use crate::exec::slice_store::StoreLayout;
+use crate::exec::tail::shown;
+use crate::exec::window_view::WindowView;
+use crate::exec::{Delta, ExecError};
+
+pub(super) struct SessionPart {
+    pub source: Oid,
+    pub store: SessionStore,
+    edges: Vec<SessionEdge>,
+    /// Still being given its history.
+    pub held: bool,
+    pub keep_us: Option<i64>,
+    pub failed: bool,
+    /// The tick in which rows last came.
+    generation: u64,
+    /// The start of the oldest session that is not final, once there is a watermark.
+    pub oldest_us: Option<i64>,
+}
+
+struct SessionEdge {
+    id: EdgeId,
+    changes: SessionChanges,
+    is_new: bool,
+    tells_all: bool,
+}
+
+impl SessionPart {
+    pub fn new(source: Oid, layout: Arc<StoreLayout>) -> Result<Self, ExecError> {
+        let store = SessionStore::new(layout)?;
+        let edges = Vec::new();
+        Ok(SessionPart {
+            source,
+            store,
+            edges,
+            held: true,
+            keep_us: None,
+            failed: false,
+            generation: 0,
+            oldest_us: None,
+        })
+    }
+
+    pub fn add_edge(&mut self, id: EdgeId, view: WindowView, tells_all: bool) -> Result<(), ExecError> {
+        self.store.track_changes();
+        self.edges.push(SessionEdge { id, changes: SessionChanges::new(view)?, is_new: true, tells_all });
+        Ok(())
+    }
+
+    pub fn drop_edge(&mut self, id: EdgeId) {
+        self.edges.retain(|edge| edge.id != id);
+    }
+
+    /// Rows from the exchange. Sessions are not aggregated in advance, so that no states come.
+    pub fn accept(&mut self, batch: &Batch, tick: u64) -> Result<(), ExecError> {
+        self.generation = tick;
+        match batch {
+            Batch::Raw(rows) => self.store.apply(rows),
+            Batch::Partial(_) => Err(ExecError::Invariant("partial states came for sessions".into())),
+        }
+    }
+
+    /// The end of a tick, once its rows have come.
+    pub fn step(&mut self, times: &HashMap<Oid, SourceTime>, out: &mut Vec<(EdgeId, Delta)>) -> Result<(), ExecError> {
+        let held = HashMap::new();
+        let shown = shown(Some(&Horizon::Source(self.source)), if self.held { &held } else { times }, self.keep_us);
+        self.store.settle()?;
+        let dirty = self.store.take_dirty();
+        let mut deltas = Vec::with_capacity(self.edges.len());
+        for edge in &mut self.edges {
+            deltas.push(if edge.is_new {
+                edge.is_new = false;
+                let all = edge.changes.begin(&mut self.store, &shown)?;
+                if edge.tells_all { all } else { Delta::empty(all.rows.schema()) }
+            } else {
+                edge.changes.step(&mut self.store, &dirty)?
+            });
+        }
+        if let Some(final_until_us) = shown.final_until_us {
+            let closed = self.store.close(final_until_us)?;
+            for (edge, delta) in self.edges.iter_mut().zip(&mut deltas) {
+                let shown_once = edge.changes.close(&mut self.store, &closed)?;
+                *delta = joined(delta.clone(), shown_once)?;
+            }
+            self.oldest_us = Some(self.store.oldest_open_us(final_until_us));
+        }
+        if let Some(horizon_us) = forgotten_until(&shown)
+            && let Some(renumbered) = self.store.forget(horizon_us)?
+        {
+            self.edges.iter_mut().for_each(|edge| edge.changes.renumber(&renumbered));
+        }
+        out.extend(self.edges.iter().map(|edge| edge.id).zip(deltas).filter(|(_, delta)| !delta.is_empty()));
+        Ok(())
+    }
+
+    pub fn report(&self, store: StoreId, mut shortfall: Shortfall) -> StoreReport {
+        shortfall.left_out += self.store.left_out();
+        StoreReport {
+            store,
+            slices: Vec::new(),
+            sessions: self.store.spans(),
+            keys: self.store.num_keys(),
+            bytes: self.store.bytes() + self.edges.iter().map(|edge| edge.changes.bytes()).sum::<usize>(),
+            forgotten_rows: 0,
+            first_kept: None,
+            generation: self.generation,
+            shortfall,
+        }
+    }
+}

@@ -394,7 +394,7 @@ fn source_setup(object: &Object, source: &Source, catalog: &Catalog) -> Result<(
             _ => {
                 return Err(EngineError::Invalid {
                     message: format!("option idle_advance: '{text}' is neither true nor false"),
-                    hint: String::new(),
+                    hint: "Write idle_advance = true, or leave it out.".into(),
                 });
             }
         };

@@ -80,6 +80,9 @@ async fn a_log_that_lost_its_beginning_before_it_was_read_is_read_from_where_one
         topic.fill(0, 0..60);
         let view = "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, min(id) AS first FROM e";
         db.run(view).await;
+        // Who waits already is told, too.
+        let error = db.error("WAIT FOR v").await;
+        assert!(error.contains("has failed"), "{error}");
         until(&db, "SELECT state FROM riverrun.sources", &["failed"]).await;
         let message = &db.rows("SELECT message FROM riverrun.sources").await[0];
         assert!(

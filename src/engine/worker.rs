@@ -155,6 +155,8 @@ pub(super) struct StoreReport {
     pub slices: Vec<(i64, usize, usize, bool)>,
     pub keys: usize,
     pub bytes: usize,
+    /// The tick in which rows last came.
+    pub generation: u64,
     pub forgotten_rows: u64,
     pub first_kept: Option<i64>,
     pub shortfall: Shortfall,
@@ -180,6 +182,8 @@ struct Part {
     held: bool,
     keep_us: Option<i64>,
     failed: bool,
+    /// The tick in which rows last came.
+    generation: u64,
 }
 
 struct Edge {
@@ -372,7 +376,16 @@ impl Worker {
         });
         match made {
             Ok((store, before)) => {
-                let part = Part { source, store, before, edges: Vec::new(), held: true, keep_us: None, failed: false };
+                let part = Part {
+                    source,
+                    store,
+                    before,
+                    edges: Vec::new(),
+                    held: true,
+                    keep_us: None,
+                    failed: false,
+                    generation: 0,
+                };
                 self.stores.insert(id, part);
             }
             Err(error) => self.fail(Consumer::Store(id), &error),
@@ -477,7 +490,10 @@ impl Worker {
             return Ok(());
         }
         match &mut part.before {
-            None => part.store.apply(&rows),
+            None => {
+                part.generation = self.tick;
+                part.store.apply(&rows)
+            }
             Some(before) if before.rests_ticks == 0 => {
                 before.rows += rows.rows;
                 before.store.apply(&rows)
@@ -503,7 +519,10 @@ impl Worker {
         add: impl FnOnce(&mut SliceStore) -> Result<(), ExecError>,
     ) -> Result<(), ExecError> {
         match self.stores.get_mut(&id) {
-            Some(part) => add(&mut part.store),
+            Some(part) => {
+                part.generation = self.tick;
+                add(&mut part.store)
+            }
             None => Ok(()),
         }
     }
@@ -662,6 +681,7 @@ impl Worker {
                     slices: part.store.slices().collect(),
                     keys: part.store.num_keys(),
                     bytes: part.store.bytes() + part.edges.iter().map(|e| e.changes.bytes()).sum::<usize>(),
+                    generation: part.generation,
                     forgotten_rows: part.store.forgotten_rows(),
                     first_kept: part.store.first_kept(),
                     shortfall: self

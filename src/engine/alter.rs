@@ -198,22 +198,11 @@ impl Coordinator {
             }
             restarts.insert(partition, (to_offset, span.high));
         }
-        // What was to be reached in the old log ends with it.
-        let in_reach = |ends: &mut Vec<(i32, i64)>| {
-            for (partition, end) in ends {
-                if let Some((_, high)) = restarts.get(partition) {
-                    *end = (*end).min(*high);
-                }
-            }
-        };
-        for view in self.views.values_mut() {
-            if let Some(Some(ends)) = view.targets.get_mut(&oid) {
-                in_reach(ends);
-            }
-        }
-        for wait in &mut self.waits {
-            if let Some(ends) = wait.ends.get_mut(&oid) {
-                in_reach(ends);
+        // What was to be reached in the old log ends with it. (Nobody waits for a source that has failed.)
+        let targets = self.views.values_mut().filter_map(|view| view.targets.get_mut(&oid)?.as_mut());
+        for (partition, end) in targets.flatten() {
+            if let Some((_, high)) = restarts.get(partition) {
+                *end = (*end).min(*high);
             }
         }
         let restarts = restarts.into_iter().map(|(partition, (offset, _))| (partition, offset)).collect();
@@ -249,6 +238,14 @@ impl Coordinator {
                 .push(format!("windows that end at or before {until} are final and stay so; rows before it are late"));
         }
         notices
+    }
+}
+
+/// A reader that has given up never gets anywhere; where its topic was made anew it may even stand behind the end.
+pub(super) fn source_failed(name: &str, reason: &str) -> EngineError {
+    EngineError::NotReady {
+        message: format!("source \"{name}\" has failed: {reason}"),
+        hint: format!("ALTER SOURCE {name} RESET TO earliest | latest says where reading goes on."),
     }
 }
 

@@ -198,8 +198,8 @@ pub(super) struct View {
     pub rows_out: u64,
 }
 
-pub(super) struct Wait {
-    pub ends: BTreeMap<Oid, Vec<(i32, i64)>>,
+struct Wait {
+    ends: BTreeMap<Oid, Vec<(i32, i64)>>,
     reply: Reply<()>,
 }
 
@@ -219,7 +219,7 @@ pub(super) struct Coordinator {
     /// The clock of the tick: what `now()` is in views. Never goes back.
     pub now_us: i64,
     pub next_id: u64,
-    pub waits: Vec<Wait>,
+    waits: Vec<Wait>,
     pub subscribers: Vec<Subscriber>,
     pub kept: Arc<Kept>,
     pub stats: Arc<RwLock<Arc<Stats>>>,
@@ -779,8 +779,14 @@ impl Coordinator {
             if wait.reply.is_closed() {
                 continue;
             }
+            let failed = wait.ends.keys().filter_map(|oid| self.sources.get(oid)).find_map(|source| {
+                let reason = source.partitions.values().find_map(|p| p.error.as_deref())?;
+                Some(super::alter::source_failed(&source.object.name, reason))
+            });
             let reached = wait.ends.iter().all(|(source, ends)| self.absorbed(*source, ends));
-            if reached {
+            if let Some(failed) = failed {
+                let _ = wait.reply.send(Err(failed));
+            } else if reached {
                 let _ = wait.reply.send(Ok(()));
             } else {
                 self.waits.push(wait);

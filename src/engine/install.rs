@@ -372,6 +372,7 @@ impl Coordinator {
         }
         self.tables.remove(&oid);
         self.times.remove(&oid);
+        self.kept.forget(oid);
     }
 
     /// Nobody may want the changes of these any more.

@@ -317,13 +317,9 @@ impl Inner {
         let catalog = self.catalog();
         let stats = self.stats();
         let read: BTreeSet<Oid> = stats.sources.iter().filter(|s| s.state != "idle").map(|s| s.oid).collect();
-        // A reader that has given up never gets anywhere; where its topic was made anew it may even stand behind the end.
         if let Some(failed) = stats.sources.iter().find(|s| s.state == "failed" && sources.contains(&s.oid)) {
-            let reason = failed.message.as_deref().unwrap_or_default();
-            return Err(EngineError::NotReady {
-                message: format!("source \"{}\" has failed: {reason}", failed.name),
-                hint: format!("ALTER SOURCE {} RESET TO earliest | latest says where reading goes on.", failed.name),
-            });
+            let lost = failed.partitions.iter().find_map(|p| p.error.as_deref());
+            return Err(alter::source_failed(&failed.name, lost.or(failed.message.as_deref()).unwrap_or_default()));
         }
         let mut ends = BTreeMap::new();
         for oid in sources.into_iter().filter(|oid| read.contains(oid)) {
@@ -402,7 +398,7 @@ fn source_setup(object: &Object, source: &Source, catalog: &Catalog) -> Result<(
             _ => {
                 return Err(EngineError::Invalid {
                     message: format!("option idle_advance: '{text}' is neither true nor false"),
-                    hint: String::new(),
+                    hint: "Write idle_advance = true, or leave it out.".into(),
                 });
             }
         };

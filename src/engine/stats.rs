@@ -191,6 +191,12 @@ impl Kept {
         let bytes_of = |row: &DeadLetter| row.payload.len() + row.reason.len() + size_of::<DeadLetter>();
         add(&self.dead, now_us, dead, |row| row.source, bytes_of);
     }
+
+    /// What a source or table that is dropped has left.
+    pub fn forget(&self, oid: Oid) {
+        self.late.lock().remove(&oid);
+        self.dead.lock().remove(&oid);
+    }
 }
 
 fn add<T>(

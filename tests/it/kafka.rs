@@ -178,3 +178,46 @@ async fn a_broker_that_is_away_is_a_state_and_not_an_end() {
     db.run("DROP SOURCE e CASCADE").await;
     db.engine.stop().await;
 }
+
+/// Only Apache Kafka deletes topics.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_is_read_from_where_one_says() {
+    use rdkafka::admin::{AdminClient, AdminOptions};
+    use rdkafka::client::DefaultClientContext;
+
+    let kafka = Kafka::start();
+    if kafka.embedded.is_some() {
+        return;
+    }
+    let topic = kafka.topic("anew", 1);
+    let send = |ads: std::ops::Range<i64>| {
+        for ad in ads {
+            kafka.send(&topic, 0, Some(format!(r#"{{"ad":{ad},"ts":{}}}"#, START_MS + ad * 1000).as_bytes()));
+        }
+        kafka.flush();
+    };
+    send(0..50);
+    let db = Db::start(2);
+    db.run(&kafka.source(&topic)).await;
+    db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, max(ad) AS m FROM e; WAIT FOR v").await;
+    let admin: AdminClient<DefaultClientContext> =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", &kafka.servers).create().expect("a client");
+    admin.delete_topics(&[&topic], &AdminOptions::new()).await.expect("an answer");
+    // It is gone some time after the answer.
+    while create_topic(&kafka.servers, &topic, 1).is_err() {}
+    send(50..60);
+    loop {
+        let state = db.rows("SELECT state FROM riverrun.sources").await;
+        if state == ["failed"] {
+            break;
+        }
+    }
+    // A view that comes now finds nothing of the old log, and must not take the new one's records for it.
+    db.run("CREATE MATERIALIZED VIEW during AS SELECT ad FROM e").await;
+    db.run("ALTER SOURCE e RESET TO earliest; WAIT FOR e").await;
+    assert_eq!(db.rows("SELECT * FROM v").await, ["60|59"]);
+    assert_eq!(db.rows("SELECT count(*), min(ad) FROM during").await, ["10|50"]);
+    assert_eq!(db.rows("SELECT from_offset, to_offset, lost FROM riverrun.source_gaps").await, ["50|0|NULL"]);
+    assert_eq!(db.rows("SELECT read, accepted, \"offset\" FROM riverrun.source_partitions").await, ["60|60|10"]);
+    db.engine.stop().await;
+}

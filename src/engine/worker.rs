@@ -323,7 +323,8 @@ impl Worker {
             }
             Command::AddPartitions { source, partitions } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
-                    reader.add_partitions(&partitions);
+                    let watermark_us = self.times.get(&source).and_then(|time| time.watermark_us);
+                    reader.add_partitions(&partitions, watermark_us);
                 }
             }
             Command::Ends { source, ends, lows } => {

@@ -19,7 +19,7 @@ use riverrun::sql::{self, Name, Statement};
 
 use crate::db::{Db, lines};
 
-fn seeds(default: Range<u64>) -> Range<u64> {
+pub fn seeds(default: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("RIVERRUN_ORACLE_SEEDS") else { return default };
     let (from, to) = text.split_once("..").expect("RIVERRUN_ORACLE_SEEDS=FROM..TO");
     from.parse().expect("a seed")..to.parse().expect("a seed")
@@ -99,8 +99,14 @@ const FINAL: [(&str, &str); 4] = [
         "SELECT k, window_start, window_end, count(*) AS n, max(v) AS hi FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '1 minute') GROUP BY k, window_start, window_end EMIT ON WINDOW CLOSE",
         "SELECT k, window_start, window_end, n, hi FROM d8",
     ),
-    ("SELECT window_end, sum(n) AS n FROM c0 GROUP BY window_end", "SELECT window_end, sum(n) AS n FROM d8 GROUP BY window_end"),
-    ("SELECT window_end, hi * 2 AS twice FROM c0 WHERE k = 'b'", "SELECT window_end, hi * 2 AS twice FROM d8 WHERE k = 'b'"),
+    (
+        "SELECT window_end, sum(n) AS n FROM c0 GROUP BY window_end",
+        "SELECT window_end, sum(n) AS n FROM d8 GROUP BY window_end",
+    ),
+    (
+        "SELECT window_end, hi * 2 AS twice FROM c0 WHERE k = 'b'",
+        "SELECT window_end, hi * 2 AS twice FROM d8 WHERE k = 'b'",
+    ),
     (
         "SELECT window_end, sum(n) AS n FROM TUMBLE(f1, window_start, INTERVAL '1 minute') GROUP BY window_end EMIT ON WINDOW CLOSE",
         "SELECT window_end, sum(n) AS n FROM TUMBLE(f1, window_start, INTERVAL '1 minute') GROUP BY window_end",
@@ -271,7 +277,8 @@ async fn views_derived_from_a_store_equal_their_queries() {
                     db.run(&format!("CREATE MATERIALIZED VIEW c{i} AS {query}")).await;
                 }
                 // Follows what closes in a view that is regrouped.
-                db.run("CREATE MATERIALIZED VIEW e0 AS SELECT k, count(*) AS windows, sum(n) AS n FROM c0 GROUP BY k").await;
+                db.run("CREATE MATERIALIZED VIEW e0 AS SELECT k, count(*) AS windows, sum(n) AS n FROM c0 GROUP BY k")
+                    .await;
                 // Nothing is waited for here: what the store holds is there at once, if it was whole.
                 if step > 0 {
                     check_derived(&db, &events.accepted, &format!("seed {seed}, just made")).await;

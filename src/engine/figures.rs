@@ -1,5 +1,6 @@
 //! What the coordinator tells of itself: figures for the tables of `riverrun`, and the text of EXPLAIN ANALYZE.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::coordinator::{Coordinator, Explained, RegroupedUse, Source, Store, View};
@@ -61,16 +62,22 @@ impl Coordinator {
             (None, true) => ("current", None),
             (None, false) => ("reading history", None),
         };
-        let stores: Vec<(StoreId, &Store)> =
+        // A view may read one store twice.
+        let stores: BTreeMap<StoreId, &Store> =
             view.feeds.iter().filter_map(|f| Some((f.store, self.stores.get(&f.store)?))).collect();
         let mut shortfall = view.tail.shortfall();
-        let of_stores = stores.iter().flat_map(|(_, s)| s.reports.values().map(|r| &r.shortfall));
+        let of_stores = stores.values().flat_map(|s| s.reports.values().map(|r| &r.shortfall));
         of_stores.chain(view.passes_short.values()).for_each(|s| shortfall.add(s.clone()));
+        for regrouped in view.feeds.iter().filter_map(|f| f.regrouped.as_ref()) {
+            if let Some(reader) = regrouped.reader.try_lock() {
+                shortfall.add(reader.shortfall());
+            }
+        }
         let (overflowed, overflow) = overflows(view);
         let left_out = (shortfall.left_out > 0).then(|| "a row without a time stands in no window".to_string());
         let samples: Vec<String> = shortfall.sample.into_iter().chain(overflow).chain(left_out).collect();
         let tail = view.tail.state();
-        let stored: usize = stores.iter().flat_map(|(_, s)| s.reports.values()).map(|r| r.bytes).sum();
+        let stored: usize = stores.values().flat_map(|s| s.reports.values()).map(|r| r.bytes).sum();
         let regrouped = view.feeds.iter().filter_map(|f| f.regrouped.as_ref()).map(regrouped_bytes);
         let regrouped: usize = regrouped.map(|(reads, changes)| reads + changes).sum();
         let arranged = view.arrangement.as_ref().map_or(0, Arrangement::bytes);
@@ -85,16 +92,16 @@ impl Coordinator {
             message,
             progress: f64::from(u8::from(view.current)),
             watermark_us: super::version::watermark_of(&view.flow.shown_horizons, &self.times),
-            complete_from_us: stores.iter().filter_map(|(_, s)| complete_from(s)).chain(view.complete_from_us).max(),
+            complete_from_us: stores.values().filter_map(|s| complete_from(s)).chain(view.complete_from_us).max(),
             rows: view.arrangement.as_ref().map(|a| a.rows() as u64),
             state_bytes: (stored + arranged + regrouped + tail.iter().map(|t| t.2).sum::<usize>()) as u64,
             late_rows: view.targets.keys().map(late).sum(),
-            forgotten_rows: stores.iter().flat_map(|(_, s)| s.reports.values()).map(|r| r.forgotten_rows).sum(),
+            forgotten_rows: stores.values().flat_map(|s| s.reports.values()).map(|r| r.forgotten_rows).sum(),
             expression_errors: shortfall.errors,
             overflowed_values: overflowed,
             rows_without_window: shortfall.left_out,
             error_sample: (!samples.is_empty()).then(|| samples.join("; ")),
-            stores: stores.iter().map(|(id, _)| store_name(*id)).collect(),
+            stores: stores.keys().map(|id| store_name(*id)).collect(),
         }
     }
 

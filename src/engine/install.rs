@@ -234,6 +234,7 @@ impl Coordinator {
                 notices.extend(copies(window, &format!("each row of \"{}\"", view.object.name))?);
             }
         }
+        notices.dedup();
         Ok(notices)
     }
 

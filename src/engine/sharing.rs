@@ -75,13 +75,18 @@ impl Coordinator {
         let with = self.readers(store, None).join(", ");
         match derived {
             Derived::Same(_) => format!("shares {} with {with}", store_name(id)),
-            Derived::Regrouped(by) => format!(
-                "shares {name} with {with}: reads make its groups of the store's keys [{keys}], about {rows} rows a slice; \
-                 WITH (store = 'own') keeps it apart",
-                name = store_name(id),
-                keys = names(&by.fine),
-                rows = store.rows_a_slice(),
-            ),
+            Derived::Regrouped(by) => {
+                let rows = match store.rows_a_slice() {
+                    0 => String::new(),
+                    rows => format!(", about {rows} rows a slice"),
+                };
+                format!(
+                    "shares {} with {with}: reads make its groups of the store's keys [{}]{rows}; WITH (store = 'own') keeps \
+                     it apart",
+                    store_name(id),
+                    names(&by.fine),
+                )
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use super::ExecError;
 use super::expr::Evaluator;
+use super::feed::Shortfall;
 use super::id_set::IdSet;
 use super::keys::{CHUNK, KeyDictionary, KeySnapshot};
 use super::panes::Panes;
@@ -75,6 +76,7 @@ pub struct Regrouped {
     reads: u64,
     /// Raised when groups are numbered anew.
     numbering: u64,
+    shortfall: Shortfall,
 }
 
 /// What is known of the keys of one part of the store, by id.
@@ -104,6 +106,7 @@ impl Regrouped {
             image_bytes: 0,
             reads: 0,
             numbering: 0,
+            shortfall: Shortfall::default(),
         })
     }
 
@@ -115,6 +118,11 @@ impl Regrouped {
         let known =
             |p: &Part| p.groups.capacity() * size_of::<u32>() + p.conditions.iter().map(Vec::capacity).sum::<usize>();
         self.keys.bytes() + self.image_bytes + self.parts.iter().map(known).sum::<usize>()
+    }
+
+    /// Keys of the store for which an expression failed and gave NULL, with a sample of the first.
+    pub fn shortfall(&self) -> Shortfall {
+        self.shortfall.clone()
     }
 
     /// The coarser keys as of these parts, and the number of the numbering that their ids are of.
@@ -162,6 +170,7 @@ impl Regrouped {
             self.parts = parts.iter().map(|_| Part::default()).collect();
             self.images.clear();
             self.image_bytes = 0;
+            self.shortfall = Shortfall::default();
             self.numbering += 1;
         }
         let schema: SchemaRef = Arc::new(Schema::new(self.plan.fine.keys.to_vec()));
@@ -174,7 +183,7 @@ impl Regrouped {
                 let columns = chunk.iter().map(|column| column.slice(from, rows)).collect();
                 let options = RecordBatchOptions::new().with_row_count(Some(rows));
                 let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
-                part.learn(&self.plan, &mut self.keys, &batch)?;
+                part.learn(&self.plan, &mut self.keys, &batch, &mut self.shortfall)?;
             }
         }
         Ok(())
@@ -283,21 +292,45 @@ impl Regrouped {
 
 impl Part {
     /// Takes in the next keys.
-    fn learn(&mut self, plan: &Regrouping, keys: &mut KeyDictionary, batch: &RecordBatch) -> Result<(), ExecError> {
+    fn learn(
+        &mut self,
+        plan: &Regrouping,
+        keys: &mut KeyDictionary,
+        batch: &RecordBatch,
+        shortfall: &mut Shortfall,
+    ) -> Result<(), ExecError> {
+        let mut note = |evaluator: Evaluator| {
+            shortfall.add(Shortfall { errors: evaluator.errors, sample: evaluator.sample, left_out: 0 });
+        };
+        let mut holds = |condition: &Expr| -> Result<BooleanArray, ExecError> {
+            let mut evaluator = Evaluator::new(condition.clone());
+            let passed = evaluator.evaluate_predicate(batch)?;
+            note(evaluator);
+            Ok(passed)
+        };
         let mut stays: Option<BooleanArray> = None;
         for filter in &plan.filters {
-            let passed = Evaluator::new(filter.clone()).evaluate_predicate(batch)?;
+            let passed = holds(filter)?;
             stays = Some(match stays {
                 None => passed,
                 Some(before) => arrow::compute::and(&before, &passed)?,
             });
         }
+        let conditions: Vec<&Expr> = plan.measures.iter().filter_map(|origin| origin.when.as_ref()).collect();
+        self.conditions.resize(conditions.len(), Vec::new());
+        for (known, condition) in self.conditions.iter_mut().zip(conditions) {
+            known.extend(holds(condition)?.values().iter());
+        }
         let kept = match &stays {
             None => batch.clone(),
             Some(mask) => arrow::compute::filter_record_batch(batch, mask)?,
         };
-        let columns: Vec<ArrayRef> =
-            plan.keys.iter().map(|key| Evaluator::new(key.clone()).evaluate(&kept)).collect::<Result<_, _>>()?;
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(plan.keys.len());
+        for key in &plan.keys {
+            let mut evaluator = Evaluator::new(key.clone());
+            columns.push(evaluator.evaluate(&kept)?);
+            note(evaluator);
+        }
         let mut ids = Vec::with_capacity(kept.num_rows());
         keys.intern(&columns, kept.num_rows(), &mut ids)?;
         let mut ids = ids.into_iter();
@@ -305,12 +338,6 @@ impl Part {
             Some(mask) if !mask.value(row) => NONE,
             _ => ids.next().expect("an id for each key that stays"),
         }));
-        let conditions: Vec<&Expr> = plan.measures.iter().filter_map(|origin| origin.when.as_ref()).collect();
-        self.conditions.resize(conditions.len(), Vec::new());
-        for (known, condition) in self.conditions.iter_mut().zip(conditions) {
-            let holds = Evaluator::new(condition.clone()).evaluate_predicate(batch)?;
-            known.extend(holds.values().iter());
-        }
         Ok(())
     }
 }

@@ -373,7 +373,13 @@ fn windowed(aggregate: &LogicalAggregate) -> Result<Option<Windowed<'_>>, PlanEr
             _ => Group::Key(expr),
         });
     }
-    if !group.iter().any(|column| matches!(column, Group::Start | Group::End)) {
+    // Windows that cumulate share their starts: only the end tells one from another.
+    let names_window = |column: &Group| match column {
+        Group::Key(_) => false,
+        Group::Start => !windows.window.cumulates,
+        Group::End => true,
+    };
+    if !group.iter().any(names_window) {
         return Ok(None);
     }
     for call in &calls {

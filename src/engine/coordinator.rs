@@ -29,7 +29,7 @@ use crate::exec::Delta;
 use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;
-use crate::exec::flow::{Feed, Flow, Input, Output};
+use crate::exec::flow::{Feed, Flow, Input, Output, floor_us};
 use crate::exec::horizon::Horizon;
 use crate::exec::law::SourceTime;
 use crate::exec::regroup::{Regrouped, Regrouping};
@@ -149,6 +149,8 @@ pub(super) struct Store {
     pub reports: BTreeMap<usize, StoreReport>,
     /// Rows of earlier event times may be missing: the log no longer had them.
     pub complete_from_us: Option<i64>,
+    /// The last [`Command::Floor`].
+    pub floor_us: Option<i64>,
 }
 
 pub(super) struct FeedUse {
@@ -157,6 +159,8 @@ pub(super) struct FeedUse {
     pub edge: Option<EdgeId>,
     /// The store holds finer groups than the view's.
     pub regrouped: Option<RegroupedUse>,
+    /// A temporal filter above has taken back the windows that end at or before this.
+    pub floor_us: Option<i64>,
 }
 
 pub(super) struct RegroupedUse {
@@ -242,7 +246,8 @@ impl View {
             let Some(edge) = feed.regrouped.as_mut().and_then(|r| r.edge.as_mut()) else { continue };
             let parts = data.snapshots.get(&feed.store).map(Vec::as_slice).unwrap_or_default();
             let parts: Vec<StoreSnapshot> = parts.iter().map(|(_, part)| part.clone()).collect();
-            let shown = shown(Some(&Horizon::Source(self.flow.feeds[i].source)), times, self.plan.retention_us);
+            let source = Horizon::Source(self.flow.feeds[i].source);
+            let shown = shown(Some(&source), times, self.plan.retention_us).above(feed.floor_us);
             let delta = edge.changes.step(&mut edge.regrouped, &parts, &shown)?;
             if !std::mem::take(&mut edge.skips_first) {
                 deltas.insert(i, delta);
@@ -448,6 +453,7 @@ impl Coordinator {
         for &oid in &oids {
             self.step_view(oid, &mut data);
         }
+        self.tell_floors();
         for &oid in &oids {
             self.note_current(oid);
         }
@@ -568,6 +574,33 @@ impl Coordinator {
                 if let (Some(oldest), Some(start_us)) = (&feed.oldest, starts.and_then(|starts| starts.iter().min())) {
                     oldest.set(*start_us);
                 }
+            }
+        }
+    }
+
+    /// Tells stores what temporal filters have let go for good: of a store that no view reads without one, nor with a retention.
+    fn tell_floors(&mut self) {
+        let mut floors: HashMap<StoreId, Vec<Option<i64>>> = HashMap::new();
+        for view in self.views.values_mut() {
+            for (used, feed) in view.feeds.iter_mut().zip(&view.flow.feeds) {
+                used.floor_us = floor_us(&feed.floors, self.now_us, &self.times);
+                let size_us = feed.view.window.map_or(0, |window| window.size_us);
+                let alone = view.plan.retention_us.is_none();
+                let slices_us = used.floor_us.filter(|_| alone).map(|us| us.saturating_sub(size_us));
+                floors.entry(used.store).or_default().push(slices_us);
+            }
+        }
+        for (id, floors) in floors {
+            let Some(store) = self.stores.get_mut(&id) else { continue };
+            let floor_us = floors.into_iter().collect::<Option<Vec<i64>>>().and_then(|all| all.into_iter().min());
+            let width_us = store.feed.layout.grid.map_or(1, |grid| grid.width_us);
+            let is_told = match (floor_us, store.floor_us) {
+                (Some(now), Some(told)) => now < told.saturating_add(width_us),
+                (now, told) => now == told,
+            };
+            if !is_told {
+                store.floor_us = floor_us;
+                self.broadcast(|| Command::Floor { store: id, floor_us });
             }
         }
     }

@@ -287,6 +287,7 @@ impl Coordinator {
                     made_in: self.tick,
                     reports: BTreeMap::new(),
                     complete_from_us: None,
+                    floor_us: None,
                 };
                 self.stores.insert(id, store);
                 notices.push(format!("keeps its state in {}", store_name(id)));
@@ -302,7 +303,7 @@ impl Coordinator {
         };
         store.users.insert(view_oid, wish);
         self.tell_keep(id);
-        Ok(FeedUse { store: id, view, edge: None, regrouped })
+        Ok(FeedUse { store: id, view, edge: None, regrouped, floor_us: None })
     }
 
     /// A store keeps what its most demanding view wants.

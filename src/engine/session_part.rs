@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::worker::{EdgeId, StoreReport};
+use super::worker::{EdgeId, StoreReport, least};
 use crate::catalog::Oid;
 use crate::exec::exchange::{Batch, StoreId};
 use crate::exec::feed::Shortfall;
@@ -24,6 +24,7 @@ pub(super) struct SessionPart {
     /// Still being given its history.
     pub held: bool,
     pub keep_us: Option<i64>,
+    pub floor_us: Option<i64>,
     pub failed: bool,
     /// The tick in which rows last came.
     generation: u64,
@@ -41,13 +42,13 @@ struct SessionEdge {
 impl SessionPart {
     pub fn new(source: Oid, layout: Arc<StoreLayout>) -> Result<Self, ExecError> {
         let store = SessionStore::new(layout)?;
-        let edges = Vec::new();
         Ok(SessionPart {
             source,
             store,
-            edges,
+            edges: Vec::new(),
             held: true,
             keep_us: None,
+            floor_us: None,
             failed: false,
             generation: 0,
             oldest_us: None,
@@ -76,7 +77,9 @@ impl SessionPart {
     /// The end of a tick, once its rows have come.
     pub fn step(&mut self, times: &HashMap<Oid, SourceTime>, out: &mut Vec<(EdgeId, Delta)>) -> Result<(), ExecError> {
         let held = HashMap::new();
-        let shown = shown(Some(&Horizon::Source(self.source)), if self.held { &held } else { times }, self.keep_us);
+        let times = if self.held { &held } else { times };
+        let mut shown = shown(Some(&Horizon::Source(self.source)), times, self.keep_us);
+        shown.horizon_us = least(shown.horizon_us, self.floor_us);
         self.store.settle()?;
         let dirty = self.store.take_dirty();
         let mut deltas = Vec::with_capacity(self.edges.len());

@@ -89,6 +89,11 @@ pub(super) enum Command {
         store: StoreId,
         keep_us: Option<i64>,
     },
+    /// No view needs slices that begin before this, or sessions that end at or before it.
+    Floor {
+        store: StoreId,
+        floor_us: Option<i64>,
+    },
     AddEdge {
         edge: EdgeId,
         store: StoreId,
@@ -188,6 +193,7 @@ struct Part {
     /// Still being given its history.
     held: bool,
     keep_us: Option<i64>,
+    floor_us: Option<i64>,
     failed: bool,
     /// The tick in which rows last came.
     generation: u64,
@@ -197,6 +203,8 @@ struct Edge {
     id: EdgeId,
     changes: Changes,
     retention_us: Option<i64>,
+    /// Of a window.
+    size_us: i64,
     is_new: bool,
     tells_all: bool,
 }
@@ -357,6 +365,10 @@ impl Worker {
                 self.with_part(store, |part| part.keep_us = keep_us);
                 self.sessions.entry(store).and_modify(|part| part.keep_us = keep_us);
             }
+            Command::Floor { store, floor_us } => {
+                self.with_part(store, |part| part.floor_us = floor_us);
+                self.sessions.entry(store).and_modify(|part| part.floor_us = floor_us);
+            }
             Command::AddEdge { edge, store, view, tells_all, .. } if self.sessions.contains_key(&store) => {
                 let part = self.sessions.get_mut(&store).expect("just found");
                 if let Err(error) = part.add_edge(edge, view, tells_all) {
@@ -364,11 +376,12 @@ impl Worker {
                 }
             }
             Command::AddEdge { edge, store, view, retention_us, tells_all } => {
+                let size_us = view.window.map_or(0, |window| window.size_us);
                 let changes = Changes::new(self.own_view(view));
                 match changes {
                     Ok(changes) => self.with_part(store, |part| {
                         part.store.track_changes();
-                        part.edges.push(Edge { id: edge, changes, retention_us, is_new: true, tells_all });
+                        part.edges.push(Edge { id: edge, changes, retention_us, size_us, is_new: true, tells_all });
                     }),
                     Err(error) => self.fail(Consumer::Store(store), &error),
                 }
@@ -415,6 +428,7 @@ impl Worker {
                     edges: Vec::new(),
                     held: true,
                     keep_us: None,
+                    floor_us: None,
                     failed: false,
                     generation: 0,
                 };
@@ -692,7 +706,8 @@ impl Worker {
         let times: &HashMap<Oid, SourceTime> = if part.held { &held } else { &self.times };
         let dirty = part.store.take_dirty();
         for edge in &mut part.edges {
-            let shown = shown(Some(&horizon), times, edge.retention_us);
+            let floor_us = part.floor_us.map(|us| us.saturating_add(edge.size_us));
+            let shown = shown(Some(&horizon), times, edge.retention_us).above(floor_us);
             let delta = if edge.is_new {
                 edge.is_new = false;
                 let all = edge.changes.begin(&mut part.store, &shown)?;
@@ -706,7 +721,7 @@ impl Worker {
         if let Some(final_until_us) = now.final_until_us {
             part.store.close(final_until_us)?;
         }
-        if let Some(horizon_us) = now.horizon_us
+        if let Some(horizon_us) = least(now.horizon_us, part.floor_us)
             && let Some(renumbered) = part.store.forget(horizon_us)?
         {
             part.edges.iter_mut().for_each(|edge| edge.changes.renumber(&renumbered));
@@ -777,6 +792,11 @@ impl Worker {
             failures: std::mem::take(&mut self.failures),
         }
     }
+}
+
+/// The earlier of two bounds, or the one that there is.
+pub(super) fn least(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    a.into_iter().chain(b).min()
 }
 
 /// Rows for a consumer.

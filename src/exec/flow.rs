@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, FieldRef, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{CastExpr, Column};
 
 use super::ExecError;
 use super::horizon::{Horizon, OldestSession};
@@ -18,7 +18,9 @@ use super::state::Measure;
 use super::tail::Times;
 use super::window_view::{Group, WindowView};
 use crate::planner::stream_plan::Oid;
-use crate::planner::stream_plan::{Aggregate, Clock, Emit, GroupColumn, Node, Op, ScanKind, Session, StreamPlan};
+use crate::planner::stream_plan::{
+    Aggregate, Clock, Comparison, Emit, GroupColumn, Moment, Node, Op, ScanKind, Session, StreamPlan,
+};
 
 type Expr = Arc<dyn PhysicalExpr>;
 
@@ -63,6 +65,7 @@ pub struct Feed {
     pub view: WindowView,
     /// Of sessions: to be set once a tick.
     pub oldest: Option<OldestSession>,
+    pub floors: Vec<Floor>,
 }
 
 #[derive(Debug, Clone)]
@@ -130,6 +133,26 @@ pub struct TailAggregate {
     pub view: WindowView,
     /// Of sessions: to be set once a tick.
     pub oldest: Option<OldestSession>,
+    pub floors: Vec<Floor>,
+}
+
+/// What a temporal filter above an aggregation leaves of its windows: those that end at or before a moment are gone for good, so
+/// that they need not be kept.
+#[derive(Debug, Clone)]
+pub struct Floor {
+    clock: ClockReader,
+    moment: Moment,
+    /// From the moment to the end of the newest window that is gone.
+    add_us: i64,
+}
+
+/// The latest of several floors; `None` while no clock has a reading.
+pub fn floor_us(floors: &[Floor], now_us: i64, times: &dyn Times) -> Option<i64> {
+    let one = |floor: &Floor| {
+        let clock_us = floor.clock.read_us(now_us, times)?;
+        Some(floor.moment.at_us(clock_us).saturating_add(floor.add_us))
+    };
+    floors.iter().filter_map(one).max()
 }
 
 /// Where a reader of the view finds its rows.
@@ -189,6 +212,7 @@ impl Flow {
             }
             streams.push(stream);
         }
+        flow.find_floors(plan, &streams);
         (flow.output, flow.last) = flow.find_output(plan, &streams);
         flow.horizons = horizons.pop().unwrap_or_default();
         flow.shown_horizons = shown.pop().unwrap_or_default();
@@ -286,6 +310,31 @@ impl Flow {
         Input::Pass(self.passes.len() - 1)
     }
 
+    /// Looks for temporal filters on the bounds of windows, up from each aggregation.
+    fn find_floors(&mut self, plan: &StreamPlan, streams: &[Stream]) {
+        for (at, node) in plan.nodes.iter().enumerate() {
+            let (group, size_us) = match &node.op {
+                // Windows that grow from one start, and sessions, end at some time after it.
+                Op::Aggregate(a) => match a.window {
+                    Some((_, window)) => (&a.group, if window.cumulates { 0 } else { window.size_us }),
+                    None => continue,
+                },
+                Op::Sessions(sessions) => (&sessions.aggregate.group, 0),
+                _ => continue,
+            };
+            let floors = floors_above(plan, at, group, size_us, &self.tail, streams);
+            match &streams[at] {
+                Stream::Tail(Input::Feed(feed)) => self.feeds[*feed].floors = floors,
+                Stream::Tail(Input::Node(node)) => {
+                    if let Some((aggregate, _)) = &mut self.tail[*node].aggregate {
+                        aggregate.floors = floors;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Follows filters and projections down to a store.
     fn find_output(&mut self, plan: &StreamPlan, streams: &[Stream]) -> (Output, Input) {
         let top = plan.nodes.len() - 1;
@@ -308,6 +357,54 @@ impl Flow {
             _ => Output::Rows(last),
         };
         (output, last)
+    }
+}
+
+fn floors_above(
+    plan: &StreamPlan,
+    aggregation: usize,
+    group: &[GroupColumn],
+    size_us: i64,
+    tail: &[TailNode],
+    streams: &[Stream],
+) -> Vec<Floor> {
+    let mut bounds: Vec<Option<GroupColumn>> = group.iter().cloned().map(Some).collect();
+    let (mut at, mut floors) = (aggregation, Vec::new());
+    while let Some(next) = plan.nodes.iter().position(|node| node.inputs.contains(&at)) {
+        let bound = |expr: &Expr| bounds.get(without_casts(expr)?).cloned().flatten();
+        match &plan.nodes[next].op {
+            Op::Filter { .. } => {}
+            Op::Project { exprs } => bounds = exprs.iter().map(bound).collect(),
+            Op::TemporalFilter { bounds: conditions, .. } => {
+                let Stream::Tail(Input::Node(node)) = &streams[next] else { break };
+                let Some(clock) = &tail[*node].clock else { break };
+                for condition in conditions {
+                    let past_us = match condition.comparison {
+                        Comparison::Greater => 0,
+                        Comparison::GreaterOrEqual => -1,
+                        Comparison::Less | Comparison::LessOrEqual => continue,
+                    };
+                    let add_us = match bound(&condition.time) {
+                        Some(GroupColumn::WindowEnd) => past_us,
+                        Some(GroupColumn::WindowStart) => size_us.saturating_add(past_us),
+                        _ => continue,
+                    };
+                    floors.push(Floor { clock: clock.clone(), moment: condition.moment.clone(), add_us });
+                }
+            }
+            _ => break,
+        }
+        at = next;
+    }
+    floors
+}
+
+/// The column under casts from one kind of timestamp to another, which move no moment.
+fn without_casts(expr: &Expr) -> Option<usize> {
+    match expr.downcast_ref::<CastExpr>() {
+        Some(cast) if matches!(cast.cast_type(), DataType::Timestamp(..)) => without_casts(cast.expr()),
+        Some(_) => None,
+        None => expr.downcast_ref::<Column>().map(Column::index),
     }
 }
 
@@ -415,6 +512,7 @@ impl Feed {
             layout,
             view,
             oldest: grouping.oldest(),
+            floors: Vec::new(),
         })
     }
 
@@ -442,7 +540,8 @@ impl TailAggregate {
         let Parts { keys, layout, view } = parts(grouping, input, output, emit, retracts)?;
         let measures = &layout.measures;
         let (args, call_filters) = measures.iter().map(|m| (m.args().to_vec(), m.filter().cloned())).unzip();
-        Ok(TailAggregate { time: grouping.time, keys, args, call_filters, layout, view, oldest: grouping.oldest() })
+        let (time, oldest) = (grouping.time, grouping.oldest());
+        Ok(TailAggregate { time, keys, args, call_filters, layout, view, oldest, floors: Vec::new() })
     }
 }
 

@@ -8,7 +8,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
 use super::feed::{FeedStep, Shortfall};
-use super::flow::{ClockReader, Flow, Input, Output, TailNode};
+use super::flow::{ClockReader, Flow, Input, Output, TailNode, floor_us};
 use super::horizon::{Horizon, OldestSession};
 use super::operator::{self, Operator, TemporalFilter};
 use super::session_batch::{SessionSnapshot, forgotten_until};
@@ -149,7 +149,10 @@ impl Tail {
             }
             outputs.push(match stage {
                 Stage::TemporalFilter(filter, clock) => filter.step(&inputs[0], clock.read_us(now_us, times))?,
-                stage => stage.step(node, &inputs, times, retention_us)?,
+                stage => {
+                    let floors = node.aggregate.as_ref().map_or(&[][..], |(aggregate, _)| &aggregate.floors);
+                    stage.step(node, &inputs, times, retention_us, floor_us(floors, now_us, times))?
+                }
             });
         }
         Ok(outputs)
@@ -280,6 +283,7 @@ impl Stage {
         inputs: &[Delta],
         times: &dyn Times,
         retention_us: Option<i64>,
+        floor_us: Option<i64>,
     ) -> Result<Delta, ExecError> {
         let empty = || Delta::empty(node.node.schema.clone());
         match self {
@@ -296,14 +300,15 @@ impl Stage {
                     let rows = stage.step.rows(&inputs[0])?;
                     stage.store.apply(&rows)?;
                 }
-                stage.step(&shown(stage.horizon.as_ref(), times, retention_us), node)
+                let shown = shown(stage.horizon.as_ref(), times, retention_us);
+                stage.step(&shown.above(floor_us), node)
             }
             Stage::Aggregate(stage) => {
                 if !inputs[0].is_empty() {
                     let rows = stage.step.rows(&inputs[0])?;
                     stage.store.apply(&rows)?;
                 }
-                let shown = stage.shown(times, retention_us);
+                let shown = stage.shown(times, retention_us).above(floor_us);
                 let dirty = stage.store.take_dirty();
                 let out = match &mut stage.changes {
                     Some(changes) => changes.step(&mut stage.store, &dirty, &shown)?,

@@ -56,6 +56,13 @@ pub struct Shown {
     pub final_until_us: Option<i64>,
 }
 
+impl Shown {
+    /// Without the windows that end at or before a floor, which a temporal filter above has taken back.
+    pub fn above(self, floor_us: Option<i64>) -> Shown {
+        Shown { horizon_us: self.horizon_us.max(floor_us), ..self }
+    }
+}
+
 /// The windows that a reader asks for.
 #[derive(Debug, Clone)]
 pub struct Within {

@@ -112,3 +112,57 @@ async fn a_view_made_when_the_log_has_lost_its_beginning_says_from_when_it_is_co
     assert_eq!(db.rows(complete).await, ["later|2026-01-01T00:00:47.000001Z", "windows|2026-01-01T00:00:47.000001Z"]);
     db.engine.stop().await;
 }
+
+/// A temporal filter bounds what is kept below it: windows that it has taken back leave their store, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_temporal_filter_takes_back_is_not_kept() {
+    let broker = EmbeddedBroker::start().expect("a broker");
+    broker.create_topic("e", 1).expect("a topic");
+    let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+    let db = Db::start(2);
+    db.run(&SOURCE.replace("$SERVERS", &broker.servers())).await;
+    let view = |name: &str, window: &str| {
+        format!(
+            "CREATE MATERIALIZED VIEW {name} AS SELECT id, window_end, count(*) AS n FROM {window}
+             WHERE window_end > watermark('e') - INTERVAL '1 minute' GROUP BY id, window_start, window_end"
+        )
+    };
+    db.run(&view("minutes", "HOP(e, ts, INTERVAL '10 seconds', INTERVAL '20 seconds')")).await;
+    db.run(&view("visits", "SESSION(e, ts, INTERVAL '3 seconds')")).await;
+    for round in 0..6 {
+        for second in 0..100 {
+            let text = event(round * 100 + second, second % 50, "view");
+            producer.send("e", Some(0), None, Some(text.as_bytes()), 0).expect("a record sent");
+        }
+        producer.flush(std::time::Duration::from_secs(30)).expect("everything delivered");
+        db.run("WAIT FOR e").await;
+    }
+    // The watermark stands at second 589. Windows that end at 530 to 610 are left, in slices of 10 seconds from 510 on.
+    let windows = "SELECT count(DISTINCT window_end), min(window_end) = to_timestamp(1767225600 + 530) FROM minutes";
+    assert_eq!(db.rows(windows).await, ["9|true"]);
+    let kept = "SELECT count(*) FROM riverrun.slices WHERE slice_end < to_timestamp(1767225600 + 500)";
+    until(&db, kept, "0").await;
+    assert_eq!(
+        db.rows("SELECT count(*) > 0 FROM visits WHERE window_end > watermark('e') - INTERVAL '1 minute'").await,
+        ["true"]
+    );
+    db.engine.stop().await;
+}
+
+/// By the clock: a row leaves while nothing happens but time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_leaves_when_its_time_is_over() {
+    let db = Db::start(1);
+    db.run("CREATE TABLE t (k VARCHAR, until TIMESTAMPTZ)").await;
+    db.run("CREATE MATERIALIZED VIEW v AS SELECT k FROM t WHERE until > now()").await;
+    db.run("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM v").await;
+    db.run("INSERT INTO t VALUES ('for ever', '9999-01-01'), ('soon over', now() + INTERVAL '300 milliseconds')").await;
+    until(&db, "SELECT n FROM n", "1").await;
+    assert_eq!(db.rows("SELECT * FROM v").await, ["for ever"]);
+    db.engine.stop().await;
+}
+
+/// Reads until the one row is this. Each read waits for a tick.
+async fn until(db: &Db, query: &str, expected: &str) {
+    while db.rows(query).await != [expected] {}
+}

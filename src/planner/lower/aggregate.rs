@@ -376,7 +376,7 @@ fn windowed(aggregate: &LogicalAggregate) -> Result<Option<Windowed<'_>>, PlanEr
     // Windows that cumulate share their starts: only the end tells one from another.
     let names_window = |column: &Group| match column {
         Group::Key(_) => false,
-        Group::Start => !windows.window.cumulates,
+        Group::Start => !matches!(windows, Family::Windows(node) if node.window.cumulates),
         Group::End => true,
     };
     if !group.iter().any(names_window) {

@@ -15,6 +15,7 @@ mod error;
 mod figures;
 mod install;
 mod jobs;
+mod judge;
 mod read;
 mod reader;
 mod sharing;

@@ -41,10 +41,11 @@ const IDLE_WAIT: Duration = Duration::from_millis(5);
 const MAX_TICK_BYTES: usize = 64 << 20;
 /// A read that brought less has left nothing waiting.
 const CAUGHT_UP_BYTES: usize = 256 << 10;
-/// While there are current views, history takes this much of a tick of a worker at most,
-const HISTORY_TIME: Duration = Duration::from_millis(30);
-/// and comes in pieces of this size, so that the end of a tick waits for little.
-const HISTORY_BYTES: usize = 256 << 10;
+/// While there are current views, history comes in pieces of this size, so that the end of a tick waits for little,
+const HISTORY_BYTES: usize = 128 << 10;
+/// and rests so many times as long as a piece took; the longer while records for current views are waiting.
+const HISTORY_RESTS: u32 = 2;
+const HISTORY_RESTS_BUSY: u32 = 20;
 /// Rows are aggregated before the exchange while that makes them at least this many times fewer.
 const WORTH_AGGREGATING: usize = 2;
 /// After it did not pay, this many ticks pass before it is tried again.
@@ -154,6 +155,8 @@ pub(super) struct StoreReport {
     pub slices: Vec<(i64, usize, usize, bool)>,
     pub keys: usize,
     pub bytes: usize,
+    /// The tick in which rows last came.
+    pub generation: u64,
     pub forgotten_rows: u64,
     pub first_kept: Option<i64>,
     pub shortfall: Shortfall,
@@ -179,6 +182,8 @@ struct Part {
     held: bool,
     keep_us: Option<i64>,
     failed: bool,
+    /// The tick in which rows last came.
+    generation: u64,
 }
 
 struct Edge {
@@ -224,8 +229,8 @@ pub(super) struct Worker {
     passes: Vec<(PassId, Delta)>,
     times: HashMap<Oid, SourceTime>,
     bytes_this_tick: usize,
-    /// Spent on history in this tick.
-    history_time: Duration,
+    /// When the last piece of history had been read, and how long that took.
+    last_history: (Stopwatch, Duration),
     failures: Vec<(Consumer, String)>,
 }
 
@@ -271,7 +276,7 @@ impl Worker {
             passes: Vec::new(),
             times: HashMap::new(),
             bytes_this_tick: 0,
-            history_time: Duration::ZERO,
+            last_history: (Stopwatch::start(), Duration::ZERO),
             failures: Vec::new(),
         }
     }
@@ -319,7 +324,8 @@ impl Worker {
             }
             Command::AddPartitions { source, partitions } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
-                    reader.add_partitions(&partitions);
+                    let watermark_us = self.times.get(&source).and_then(|time| time.watermark_us);
+                    reader.add_partitions(&partitions, watermark_us);
                 }
             }
             Command::Ends { source, ends, lows } => {
@@ -370,7 +376,16 @@ impl Worker {
         });
         match made {
             Ok((store, before)) => {
-                let part = Part { source, store, before, edges: Vec::new(), held: true, keep_us: None, failed: false };
+                let part = Part {
+                    source,
+                    store,
+                    before,
+                    edges: Vec::new(),
+                    held: true,
+                    keep_us: None,
+                    failed: false,
+                    generation: 0,
+                };
                 self.stores.insert(id, part);
             }
             Err(error) => self.fail(Consumer::Store(id), &error),
@@ -427,15 +442,16 @@ impl Worker {
         bytes + self.read_history(bytes) > 0
     }
 
-    /// History for consumers that came later. While others are current it has what time they leave of a tick, and no more than
-    /// [`HISTORY_TIME`]; where they leave none, one small piece.
+    /// History for consumers that came later. While others are current it has a third of the time that they leave, and where they
+    /// leave none so little that it moves at all.
     fn read_history(&mut self, read_before: usize) -> usize {
         if !self.sources.values().any(SourceReader::reads_history) {
             return 0;
         }
         let alone = !self.sources.values().any(SourceReader::has_whole_consumers);
-        let left = read_before < CAUGHT_UP_BYTES && self.history_time < HISTORY_TIME;
-        if !alone && !left && self.history_time > Duration::ZERO {
+        let rests = if read_before < CAUGHT_UP_BYTES { HISTORY_RESTS } else { HISTORY_RESTS_BUSY };
+        let (since, took) = self.last_history;
+        if !alone && since.elapsed() < took * rests {
             return 0;
         }
         let watch = Stopwatch::start();
@@ -445,7 +461,7 @@ impl Worker {
         self.take_in(out);
         self.bytes_this_tick += bytes;
         if bytes > 0 {
-            self.history_time += watch.elapsed();
+            self.last_history = (Stopwatch::start(), watch.elapsed());
         }
         bytes
     }
@@ -474,7 +490,10 @@ impl Worker {
             return Ok(());
         }
         match &mut part.before {
-            None => part.store.apply(&rows),
+            None => {
+                part.generation = self.tick;
+                part.store.apply(&rows)
+            }
             Some(before) if before.rests_ticks == 0 => {
                 before.rows += rows.rows;
                 before.store.apply(&rows)
@@ -500,7 +519,10 @@ impl Worker {
         add: impl FnOnce(&mut SliceStore) -> Result<(), ExecError>,
     ) -> Result<(), ExecError> {
         match self.stores.get_mut(&id) {
-            Some(part) => add(&mut part.store),
+            Some(part) => {
+                part.generation = self.tick;
+                add(&mut part.store)
+            }
             None => Ok(()),
         }
     }
@@ -591,7 +613,6 @@ impl Worker {
         let report = self.report(tick, snapshots, detail, edges);
         self.sent.fill(0);
         self.bytes_this_tick = 0;
-        self.history_time = Duration::ZERO;
         self.tick = tick + 1;
         self.reports.send(report).is_ok()
     }
@@ -660,6 +681,7 @@ impl Worker {
                     slices: part.store.slices().collect(),
                     keys: part.store.num_keys(),
                     bytes: part.store.bytes() + part.edges.iter().map(|e| e.changes.bytes()).sum::<usize>(),
+                    generation: part.generation,
                     forgotten_rows: part.store.forgotten_rows(),
                     first_kept: part.store.first_kept(),
                     shortfall: self

@@ -17,7 +17,7 @@ use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::utils::{collect_columns, split_conjunction};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
@@ -46,6 +46,8 @@ pub struct WindowTable {
     shown: Shown,
     /// Over the aggregation's columns.
     filters: Vec<Physical>,
+    /// Those of them that look at keys alone, over the store's keys: they narrow what is read.
+    key_filters: Vec<Physical>,
     columns: Vec<Physical>,
     schema: SchemaRef,
 }
@@ -72,7 +74,11 @@ impl WindowTable {
     /// `post`: the plan's filters and projections above the aggregation, bottom first.
     pub fn new(parts: Vec<Part>, shown: Shown, post: &[Node], schema: SchemaRef) -> Result<Self, ExecError> {
         let (filters, columns) = over_columns(parts.first().map(|part| &part.view), post)?;
-        Ok(WindowTable { parts, shown, filters, columns, schema })
+        let key_filters = match parts.first() {
+            Some(part) => filters.iter().flat_map(split_conjunction).filter_map(|f| over_keys(f, &part.view)).collect(),
+            None => Vec::new(),
+        };
+        Ok(WindowTable { parts, shown, filters, key_filters, columns, schema })
     }
 
     /// All rows, for a consumer that begins here.
@@ -106,6 +112,7 @@ impl WindowTable {
     ) -> Result<PartScan, ExecError> {
         let part = &self.parts[part];
         let view = &part.view;
+        let key_filters: Vec<Physical> = self.key_filters.iter().chain(key_filters).cloned().collect();
         let columns: Vec<Physical> = projection.iter().map(|&i| self.columns[i].clone()).collect();
         let mut needed: Vec<usize> =
             self.filters.iter().chain(&columns).flat_map(collect_columns).map(|c| c.index()).collect();
@@ -121,8 +128,8 @@ impl WindowTable {
             needed,
             within: within.clone(),
             only: match &part.rows {
-                Rows::Store(snapshot) => Only::Ids(keys_where(&snapshot.layout, &snapshot.keys, key_filters)?),
-                Rows::Regrouped { .. } => Only::Where(key_filters.to_vec(), Arc::default()),
+                Rows::Store(snapshot) => Only::Ids(keys_where(&snapshot.layout, &snapshot.keys, &key_filters)?),
+                Rows::Regrouped { .. } => Only::Where(key_filters, Arc::default()),
             },
             part: part.clone(),
             shown: self.shown,
@@ -266,6 +273,22 @@ impl Unqualified for Expr {
         })?;
         Ok(stripped.data)
     }
+}
+
+/// A condition on an aggregation's columns as one on the store's keys, if it looks at nothing else.
+fn over_keys(filter: &Physical, view: &WindowView) -> Option<Physical> {
+    let columns = collect_columns(filter);
+    let key_of = |i: usize| match view.group.get(i) {
+        Some(Group::Key(key)) => Some(*key),
+        _ => None,
+    };
+    if columns.is_empty() || columns.iter().any(|column| key_of(column.index()).is_none()) {
+        return None;
+    }
+    let keys: Vec<Physical> = (0..view.schema.fields().len())
+        .map(|i| Arc::new(Column::new(view.schema.field(i).name(), key_of(i).unwrap_or(usize::MAX))) as Physical)
+        .collect();
+    substitute(filter, &keys).ok()
 }
 
 fn micros_of(value: &ScalarValue) -> Option<i64> {

@@ -26,6 +26,8 @@ pub(super) struct SessionPart {
     pub keep_us: Option<i64>,
     pub floor_us: Option<i64>,
     pub failed: bool,
+    /// The tick in which rows last came.
+    pub generation: u64,
     /// The start of the oldest session that is not final, once there is a watermark.
     pub oldest_us: Option<i64>,
 }
@@ -48,6 +50,7 @@ impl SessionPart {
             keep_us: None,
             floor_us: None,
             failed: false,
+            generation: 0,
             oldest_us: None,
         })
     }
@@ -109,6 +112,7 @@ impl SessionPart {
         shortfall.left_out += self.store.left_out();
         StoreReport {
             store,
+            generation: self.generation,
             slices: Vec::new(),
             sessions: self.store.spans(),
             keys: self.store.num_keys(),

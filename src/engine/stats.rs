@@ -125,7 +125,7 @@ pub struct ViewStats {
     /// Rows without a time, which stand in no window.
     pub rows_without_window: u64,
     pub error_sample: Option<String>,
-    /// Names of the stores it reads, and of the other views that read them.
+    /// Names of the stores it reads.
     pub stores: Vec<String>,
 }
 
@@ -138,6 +138,10 @@ pub struct SliceStats {
     pub rows: u64,
     pub bytes: u64,
     pub closed: bool,
+    /// The tick in which rows last came to the worker's part of the store.
+    pub generation: u64,
+    /// Names of the views that read the store.
+    pub views: Arc<str>,
 }
 
 /// What did not count, in chunks that readers share.
@@ -275,6 +279,8 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("rows", Int64),
             ("bytes", Int64),
             ("closed", Boolean),
+            ("generation", Int64),
+            ("views", Utf8),
         ],
         "late_rows" => vec![
             ("source", Utf8),
@@ -447,6 +453,8 @@ impl Stats {
                 count(self.slices.iter().map(|s| s.rows)),
                 count(self.slices.iter().map(|s| s.bytes)),
                 Arc::new(self.slices.iter().map(|s| Some(s.closed)).collect::<BooleanArray>()),
+                count(self.slices.iter().map(|s| s.generation)),
+                text(self.slices.iter().map(|s| Some(&*s.views))),
             ],
             "late_rows" => {
                 let chunks = all(&self.kept.late);
@@ -469,7 +477,7 @@ impl Stats {
                     Arc::new(gaps().map(|(_, g)| g.partition).collect::<Int32Array>()),
                     int(gaps().map(|(_, g)| Some(g.from_offset))),
                     int(gaps().map(|(_, g)| Some(g.to_offset))),
-                    int(gaps().map(|(_, g)| g.lost())),
+                    int(gaps().map(|(_, g)| g.lost)),
                     times(gaps().map(|(_, g)| Some(g.at_us))),
                     text(gaps().map(|(_, g)| Some(&g.reason))),
                 ]

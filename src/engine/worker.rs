@@ -43,10 +43,11 @@ const IDLE_WAIT: Duration = Duration::from_millis(5);
 const MAX_TICK_BYTES: usize = 64 << 20;
 /// A read that brought less has left nothing waiting.
 const CAUGHT_UP_BYTES: usize = 256 << 10;
-/// While there are current views, history takes this much of a tick of a worker at most,
-const HISTORY_TIME: Duration = Duration::from_millis(30);
-/// and comes in pieces of this size, so that the end of a tick waits for little.
-const HISTORY_BYTES: usize = 256 << 10;
+/// While there are current views, history comes in pieces of this size, so that the end of a tick waits for little,
+const HISTORY_BYTES: usize = 128 << 10;
+/// and rests so many times as long as a piece took; the longer while records for current views are waiting.
+const HISTORY_RESTS: u32 = 2;
+const HISTORY_RESTS_BUSY: u32 = 20;
 /// Rows are aggregated before the exchange while that makes them at least this many times fewer.
 const WORTH_AGGREGATING: usize = 2;
 /// After it did not pay, this many ticks pass before it is tried again.
@@ -166,6 +167,8 @@ pub(super) struct StoreReport {
     pub sessions: Vec<(i64, i64, usize, usize, bool)>,
     pub keys: usize,
     pub bytes: usize,
+    /// The tick in which rows last came.
+    pub generation: u64,
     pub forgotten_rows: u64,
     pub first_kept: Option<i64>,
     pub shortfall: Shortfall,
@@ -192,6 +195,8 @@ struct Part {
     keep_us: Option<i64>,
     floor_us: Option<i64>,
     failed: bool,
+    /// The tick in which rows last came.
+    generation: u64,
 }
 
 struct Edge {
@@ -240,8 +245,8 @@ pub(super) struct Worker {
     passes: Vec<(PassId, Delta)>,
     times: HashMap<Oid, SourceTime>,
     bytes_this_tick: usize,
-    /// Spent on history in this tick.
-    history_time: Duration,
+    /// When the last piece of history had been read, and how long that took.
+    last_history: (Stopwatch, Duration),
     failures: Vec<(Consumer, String)>,
 }
 
@@ -288,7 +293,7 @@ impl Worker {
             passes: Vec::new(),
             times: HashMap::new(),
             bytes_this_tick: 0,
-            history_time: Duration::ZERO,
+            last_history: (Stopwatch::start(), Duration::ZERO),
             failures: Vec::new(),
         }
     }
@@ -336,7 +341,8 @@ impl Worker {
             }
             Command::AddPartitions { source, partitions } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
-                    reader.add_partitions(&partitions);
+                    let watermark_us = self.times.get(&source).and_then(|time| time.watermark_us);
+                    reader.add_partitions(&partitions, watermark_us);
                 }
             }
             Command::Ends { source, ends, lows } => {
@@ -424,6 +430,7 @@ impl Worker {
                     keep_us: None,
                     floor_us: None,
                     failed: false,
+                    generation: 0,
                 };
                 self.stores.insert(id, part);
             }
@@ -480,15 +487,16 @@ impl Worker {
         bytes + self.read_history(bytes) > 0
     }
 
-    /// History for consumers that came later. While others are current it has what time they leave of a tick, and no more than
-    /// [`HISTORY_TIME`]; where they leave none, one small piece.
+    /// History for consumers that came later. While others are current it has a third of the time that they leave, and where they
+    /// leave none so little that it moves at all.
     fn read_history(&mut self, read_before: usize) -> usize {
         if !self.sources.values().any(SourceReader::reads_history) {
             return 0;
         }
         let alone = !self.sources.values().any(SourceReader::has_whole_consumers);
-        let left = read_before < CAUGHT_UP_BYTES && self.history_time < HISTORY_TIME;
-        if !alone && !left && self.history_time > Duration::ZERO {
+        let rests = if read_before < CAUGHT_UP_BYTES { HISTORY_RESTS } else { HISTORY_RESTS_BUSY };
+        let (since, took) = self.last_history;
+        if !alone && since.elapsed() < took * rests {
             return 0;
         }
         let watch = Stopwatch::start();
@@ -498,7 +506,7 @@ impl Worker {
         self.take_in(out);
         self.bytes_this_tick += bytes;
         if bytes > 0 {
-            self.history_time += watch.elapsed();
+            self.last_history = (Stopwatch::start(), watch.elapsed());
         }
         bytes
     }
@@ -531,7 +539,10 @@ impl Worker {
             return Ok(());
         }
         match &mut part.before {
-            None => part.store.apply(&rows),
+            None => {
+                part.generation = self.tick;
+                part.store.apply(&rows)
+            }
             Some(before) if before.rests_ticks == 0 => {
                 before.rows += rows.rows;
                 before.store.apply(&rows)
@@ -560,6 +571,7 @@ impl Worker {
     /// Rows for this worker's own part of a store.
     fn accept(&mut self, id: StoreId, batch: &Batch) -> Result<(), ExecError> {
         if let Some(part) = self.sessions.get_mut(&id) {
+            part.generation = self.tick;
             return part.accept(batch);
         }
         self.with_store(id, |store| match batch {
@@ -574,7 +586,10 @@ impl Worker {
         add: impl FnOnce(&mut SliceStore) -> Result<(), ExecError>,
     ) -> Result<(), ExecError> {
         match self.stores.get_mut(&id) {
-            Some(part) => add(&mut part.store),
+            Some(part) => {
+                part.generation = self.tick;
+                add(&mut part.store)
+            }
             None => Ok(()),
         }
     }
@@ -668,7 +683,6 @@ impl Worker {
         let report = self.report(tick, snapshots, detail, edges);
         self.sent.fill(0);
         self.bytes_this_tick = 0;
-        self.history_time = Duration::ZERO;
         self.tick = tick + 1;
         self.reports.send(report).is_ok()
     }
@@ -751,6 +765,7 @@ impl Worker {
                     sessions: Vec::new(),
                     keys: part.store.num_keys(),
                     bytes: part.store.bytes() + part.edges.iter().map(|e| e.changes.bytes()).sum::<usize>(),
+                    generation: part.generation,
                     forgotten_rows: part.store.forgotten_rows(),
                     first_kept: part.store.first_kept(),
                     shortfall: shortfall(part.source, store),

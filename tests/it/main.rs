@@ -5,6 +5,7 @@ mod demo;
 mod engine;
 mod house;
 mod kafka;
+mod law;
 mod oracle;
 mod sources;
 mod wire;

@@ -111,12 +111,11 @@ impl Coordinator {
         let views: Arc<str> = names.collect::<Vec<_>>().join(", ").into();
         let mut all = Vec::new();
         for (&worker, report) in &store.reports {
-            let bounds = |slice| (grid.map(|g| g.start_us(slice)), grid.map(|g| g.end_us(slice)));
-            let slices = report.slices.iter().map(|&(slice, rows, bytes, closed)| (bounds(slice), rows, bytes, closed));
-            let sessions = report.sessions.iter();
-            let sessions =
-                sessions.map(|&(start, end, rows, bytes, closed)| ((Some(start), Some(end)), rows, bytes, closed));
-            for ((start_us, end_us), rows, bytes, closed) in slices.chain(sessions) {
+            let span = |&(slice, rows, bytes, closed): &(i64, usize, usize, bool)| {
+                (grid.map(|g| g.start_us(slice)), grid.map(|g| g.end_us(slice)), rows, bytes, closed)
+            };
+            let sessions = report.sessions.iter().map(|s| (Some(s.0), Some(s.1), s.2, s.3, s.4));
+            for (start_us, end_us, rows, bytes, closed) in sessions.chain(report.slices.iter().map(span)) {
                 all.push(SliceStats {
                     store: store_name(id),
                     worker,

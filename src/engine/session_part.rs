@@ -27,7 +27,7 @@ pub(super) struct SessionPart {
     pub floor_us: Option<i64>,
     pub failed: bool,
     /// The tick in which rows last came.
-    generation: u64,
+    pub generation: u64,
     /// The start of the oldest session that is not final, once there is a watermark.
     pub oldest_us: Option<i64>,
 }
@@ -66,8 +66,7 @@ impl SessionPart {
     }
 
     /// Rows from the exchange. Sessions are not aggregated in advance, so that no states come.
-    pub fn accept(&mut self, batch: &Batch, tick: u64) -> Result<(), ExecError> {
-        self.generation = tick;
+    pub fn accept(&mut self, batch: &Batch) -> Result<(), ExecError> {
         match batch {
             Batch::Raw(rows) => self.store.apply(rows),
             Batch::Partial(_) => Err(ExecError::Invariant("partial states came for sessions".into())),
@@ -113,6 +112,7 @@ impl SessionPart {
         shortfall.left_out += self.store.left_out();
         StoreReport {
             store,
+            generation: self.generation,
             slices: Vec::new(),
             sessions: self.store.spans(),
             keys: self.store.num_keys(),

@@ -213,10 +213,11 @@ fn names(layout: &StoreLayout) -> String {
 
 fn layout_line(layout: &StoreLayout) -> String {
     let calls: Vec<&str> = layout.measures.iter().map(|measure| measure.output().name().as_str()).collect();
-    let slices = match layout.grid {
-        None => "no windows".to_string(),
-        Some(grid) if grid.phase_us == 0 => format!("slice={}", Micros(grid.width_us)),
-        Some(grid) => format!("slice={}, offset={}", Micros(grid.width_us), Micros(grid.phase_us)),
+    let slices = match (layout.sessions, layout.grid) {
+        (Some(sessions), _) => sessions.session.to_string(),
+        (None, None) => "no windows".to_string(),
+        (None, Some(grid)) if grid.phase_us == 0 => format!("slice={}", Micros(grid.width_us)),
+        (None, Some(grid)) => format!("slice={}, offset={}", Micros(grid.width_us), Micros(grid.phase_us)),
     };
     format!("{slices}, keys=[{}], calls=[{}]", names(layout), calls.join(", "))
 }

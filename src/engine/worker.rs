@@ -571,7 +571,8 @@ impl Worker {
     /// Rows for this worker's own part of a store.
     fn accept(&mut self, id: StoreId, batch: &Batch) -> Result<(), ExecError> {
         if let Some(part) = self.sessions.get_mut(&id) {
-            return part.accept(batch, self.tick);
+            part.generation = self.tick;
+            return part.accept(batch);
         }
         self.with_store(id, |store| match batch {
             Batch::Raw(rows) => store.apply(rows),

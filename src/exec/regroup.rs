@@ -397,12 +397,12 @@ mod tests {
             let fine = Arc::new(StoreLayout {
                 keys: vec![key("a"), key("b")],
                 grid,
-                measures: measures(&[Function::Sum]),
                 sessions: None,
+                measures: measures(&[Function::Sum]),
             });
             let calls = [Function::Count, Function::Count, Function::Sum, Function::Sum];
             let layout =
-                Arc::new(StoreLayout { keys: vec![key("a")], grid, measures: measures(&calls), sessions: None });
+                Arc::new(StoreLayout { keys: vec![key("a")], grid, sessions: None, measures: measures(&calls) });
             let schema = Schema::new(fine.keys.to_vec());
             let is = |left: Expr, op, right: i64| binary(left, op, lit(right), &schema).unwrap();
             let odd = is(is(column("a", 0), Operator::Modulo, 2), Operator::Eq, 1);

@@ -119,6 +119,7 @@ mod tests {
         let output = Arc::new(Field::new("n", DataType::Int64, true));
         let call = Call { function: Function::Count, args: Vec::new(), filter: None, distinct: false, output };
         let layout = StoreLayout {
+            sessions: None,
             keys: vec![Arc::new(Field::new("k", DataType::Int64, true))],
             grid: Some(Grid { width_us: 1, phase_us: 0 }),
             measures: vec![Measure::new(&call, &Schema::empty(), false).unwrap()],

@@ -119,7 +119,6 @@ impl SessionPart {
             bytes: self.store.bytes() + self.edges.iter().map(|edge| edge.changes.bytes()).sum::<usize>(),
             forgotten_rows: 0,
             first_kept: None,
-            generation: self.generation,
             shortfall,
         }
     }

@@ -123,7 +123,6 @@ mod tests {
             keys: vec![Arc::new(Field::new("k", DataType::Int64, true))],
             grid: Some(Grid { width_us: 1, phase_us: 0 }),
             measures: vec![Measure::new(&call, &Schema::empty(), false).unwrap()],
-            sessions: None,
         };
         let mut store = SliceStore::new(Arc::new(layout)).unwrap();
         let keys: Vec<i64> = (0..60).map(|_| 2).chain([1]).collect();

@@ -172,7 +172,7 @@ impl Coordinator {
             return Err(EngineError::Invalid {
                 message: "retention needs a view that ends in a GROUP BY of windows over a time with a watermark"
                     .into(),
-                hint: "Leave retention out, or group by window_start and window_end of HOP or TUMBLE.".into(),
+                hint: "Leave retention out, or group by window_start and window_end of HOP, TUMBLE or CUMULATE.".into(),
             });
         }
         let mut notices = Vec::new();

@@ -28,7 +28,7 @@ use crate::exec::flow::{over_present, substitute};
 use crate::exec::id_set::IdSet;
 use crate::exec::keys::CHUNK;
 use crate::exec::store_snapshot::StoreSnapshot;
-use crate::exec::window_view::{Group, Shown, WindowView};
+use crate::exec::window_view::{Group, Shown, WindowView, Within};
 use crate::planner::stream_plan::{Node, Op};
 
 type Physical = Arc<dyn PhysicalExpr>;
@@ -81,7 +81,7 @@ impl WindowTable {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let mut batches = Vec::new();
         for part in 0..self.parts.len() {
-            let scan = self.scan_part(part, &all, i64::MIN..i64::MAX, &[])?;
+            let scan = self.scan_part(part, &all, &Within::default(), &[])?;
             for window in scan.windows() {
                 batches.extend(scan.read(window)?);
             }
@@ -102,7 +102,7 @@ impl WindowTable {
         &self,
         part: usize,
         projection: &[usize],
-        starts: Range<i64>,
+        within: &Within,
         key_filters: &[Physical],
     ) -> Result<PartScan, ExecError> {
         let (snapshot, view) = &self.parts[part];
@@ -119,7 +119,7 @@ impl WindowTable {
             inner: Arc::new(Schema::new(fields)),
             schema: Arc::new(self.schema.project(projection)?),
             needed,
-            starts,
+            within: within.clone(),
             only: keys_where(snapshot, key_filters)?,
             snapshot: snapshot.clone(),
             view: view.clone(),
@@ -127,9 +127,15 @@ impl WindowTable {
         })
     }
 
-    /// The starts of the windows that a filter can be true for, if it speaks of a window's start or end.
-    fn window_range(&self, filter: &Expr) -> Option<Range<i64>> {
-        let size_us = self.parts.first()?.1.window?.size_us;
+    /// Leaves of `within` what a filter can be true for; false if it does not speak of a window's start or end.
+    fn narrow(&self, within: &mut Within, filter: &Expr) -> bool {
+        let Some((side, range)) = self.window_range(filter) else { return false };
+        let bounds = if side == Group::WindowEnd { &mut within.ends } else { &mut within.starts };
+        *bounds = bounds.start.max(range.start)..bounds.end.min(range.end);
+        true
+    }
+
+    fn window_range(&self, filter: &Expr) -> Option<(Group, Range<i64>)> {
         match filter {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
                 let (column, op, literal) = match (left.as_ref(), right.as_ref()) {
@@ -138,25 +144,22 @@ impl WindowTable {
                     _ => return None,
                 };
                 let us = micros_of(literal)?;
-                let us = match self.window_side(column)? {
-                    Group::WindowEnd => us.saturating_sub(size_us),
-                    _ => us,
-                };
-                Some(match op {
+                let range = match op {
                     Operator::Eq => us..us.saturating_add(1),
                     Operator::Lt => i64::MIN..us,
                     Operator::LtEq => i64::MIN..us.saturating_add(1),
                     Operator::Gt => us.saturating_add(1)..i64::MAX,
                     Operator::GtEq => us..i64::MAX,
                     _ => return None,
-                })
+                };
+                Some((self.window_side(column)?, range))
             }
             Expr::Between(between) if !between.negated => {
                 let low = BinaryExpr::new(between.expr.clone(), Operator::GtEq, between.low.clone());
                 let high = BinaryExpr::new(between.expr.clone(), Operator::LtEq, between.high.clone());
-                let low = self.window_range(&Expr::BinaryExpr(low))?;
-                let high = self.window_range(&Expr::BinaryExpr(high))?;
-                Some(low.start..high.end)
+                let (side, low) = self.window_range(&Expr::BinaryExpr(low))?;
+                let (_, high) = self.window_range(&Expr::BinaryExpr(high))?;
+                Some((side, low.start..high.end))
             }
             _ => None,
         }
@@ -279,7 +282,7 @@ struct PartScan {
     snapshot: StoreSnapshot,
     view: WindowView,
     shown: Shown,
-    starts: Range<i64>,
+    within: Within,
     only: Option<Arc<IdSet>>,
     /// Columns of the aggregation that are read.
     needed: Vec<usize>,
@@ -291,12 +294,12 @@ struct PartScan {
 
 impl PartScan {
     fn windows(&self) -> Vec<i64> {
-        self.view.windows(&self.snapshot, &self.shown, self.starts.clone())
+        self.view.windows(&self.snapshot, &self.shown, &self.within)
     }
 
-    fn read(&self, start_us: i64) -> Result<Vec<RecordBatch>, ExecError> {
+    fn read(&self, end_us: i64) -> Result<Vec<RecordBatch>, ExecError> {
         let mut batches = Vec::new();
-        for (rows, columns) in self.view.read(&self.snapshot, start_us, self.only.as_deref(), &self.needed)? {
+        for (rows, columns) in self.view.read(&self.snapshot, end_us, self.only.as_deref(), &self.needed)? {
             let mut batch = batch_of(&self.inner, columns, rows)?;
             for filter in &self.filters {
                 let mask = Evaluator::new(filter.clone()).evaluate_predicate(&batch)?;
@@ -317,7 +320,7 @@ impl PartScan {
 
 impl fmt::Debug for PartScan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "windows {:?}", self.starts)
+        write!(f, "windows that start in {:?} and end in {:?}", self.within.starts, self.within.ends)
     }
 }
 
@@ -328,7 +331,7 @@ impl PartitionStream for PartScan {
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let scan = self.clone();
-        let batches = scan.windows().into_iter().flat_map(move |start| match scan.read(start) {
+        let batches = scan.windows().into_iter().flat_map(move |end| match scan.read(end) {
             Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(external(error))],
         });
@@ -373,19 +376,20 @@ impl TableProvider for WindowTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let projection = projection.map_or(all.as_slice(), Vec::as_slice);
-        let mut starts = i64::MIN..i64::MAX;
+        let mut within = Within::default();
         let mut key_filters = Vec::new();
         for filter in filters {
-            if let Some(range) = self.window_range(filter) {
-                starts = starts.start.max(range.start)..starts.end.min(range.end);
-            } else if let Some(filter) = self.key_filter(state, filter)? {
+            if self.narrow(&mut within, filter) {
+                continue;
+            }
+            if let Some(filter) = self.key_filter(state, filter)? {
                 key_filters.push(filter);
             }
         }
         let schema = Arc::new(self.schema.project(projection)?);
         let mut parts: Vec<Arc<dyn PartitionStream>> = Vec::new();
         for part in 0..self.parts.len() {
-            parts.push(Arc::new(self.scan_part(part, projection, starts.clone(), &key_filters).map_err(external)?));
+            parts.push(Arc::new(self.scan_part(part, projection, &within, &key_filters).map_err(external)?));
         }
         Ok(Arc::new(StreamingTableExec::try_new(schema, parts, None, None, false, None)?))
     }

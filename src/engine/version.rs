@@ -66,7 +66,7 @@ impl ObjectTimes {
         object.windows.ok_or_else(|| {
             PlanError::WrongObject(
                 Refusal::new(format!("{function}: \"{}\" has no windows that close", object.name))
-                    .hint("Name a materialized view grouped by HOP or TUMBLE over a time with a WATERMARK."),
+                    .hint("Name a materialized view grouped by HOP, TUMBLE or CUMULATE over a time with a WATERMARK."),
             )
         })
     }

@@ -11,7 +11,7 @@ pub enum Horizon {
     Source(Oid),
     /// `window_start` of windows over a column: the start of the oldest window that is not closed.
     WindowStart(Box<Horizon>, Window),
-    /// `window_end`: that start plus the size.
+    /// `window_end`: the end of that window.
     WindowEnd(Box<Horizon>, Window),
     /// Of several inputs.
     Least(Vec<Horizon>),
@@ -34,7 +34,7 @@ impl Horizon {
         match self {
             Horizon::Source(oid) => source_us(*oid),
             Horizon::WindowStart(inner, window) => {
-                Some(oldest_open_end(*window, inner.evaluate(source_us)?).saturating_sub(window.size_us))
+                Some(window.start_of(oldest_open_end(*window, inner.evaluate(source_us)?)))
             }
             Horizon::WindowEnd(inner, window) => Some(oldest_open_end(*window, inner.evaluate(source_us)?)),
             Horizon::Least(all) => {
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn ends_lie_on_the_slide_whatever_the_size() {
-        let window = Window { size_us: 25, slide_us: 10, offset_us: 3 };
+        let window = Window::hop(25, 10, 3);
         // Windows end at 8 (mod 10).
         for (now, closed) in [(8, 8), (17, 8), (18, 18), (-2, -2), (-3, -12)] {
             assert_eq!((newest_closed_end(window, now), oldest_open_end(window, now)), (closed, closed + 10));
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_rollup_is_final_only_with_the_windows_under_it() {
-        let minute = Window { size_us: 60, slide_us: 60, offset_us: 0 };
+        let minute = Window::hop(60, 60, 0);
         let start = Horizon::WindowStart(Box::new(Horizon::Source(1)), minute);
         assert_eq!(start.evaluate(&|_| Some(119)), Some(60));
         assert_eq!(start.evaluate(&|_| Some(120)), Some(120));

@@ -14,13 +14,23 @@ fn past_floor(ts_us: i64, width_us: i64, phase_us: i64) -> i64 {
     if past < 0 { past + width_us } else { past }
 }
 
-/// The starts of the windows that contain `ts_us`, oldest first: `start = offset (mod slide)` and
-/// `start <= ts_us < start + size`. None if one of them would begin or end outside the range of a timestamp; none either
-/// for a moment in the gap between windows, where the slide is longer than the size.
+/// The ends of the windows that contain `ts_us`, oldest first: those with `start <= ts_us < end`, each named by its end
+/// ([`Window::start_of`]). None if one of them would begin or end outside the range of a timestamp; none either for a moment
+/// in the gap between windows, where the slide is longer than the size.
 pub fn windows_of(ts_us: i64, window: Window) -> Windows {
-    let Window { size_us, slide_us, offset_us } = window;
+    let Window { size_us, slide_us, offset_us, cumulates } = window;
     let none = Windows { next_us: 0, slide_us, left: 0 };
     let past = past_floor(ts_us, slide_us, offset_us);
+    if cumulates {
+        let start = ts_us.checked_sub(past_floor(ts_us, size_us, offset_us));
+        let first = ts_us.checked_sub(past).and_then(|step| step.checked_add(slide_us));
+        return match (first, start.and_then(|start| start.checked_add(size_us))) {
+            (Some(next_us), Some(last)) => {
+                Windows { next_us, slide_us, left: ((last - next_us) / slide_us) as usize + 1 }
+            }
+            _ => none,
+        };
+    }
     if past >= size_us {
         return none;
     }
@@ -28,7 +38,7 @@ pub fn windows_of(ts_us: i64, window: Window) -> Windows {
     let newest = ts_us.checked_sub(past).filter(|start| start.checked_add(size_us).is_some());
     let oldest = newest.and_then(|newest| newest.checked_sub(older.checked_mul(slide_us)?));
     match oldest {
-        Some(next_us) => Windows { next_us, slide_us, left: older as usize + 1 },
+        Some(start_us) => Windows { next_us: start_us + size_us, slide_us, left: older as usize + 1 },
         None => none,
     }
 }
@@ -43,17 +53,17 @@ pub struct Windows {
 
 impl Windows {
     /// The one window of what has no windows.
-    pub fn once(start_us: i64) -> Self {
-        Windows { next_us: start_us, slide_us: 1, left: 1 }
+    pub fn once(end_us: i64) -> Self {
+        Windows { next_us: end_us, slide_us: 1, left: 1 }
     }
 
-    /// Leaves out those that start at or before `start_us`.
-    pub fn skip_past(&mut self, start_us: i64) {
-        if self.left == 0 || start_us < self.next_us {
+    /// Leaves out those that end at or before `end_us`.
+    pub fn skip_past(&mut self, end_us: i64) {
+        if self.left == 0 || end_us < self.next_us {
             return;
         }
-        // At most `left` times a slide: within the range of the starts themselves.
-        let past = (i128::from(start_us) - i128::from(self.next_us)) / i128::from(self.slide_us) + 1;
+        // At most `left` times a slide: within the range of the ends themselves.
+        let past = (i128::from(end_us) - i128::from(self.next_us)) / i128::from(self.slide_us) + 1;
         let skipped = past.min(self.left as i128) as usize;
         self.left -= skipped;
         self.next_us = self.next_us.wrapping_add(self.slide_us.wrapping_mul(skipped as i64));
@@ -65,10 +75,10 @@ impl Iterator for Windows {
 
     fn next(&mut self) -> Option<i64> {
         self.left = self.left.checked_sub(1)?;
-        let start = self.next_us;
+        let end = self.next_us;
         // The last step may leave the range; nobody looks at it then.
         self.next_us = self.next_us.wrapping_add(self.slide_us);
-        Some(start)
+        Some(end)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -84,7 +94,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(ts_us: i64, (slide_us, size_us, offset_us): (i64, i64, i64), starts: &[i64]) {
-        let found: Vec<i64> = windows_of(ts_us, Window { size_us, slide_us, offset_us }).collect();
+        let window = Window::hop(size_us, slide_us, offset_us);
+        let found: Vec<i64> = windows_of(ts_us, window).map(|end| window.start_of(end)).collect();
         assert_eq!(found, starts, "windows of {ts_us}");
     }
 
@@ -120,25 +131,34 @@ mod tests {
 
     #[test]
     fn windows_can_be_skipped() {
-        let window = Window { size_us: 30, slide_us: 10, offset_us: 0 };
+        let window = Window::hop(30, 10, 0);
         for past in -30..40 {
             let mut windows = windows_of(25, window);
             windows.skip_past(past);
-            assert_eq!(windows.collect::<Vec<_>>(), [0, 10, 20].into_iter().filter(|s| *s > past).collect::<Vec<_>>());
+            assert_eq!(windows.collect::<Vec<_>>(), [30, 40, 50].into_iter().filter(|s| *s > past).collect::<Vec<_>>());
         }
     }
 
     proptest! {
-        /// A row is in exactly the windows that contain it: every start tried one by one.
+        /// A row is in exactly the windows that contain it: every end tried one by one.
         #[test]
         fn exactly_the_windows_that_contain_it(
-            ts in -500i64..500, slide in 1i64..40, size in 1i64..90, offset in -100i64..100,
+            ts in -500i64..500, slide in 1i64..40, size in 1i64..90, offset in -100i64..100, cumulates: bool,
         ) {
-            let window = Window { size_us: size, slide_us: slide, offset_us: offset };
-            let naive: Vec<i64> = (-1000..1000)
-                .filter(|start| (start - offset) % slide == 0 && *start <= ts && ts < start + size)
+            let size_us = if cumulates { slide * (size % 9 + 1) } else { size };
+            let window = Window { cumulates, ..Window::hop(size_us, slide, offset) };
+            let naive: Vec<i64> = (-1000i64..1000)
+                .filter(|end| {
+                    let start = match cumulates {
+                        // The size divides the distance of the start from the offset, and less than the end's.
+                        true => (-1500..*end).rev().find(|s| (s - offset).rem_euclid(size_us) == 0).unwrap(),
+                        false => end - size_us,
+                    };
+                    (end - size_us - offset).rem_euclid(slide) == 0 && start <= ts && ts < *end
+                })
                 .collect();
-            prop_assert_eq!(windows_of(ts, window).collect::<Vec<_>>(), naive);
+            prop_assert_eq!(windows_of(ts, window).collect::<Vec<_>>(), naive.clone());
+            prop_assert_eq!(window.ends(ts).collect::<Vec<_>>(), naive);
         }
 
         #[test]

@@ -53,19 +53,30 @@ pub struct Shown {
     pub final_until_us: Option<i64>,
 }
 
+/// The windows that a reader asks for.
+#[derive(Debug, Clone)]
+pub struct Within {
+    pub starts: Range<i64>,
+    pub ends: Range<i64>,
+}
+
+impl Default for Within {
+    /// All.
+    fn default() -> Self {
+        Within { starts: i64::MIN..i64::MAX, ends: i64::MIN..i64::MAX }
+    }
+}
+
 impl WindowView {
-    /// The slices that make up the window that starts at `start_us`.
-    fn slices_of(&self, grid: Option<Grid>, start_us: i64) -> Range<i64> {
+    /// The slices that make up the window that ends at `end_us`.
+    fn slices_of(&self, grid: Option<Grid>, end_us: i64) -> Range<i64> {
         match (self.window, grid) {
-            (Some(window), Some(grid)) => {
-                let first = grid.slice_of(start_us);
-                first..first + window.size_us / grid.width_us
-            }
+            (Some(window), Some(grid)) => grid.slice_of(window.start_of(end_us))..grid.slice_of(end_us),
             _ => 0..1,
         }
     }
 
-    /// Starts of the windows that cover a slice, ascending. What contains its first moment covers all of it: the width
+    /// Ends of the windows that cover a slice, ascending. What contains its first moment covers all of it: the width
     /// divides the window and the phases agree.
     fn windows_over(&self, grid: Option<Grid>, slice: i64) -> Windows {
         match (self.window, grid) {
@@ -74,62 +85,68 @@ impl WindowView {
         }
     }
 
-    fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, start_us: i64) -> bool {
+    fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, end_us: i64) -> bool {
         let Some(window) = self.window else { return true };
-        let end_us = start_us.saturating_add(window.size_us);
-        let whole = first_kept_us.is_none_or(|kept| start_us >= kept);
+        let whole = first_kept_us.is_none_or(|kept| window.start_of(end_us) >= kept);
         let kept = shown.horizon_us.is_none_or(|horizon| end_us > horizon);
         let closed = self.emit == Emit::OnUpdate || shown.final_until_us.is_some_and(|f| end_us <= f);
         whole && kept && closed
     }
 
-    /// Starts of all windows that may hold rows and are shown, ascending, with `start_us` in `range`.
-    pub fn windows(&self, snapshot: &StoreSnapshot, shown: &Shown, range: Range<i64>) -> Vec<i64> {
+    /// Ends of all windows that may hold rows and are shown, ascending.
+    pub fn windows(&self, snapshot: &StoreSnapshot, shown: &Shown, within: &Within) -> Vec<i64> {
         let grid = snapshot.layout.grid;
         let first_kept_us = kept_from(grid, snapshot.first_kept);
         let slices = match (self.window, grid) {
             (Some(window), Some(grid)) => {
-                let end_us = range.end.saturating_add(window.size_us);
-                grid.slice_of(range.start)..grid.slice_of(end_us).saturating_add(1)
+                // A window touches nothing before its start and nothing past its end.
+                let from = within.starts.start.max(within.ends.start.saturating_sub(window.size_us));
+                let to = within.ends.end.min(within.starts.end.saturating_add(window.size_us));
+                grid.slice_of(from)..grid.slice_of(to).saturating_add(1)
             }
             _ => i64::MIN..i64::MAX,
         };
-        let mut starts: Vec<i64> = Vec::new();
+        let mut ends: Vec<i64> = Vec::new();
         for slice in snapshot.slices(slices) {
             let mut windows = self.windows_over(grid, slice.slice);
-            if let Some(&last) = starts.last() {
+            if let Some(&last) = ends.last() {
                 windows.skip_past(last);
             }
-            starts.extend(windows.filter(|s| range.contains(s) && self.shows(first_kept_us, shown, *s)));
+            ends.extend(windows.filter(|&end| self.within(within, end) && self.shows(first_kept_us, shown, end)));
         }
-        if self.shows_empty && starts.is_empty() {
-            starts.push(0);
+        if self.shows_empty && ends.is_empty() {
+            ends.push(0);
         }
-        starts
+        ends
     }
 
-    /// The rows of one window, in batches of at most [`super::keys::CHUNK`] rows, ascending by id, each with its
+    fn within(&self, within: &Within, end_us: i64) -> bool {
+        let Some(window) = self.window else { return true };
+        within.ends.contains(&end_us) && within.starts.contains(&window.start_of(end_us))
+    }
+
+    /// The rows of the window that ends at `end_us`, in batches of at most [`super::keys::CHUNK`] rows, ascending by id, each with its
     /// number of rows. `outputs` selects columns of the schema.
     pub fn read(
         &self,
         snapshot: &StoreSnapshot,
-        start_us: i64,
+        end_us: i64,
         only: Option<&IdSet>,
         outputs: &[usize],
     ) -> Result<Vec<(usize, Vec<ArrayRef>)>, ExecError> {
         let measures: Vec<usize> = outputs.iter().filter_map(|&o| self.measure_of(o)).collect();
-        let range = self.slices_of(snapshot.layout.grid, start_us);
+        let range = self.slices_of(snapshot.layout.grid, end_us);
         let mut merged = snapshot.merge(range, &measures, only)?;
         if self.shows_empty && merged.ids.is_empty() && only.is_none() {
             merged = self.empty_group(&snapshot.layout, &measures)?;
-            return Ok(vec![(1, self.columns(&[], 1, start_us, &merged.outputs, outputs)?)]);
+            return Ok(vec![(1, self.columns(&[], 1, end_us, &merged.outputs, outputs)?)]);
         }
         let mut batches = Vec::new();
         let mut at = 0;
         for ids in by_chunk(&merged.ids) {
             let keys = snapshot.keys.take(ids)?;
             let values: Vec<ArrayRef> = merged.outputs.iter().map(|c| c.slice(at, ids.len())).collect();
-            batches.push((ids.len(), self.columns(&keys, ids.len(), start_us, &values, outputs)?));
+            batches.push((ids.len(), self.columns(&keys, ids.len(), end_us, &values, outputs)?));
             at += ids.len();
         }
         Ok(batches)
@@ -156,7 +173,7 @@ impl WindowView {
         &self,
         keys: &[ArrayRef],
         rows: usize,
-        start_us: i64,
+        end_us: i64,
         values: &[ArrayRef],
         outputs: &[usize],
     ) -> Result<Vec<ArrayRef>, ExecError> {
@@ -166,19 +183,19 @@ impl WindowView {
             .map(|&output| {
                 Ok(match self.group.get(output) {
                     Some(Group::Key(key)) => keys[*key].clone(),
-                    Some(side) => self.window_column(*side, output, vec![start_us; rows])?,
+                    Some(side) => self.window_column(*side, output, rows, end_us)?,
                     None => values.next().expect("one value per measure asked for").clone(),
                 })
             })
             .collect()
     }
 
-    fn window_column(&self, side: Group, output: usize, starts_us: Vec<i64>) -> Result<ArrayRef, ExecError> {
-        let size_us = self.window.map_or(0, |w| w.size_us);
-        let times: TimestampMicrosecondArray = match side {
-            Group::WindowEnd => starts_us.into_iter().map(|s| s.saturating_add(size_us)).collect::<Vec<_>>().into(),
-            _ => starts_us.into(),
+    fn window_column(&self, side: Group, output: usize, rows: usize, end_us: i64) -> Result<ArrayRef, ExecError> {
+        let bound_us = match (side, self.window) {
+            (Group::WindowStart, Some(window)) => window.start_of(end_us),
+            _ => end_us,
         };
+        let times = TimestampMicrosecondArray::from_value(bound_us, rows);
         match self.schema.field(output).data_type() {
             DataType::Timestamp(_, zone) => Ok(Arc::new(times.with_timezone_opt(zone.clone()))),
             other => Err(ExecError::Invariant(format!("a window column has type {other}"))),
@@ -196,6 +213,7 @@ fn kept_from(grid: Option<Grid>, first_kept: Option<i64>) -> Option<i64> {
 /// times the slices of a window.
 pub struct Changes {
     view: WindowView,
+    /// By the window's end.
     emitted: BTreeMap<i64, HashMap<u32, OwnedRow>>,
     converter: RowConverter,
     /// EMIT ON WINDOW CLOSE: windows that end at or before this have been shown.
@@ -243,10 +261,10 @@ impl Changes {
             Emit::OnWindowClose => self.close(store, shown, &mut out)?,
         }
         // What cannot change any more need not be remembered; what retention forgets goes without a retraction.
-        if let Some(window) = self.view.window {
+        if self.view.window.is_some() {
             let done =
                 |end: i64| shown.final_until_us.is_some_and(|f| end <= f) || shown.horizon_us.is_some_and(|h| end <= h);
-            self.emitted.retain(|start, _| !done(start.saturating_add(window.size_us)));
+            self.emitted.retain(|end, _| !done(*end));
         }
         out.finish(&self.converter, &self.view.schema)
     }
@@ -275,9 +293,9 @@ impl Changes {
         let first_kept_us = kept_from(grid, store.first_kept());
         let mut by_window: BTreeMap<i64, BTreeSet<u32>> = BTreeMap::new();
         for (slice, ids) in dirty {
-            for start in self.view.windows_over(grid, *slice) {
-                if self.view.shows(first_kept_us, shown, start) {
-                    by_window.entry(start).or_default().extend(ids);
+            for end in self.view.windows_over(grid, *slice) {
+                if self.view.shows(first_kept_us, shown, end) {
+                    by_window.entry(end).or_default().extend(ids);
                 }
             }
         }
@@ -286,9 +304,9 @@ impl Changes {
             self.shown_empty = true;
         }
         let keys = store.keys()?;
-        for (start, ids) in by_window {
+        for (end, ids) in by_window {
             let ids: Vec<u32> = ids.into_iter().collect();
-            self.update_window(store, &keys, start, ids, out)?;
+            self.update_window(store, &keys, end, ids, out)?;
         }
         Ok(())
     }
@@ -297,12 +315,12 @@ impl Changes {
         &mut self,
         store: &SliceStore,
         keys: &KeySnapshot,
-        start: i64,
+        end: i64,
         ids: Vec<u32>,
         out: &mut DeltaRows,
     ) -> Result<(), ExecError> {
-        let merged = store.look_up(self.view.slices_of(store.layout().grid, start), &ids, &self.view.measures)?;
-        let emitted = self.emitted.entry(start).or_default();
+        let merged = store.look_up(self.view.slices_of(store.layout().grid, end), &ids, &self.view.measures)?;
+        let emitted = self.emitted.entry(end).or_default();
         if self.view.shows_empty {
             // One group, id 0, there whether it has rows or not.
             let merged = match merged.counts.first() {
@@ -310,7 +328,7 @@ impl Changes {
                 _ => self.view.empty_group(store.layout(), &self.view.measures)?,
             };
             let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
-            let columns = self.view.columns(&[], 1, start, &merged.outputs, &all)?;
+            let columns = self.view.columns(&[], 1, end, &merged.outputs, &all)?;
             let row = self.converter.convert_columns(&columns)?.row(0).owned();
             out.replace(emitted.insert(0, row.clone()), row);
             return Ok(());
@@ -325,7 +343,7 @@ impl Changes {
         let mut at = 0;
         for ids in by_chunk(&merged.ids) {
             let values: Vec<ArrayRef> = merged.outputs.iter().map(|c| c.slice(at, ids.len())).collect();
-            let columns = self.view.columns(&keys.take(ids)?, ids.len(), start, &values, &all)?;
+            let columns = self.view.columns(&keys.take(ids)?, ids.len(), end, &values, &all)?;
             let rows = self.converter.convert_columns(&columns)?;
             for (row, &id) in rows.iter().zip(ids) {
                 let row = row.owned();
@@ -338,18 +356,18 @@ impl Changes {
 
     /// Shows the windows that have become final since the last call, whole and once.
     fn close(&mut self, store: &mut SliceStore, shown: &Shown, out: &mut DeltaRows) -> Result<(), ExecError> {
-        let (Some(window), Some(final_until_us)) = (self.view.window, shown.final_until_us) else { return Ok(()) };
+        let (Some(_), Some(final_until_us)) = (self.view.window, shown.final_until_us) else { return Ok(()) };
         if self.closed_until_us.is_some_and(|c| c >= final_until_us) {
             return Ok(());
         }
-        // By ends: those past the last call's and at or before this one's.
-        let from = self.closed_until_us.map_or(i64::MIN, |c| c.saturating_sub(window.size_us).saturating_add(1));
-        let to = final_until_us.saturating_sub(window.size_us).saturating_add(1);
+        // Those that end past the last call's and at or before this one's.
+        let from = self.closed_until_us.map_or(i64::MIN, |c| c.saturating_add(1));
+        let within = Within { ends: from..final_until_us.saturating_add(1), ..Within::default() };
         self.closed_until_us = Some(final_until_us);
         let snapshot = store.snapshot()?;
         let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
-        for start in self.view.windows(&snapshot, shown, from..to) {
-            for (_, columns) in self.view.read(&snapshot, start, None, &all)? {
+        for end in self.view.windows(&snapshot, shown, &within) {
+            for (_, columns) in self.view.read(&snapshot, end, None, &all)? {
                 out.whole.push(RecordBatch::try_new(self.view.schema.clone(), columns)?);
             }
         }
@@ -406,7 +424,7 @@ mod tests {
     use crate::exec::state::Measure;
     use crate::planner::stream_plan::{Call, Function};
 
-    /// (window start, key) → (count, sum, max).
+    /// (window end, key) → (count, sum, max).
     type Expected = Map<(i64, i64), (i64, i64, i64)>;
 
     struct Case {
@@ -440,11 +458,11 @@ mod tests {
         fn new(window: Window, grid: Grid, retracts: bool, emit: Emit) -> Case {
             let store = SliceStore::new(layout(grid, retracts)).unwrap();
             let time = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None);
-            let mut fields = vec![Field::new("k", DataType::Int64, true), Field::new("window_start", time, true)];
+            let mut fields = vec![Field::new("k", DataType::Int64, true), Field::new("window_end", time, true)];
             fields.extend(["n", "s", "m"].map(|name| Field::new(name, DataType::Int64, true)));
             let view = WindowView {
                 window: Some(window),
-                group: vec![Group::Key(0), Group::WindowStart],
+                group: vec![Group::Key(0), Group::WindowEnd],
                 measures: vec![0, 1, 2],
                 schema: Arc::new(Schema::new(fields)),
                 emit,
@@ -485,19 +503,19 @@ mod tests {
         fn expected(&self, only_final: Option<i64>) -> Expected {
             let mut by_window: Map<(i64, i64), Vec<(i64, i64)>> = Map::new();
             for &(key, time, value, weight) in &self.rows {
-                for start in self.window.starts(time) {
-                    by_window.entry((start, key)).or_default().push((value, weight));
+                for end in self.window.ends(time) {
+                    by_window.entry((end, key)).or_default().push((value, weight));
                 }
             }
             let mut all = Expected::new();
-            for ((start, key), rows) in by_window {
+            for ((end, key), rows) in by_window {
                 let count: i64 = rows.iter().map(|r| r.1).sum();
-                let closed = only_final.is_none_or(|f| start + self.window.size_us <= f);
+                let closed = only_final.is_none_or(|f| end <= f);
                 if count > 0 && closed {
                     let mut net: Map<i64, i64> = Map::new();
                     rows.iter().for_each(|(v, w)| *net.entry(*v).or_default() += w);
                     let max = *net.iter().filter(|(_, w)| **w > 0).map(|(v, _)| v).max().unwrap();
-                    all.insert((start, key), (count, rows.iter().map(|(v, w)| v * w).sum(), max));
+                    all.insert((end, key), (count, rows.iter().map(|(v, w)| v * w).sum(), max));
                 }
             }
             all
@@ -511,17 +529,17 @@ mod tests {
             let shown = Shown { horizon_us: None, final_until_us };
             let mut read = Expected::new();
             let view = &self.changes.view;
-            for start in view.windows(&snapshot, &shown, i64::MIN..i64::MAX) {
-                for (_, columns) in view.read(&snapshot, start, None, &[0, 1, 2, 3, 4]).unwrap() {
+            for end in view.windows(&snapshot, &shown, &Within::default()) {
+                for (_, columns) in view.read(&snapshot, end, None, &[0, 1, 2, 3, 4]).unwrap() {
                     let batch = RecordBatch::try_new(view.schema.clone(), columns).unwrap();
                     for row in 0..batch.num_rows() {
-                        let (start, key, n, s, m) = line(&batch, row);
-                        assert!(read.insert((start, key), (n, s, m)).is_none(), "seed {seed}: a row twice");
+                        let (end, key, n, s, m) = line(&batch, row);
+                        assert!(read.insert((end, key), (n, s, m)).is_none(), "seed {seed}: a row twice");
                     }
                 }
             }
             assert_eq!(read, expected, "seed {seed}: what is read, {:?}", self.window);
-            let told: Expected = self.told.keys().map(|&(start, key, n, s, m)| ((start, key), (n, s, m))).collect();
+            let told: Expected = self.told.keys().map(|&(end, key, n, s, m)| ((end, key), (n, s, m))).collect();
             assert!(self.told.values().all(|w| *w == 1), "seed {seed}: {:?}", self.told);
             assert_eq!(told, expected, "seed {seed}: what the deltas add up to, {:?}", self.window);
         }
@@ -537,11 +555,10 @@ mod tests {
         for seed in 0..300 {
             let mut random = StdRng::seed_from_u64(seed);
             let width = random.random_range(1..6);
-            let window = Window {
-                size_us: width * random.random_range(1..8),
-                slide_us: width * random.random_range(1..8),
-                offset_us: random.random_range(-9..9),
-            };
+            let cumulates = random.random_bool(0.3);
+            let slide_us = width * random.random_range(1..8);
+            let size_us = if cumulates { slide_us } else { width } * random.random_range(1..8);
+            let window = Window { cumulates, ..Window::hop(size_us, slide_us, random.random_range(-9..9)) };
             // The store may be finer than the view needs.
             let own = window.slice_us();
             let finer = (1..=own).filter(|w| own % w == 0).nth(random.random_range(0..2)).unwrap_or(own);
@@ -581,7 +598,7 @@ mod tests {
 
     #[test]
     fn at_the_ends_of_time_no_window_shows() {
-        let window = Window { size_us: 60, slide_us: 10, offset_us: 3 };
+        let window = Window::hop(60, 10, 3);
         let mut case = Case::new(window, Grid { width_us: 10, phase_us: 3 }, false, Emit::OnUpdate);
         case.tick(
             &[(1, i64::MIN, 1, 1), (1, i64::MIN + 50, 1, 1), (1, i64::MAX - 50, 1, 1), (1, i64::MAX, 1, 1)],
@@ -594,14 +611,14 @@ mod tests {
 
     #[test]
     fn forgetting_takes_windows_that_are_no_longer_whole() {
-        let window = Window { size_us: 20, slide_us: 10, offset_us: 0 };
+        let window = Window::hop(20, 10, 0);
         let mut case = Case::new(window, Grid { width_us: 10, phase_us: 0 }, false, Emit::OnUpdate);
         case.tick(&[(1, 5, 1, 1), (1, 15, 1, 1), (1, 25, 1, 1)], Some(30));
         case.store.forget(10).unwrap();
         let snapshot = case.store.snapshot().unwrap();
         let view = &case.changes.view;
-        assert_eq!(view.windows(&snapshot, &Shown::default(), i64::MIN..i64::MAX), [10, 20]);
+        assert_eq!(view.windows(&snapshot, &Shown::default(), &Within::default()), [30, 40]);
         let shown = Shown { horizon_us: Some(30), ..Shown::default() };
-        assert_eq!(view.windows(&snapshot, &shown, i64::MIN..i64::MAX), [20]);
+        assert_eq!(view.windows(&snapshot, &shown, &Within::default()), [40]);
     }
 }

@@ -82,7 +82,8 @@ impl Hash for AssignWindows {
 
 impl PartialOrd for AssignWindows {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        let key = |node: &Self| (node.window.size_us, node.window.slide_us, node.window.offset_us);
+        let key =
+            |node: &Self| (node.window.size_us, node.window.slide_us, node.window.offset_us, node.window.cumulates);
         match (&self.time, key(self)).partial_cmp(&(&other.time, key(other))) {
             Some(Ordering::Equal) => self.input.partial_cmp(&other.input),
             different => different,
@@ -286,7 +287,7 @@ struct Expansion {
     batch: Option<RecordBatch>,
     times: Vec<Option<i64>>,
     row: usize,
-    /// (row, window start) found but not yet put out.
+    /// (row, window end) found but not yet put out.
     pending: Vec<(u32, i64)>,
     passed: Vec<usize>,
     window: Window,
@@ -302,7 +303,7 @@ impl Iterator for Expansion {
         while self.pending.len() < self.batch_size && self.row < self.times.len() {
             if let Some(time) = self.times[self.row] {
                 let row = self.row as u32;
-                self.pending.extend(self.window.starts(time).map(|start| (row, start)));
+                self.pending.extend(self.window.ends(time).map(|end| (row, end)));
             }
             self.row += 1;
         }
@@ -323,8 +324,10 @@ impl Expansion {
         for &i in &self.passed {
             columns.push(take(batch.column(i), &indices, None)?);
         }
-        for end in [0, self.window.size_us] {
-            let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|(_, start)| start + end));
+        let ends: Vec<i64> = rows.iter().map(|(_, end)| *end).collect();
+        let starts = ends.iter().map(|&end| self.window.start_of(end)).collect();
+        for bounds in [starts, ends] {
+            let times = TimestampMicrosecondArray::from(bounds);
             let data_type = self.schema.field(columns.len()).data_type();
             columns.push(Arc::new(times.with_data_type(data_type.clone())));
         }

@@ -143,6 +143,17 @@ fn minute_history() {
 }
 
 #[test]
+fn day_so_far() {
+    assert_snapshot!(check("day_so_far.sql"), @r"
+    country_day
+    View: retention=2d
+      Project: country, window_start, window_end, count(*) FILTER (event_type = 'click') AS clicks, count(*) FILTER (event_type = 'impression') AS impressions
+        Aggregate: CUMULATE(step=1m, size=1d) of ts, slice=1m, group=[country, window_start, window_end], calls=[count(*) FILTER (event_type = 'click'), count(*) FILTER (event_type = 'impression')]
+          Scan: source ad_events (oid 16384), columns=[event_type, country, ts] append-only
+    ");
+}
+
+#[test]
 fn unique_visitors() {
     assert_snapshot!(check("unique_visitors.sql"), @r"
     page_minutes

@@ -92,13 +92,17 @@ pub struct OrderBy {
     pub nulls_first: bool,
 }
 
-/// A family of half-open windows `[start, start + size)` with `start = offset (mod slide)`, counted from the epoch.
-/// TUMBLE is `slide == size`. All microseconds.
+/// A family of half-open windows `[start, end)`, counted from the epoch; no two end at the same moment. All microseconds.
+///
+/// HOP: `end = start + size`, `start = offset (mod slide)`. TUMBLE is `slide == size`. CUMULATE: `start = offset (mod size)`
+/// and `end` is one of `start + slide, start + 2 slide, ..., start + size`; the slide divides the size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
     pub size_us: i64,
     pub slide_us: i64,
     pub offset_us: i64,
+    /// CUMULATE.
+    pub cumulates: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -157,17 +161,39 @@ impl Window {
         a
     }
 
-    /// The starts of the windows that contain `time_us`, oldest first. Windows that would leave the range of a timestamp
+    /// HOP, or TUMBLE.
+    pub fn hop(size_us: i64, slide_us: i64, offset_us: i64) -> Window {
+        Window { size_us, slide_us, offset_us, cumulates: false }
+    }
+
+    /// Where the window that ends at `end_us` begins. Meaningful for ends of the family.
+    pub fn start_of(&self, end_us: i64) -> i64 {
+        if !self.cumulates {
+            return end_us.saturating_sub(self.size_us);
+        }
+        let last = i128::from(end_us) - 1;
+        let start = last - (last - i128::from(self.offset_us)).rem_euclid(i128::from(self.size_us));
+        start.max(i128::from(i64::MIN)) as i64
+    }
+
+    /// The ends of the windows that contain `time_us`, oldest first. Windows that would leave the range of a timestamp
     /// are left out; between windows, where the slide is longer than the size, there are none.
-    pub fn starts(&self, time_us: i64) -> impl Iterator<Item = i64> + use<> {
-        let Window { size_us, slide_us, offset_us } = *self;
+    pub fn ends(&self, time_us: i64) -> impl Iterator<Item = i64> + use<> {
+        let Window { size_us, slide_us, offset_us, cumulates } = *self;
         let (time, slide, size) = (i128::from(time_us), i128::from(slide_us), i128::from(size_us));
-        let newest = time - (time - i128::from(offset_us)).rem_euclid(slide);
-        // The number of windows that began at or before `newest` and end after the time.
-        let count = if newest + size > time { (newest + size - time - 1) / slide + 1 } else { 0 };
-        (0..count).rev().filter_map(move |back| {
-            let start = newest - back * slide;
-            i64::try_from(start + size).ok().and(i64::try_from(start).ok())
+        let past = |width: i128| (time - i128::from(offset_us)).rem_euclid(width);
+        // The first end past the time, and where the last lies.
+        let (first, last) = if cumulates {
+            (time - past(slide) + slide, time - past(size) + size)
+        } else {
+            let last = time - past(slide) + size;
+            (last - (last - time - 1).div_euclid(slide) * slide, last)
+        };
+        let first_start = if cumulates { last - size } else { first - size };
+        let count = if last > time { (last - first) / slide + 1 } else { 0 };
+        (0..count).map(move |n| first + n * slide).filter_map(move |end| {
+            let start = if cumulates { first_start } else { end - size };
+            i64::try_from(start).ok().and(i64::try_from(end).ok())
         })
     }
 
@@ -185,7 +211,9 @@ impl StreamPlan {
 
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.size_us == self.slide_us {
+        if self.cumulates {
+            write!(f, "CUMULATE(step={}, size={}", Micros(self.slide_us), Micros(self.size_us))?;
+        } else if self.size_us == self.slide_us {
             write!(f, "TUMBLE(size={}", Micros(self.size_us))?;
         } else {
             write!(f, "HOP(slide={}, size={}", Micros(self.slide_us), Micros(self.size_us))?;

@@ -1,4 +1,4 @@
-//! `HOP(t, ts, slide, size [, offset])` and `TUMBLE(t, ts, size [, offset])` in FROM.
+//! `HOP(t, ts, slide, size [, offset])`, `TUMBLE(t, ts, size [, offset])` and `CUMULATE(t, ts, step, size [, offset])` in FROM.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::assign_windows::AssignWindows;
 use super::error::{At, PlanError, Refusal};
 use super::relations::{relation_argument, window_function};
 use super::select::table;
-use super::stream_plan::Window;
+use super::stream_plan::{Micros, Window};
 use super::types::{self, sql_name};
 use crate::sql::{fold, interval_us};
 
@@ -47,6 +47,7 @@ impl RelationPlanner for WindowRelations {
 fn usage(function: &str) -> String {
     match function {
         "hop" => "Write HOP(relation, time column, slide, size [, offset]).".into(),
+        "cumulate" => "Write CUMULATE(relation, time column, step, size [, offset]).".into(),
         _ => "Write TUMBLE(relation, time column, size [, offset]).".into(),
     }
 }
@@ -61,10 +62,10 @@ fn plan_window(
     context: &mut dyn RelationPlannerContext,
 ) -> Result<LogicalPlan> {
     let upper = function.to_uppercase();
-    if !matches!(function, "hop" | "tumble") {
+    if function == "session" {
         return Err(PlanError::unsupported(
             format!("{upper} windows are not kept incrementally yet"),
-            "Use HOP(t, ts, slide, size) or TUMBLE(t, ts, size).",
+            "Use HOP(t, ts, slide, size), TUMBLE(t, ts, size) or CUMULATE(t, ts, step, size).",
         )
         .into());
     }
@@ -75,7 +76,7 @@ fn plan_window(
             other => return Err(invalid(format!("{upper} does not take the argument {other}"), function).into()),
         }
     }
-    let intervals = if function == "hop" { 2 } else { 1 };
+    let intervals = if function == "tumble" { 1 } else { 2 };
     if exprs.len() < 2 + intervals || exprs.len() > 3 + intervals {
         let message = format!("{upper} takes {} or {} arguments, not {}", 2 + intervals, 3 + intervals, exprs.len());
         return Err(invalid(message, function).into());
@@ -84,20 +85,30 @@ fn plan_window(
     let input = context.plan(relation(exprs[0], &upper, function)?)?;
     let (input, time) = time_column(input, exprs[1], &upper, function, context)?;
     let first = length(exprs[2], &upper, context)?;
-    let (slide_us, size_us) =
-        if function == "hop" { (first, length(exprs[3], &upper, context)?) } else { (first, first) };
+    let (slide_us, size_us) = if intervals == 2 { (first, length(exprs[3], &upper, context)?) } else { (first, first) };
     let offset_us = match exprs.get(2 + intervals) {
         Some(offset) => interval(offset, &upper, context)?,
         None => 0,
     };
-    let window = checked_window(size_us, slide_us, offset_us, &upper)?;
+    let window = checked_window(
+        Window { cumulates: function == "cumulate", ..Window::hop(size_us, slide_us, offset_us) },
+        &upper,
+    )?;
     let node = AssignWindows::try_new(Arc::new(input), time, window)?;
     Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
-fn checked_window(size_us: i64, slide_us: i64, offset_us: i64, upper: &str) -> Result<Window, PlanError> {
-    let offset_us = offset_us.rem_euclid(slide_us);
-    let window = Window { size_us, slide_us, offset_us };
+fn checked_window(window: Window, upper: &str) -> Result<Window, PlanError> {
+    let Window { size_us, slide_us, offset_us, cumulates } = window;
+    if cumulates && size_us % slide_us != 0 {
+        let message =
+            format!("the size of CUMULATE must be a multiple of its step: {}, {}", Micros(slide_us), Micros(size_us));
+        return Err(PlanError::Invalid(
+            Refusal::new(message).hint("CUMULATE(t, ts, INTERVAL '1 minute', INTERVAL '1 day') is one."),
+        ));
+    }
+    let offset_us = offset_us.rem_euclid(if cumulates { size_us } else { slide_us });
+    let window = Window { offset_us, ..window };
     if window.windows_per_row() > MOST_WINDOWS_PER_ROW {
         let message = format!("{upper} puts each row into {} windows", window.windows_per_row());
         return Err(PlanError::Invalid(

@@ -26,7 +26,7 @@ fn seeds(default: Range<u64>) -> Range<u64> {
 }
 
 /// Over rows `r(k VARCHAR, v BIGINT, ts TIMESTAMPTZ)`.
-const QUERIES: [&str; 18] = [
+const QUERIES: &[&str] = &[
     "SELECT k, v FROM r WHERE v > 0",
     "SELECT k, count(*) AS n, sum(v) AS s, min(v) AS lo, max(v) AS hi FROM r GROUP BY k",
     "SELECT count(*) AS n, sum(v) AS s, max(v) AS m FROM r",
@@ -45,10 +45,12 @@ const QUERIES: [&str; 18] = [
     "SELECT upper(k) AS u, coalesce(sum(v), 0) * 2 + count(*) AS x FROM r GROUP BY upper(k)",
     "SELECT date_trunc('minute', window_start) AS m, count(*) AS n FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '40 seconds') GROUP BY date_trunc('minute', window_start)",
     "SELECT window_start, k, n FROM (SELECT window_start, k, n, row_number() OVER (PARTITION BY window_start ORDER BY n DESC, k) AS place FROM (SELECT window_start, k, count(*) AS n FROM TUMBLE(r, ts, INTERVAL '1 minute') GROUP BY window_start, k)) WHERE place = 1",
+    "SELECT k, window_start, window_end, count(*) AS n, sum(v) AS s FROM CUMULATE(r, ts, INTERVAL '20 seconds', INTERVAL '2 minutes') GROUP BY k, window_start, window_end",
+    "SELECT window_end, min(v) AS lo, count(DISTINCT k) AS d FROM CUMULATE(r, ts, INTERVAL '30 seconds', INTERVAL '90 seconds', INTERVAL '-40 seconds') GROUP BY window_end",
 ];
 
 /// Views over views of [`QUERIES`], by number.
-const OVER_VIEWS: [&str; 3] = [
+const OVER_VIEWS: &[&str] = &[
     "SELECT window_start, window_end, sum(n) AS n, max(s) AS s FROM TUMBLE((v6), window_start, INTERVAL '2 minutes') GROUP BY window_start, window_end",
     "SELECT k, sum(n) AS n FROM v7 GROUP BY k",
     "SELECT k, s FROM v1 ORDER BY s DESC NULLS LAST, k LIMIT 2",

@@ -52,7 +52,7 @@ impl Operator for AssignWindows {
         let [input] = inputs else { unreachable!("windows are assigned to one input") };
         let times = cast(input.column(self.time_column), &self.time_type)?;
         let times = times.as_primitive::<TimestampMicrosecondType>();
-        let (mut rows, mut starts) = (Vec::with_capacity(times.len()), Vec::with_capacity(times.len()));
+        let (mut rows, mut ends) = (Vec::with_capacity(times.len()), Vec::with_capacity(times.len()));
         for row in 0..times.len() {
             if times.is_null(row) {
                 self.left_out += 1;
@@ -61,9 +61,9 @@ impl Operator for AssignWindows {
             let windows = windows_of(times.value(row), self.window);
             self.left_out += u64::from(windows.len() == 0 && self.window.slide_us <= self.window.size_us);
             rows.resize(rows.len() + windows.len(), row as u32);
-            starts.extend(windows);
+            ends.extend(windows);
         }
-        let ends = starts.iter().map(|start| start + self.window.size_us).collect();
+        let starts = ends.iter().map(|&end| self.window.start_of(end)).collect();
         let weights = input.weights.as_ref().map(|weights| rows.iter().map(|&row| weights[row as usize]).collect());
         let taken = take_rows(&input.rows, rows)?;
         let mut columns = taken.columns().to_vec();
@@ -84,7 +84,7 @@ mod tests {
 
     fn check(seconds: (i64, i64), header: (&str, &str), rows: &str) -> (String, u64) {
         let (slide, size) = seconds;
-        let window = Window { size_us: size * 1_000_000, slide_us: slide * 1_000_000, offset_us: 0 };
+        let window = Window::hop(size * 1_000_000, slide * 1_000_000, 0);
         let schema = parse_schema(&format!("{} {}", header.0, header.1));
         let mut assign = AssignWindows::new(1, window, schema).unwrap();
         let output = assign.step(&[parse(&format!("{}\n{rows}", header.0))]).unwrap();
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn other_times_are_refused() {
-        let window = Window { size_us: 1, slide_us: 1, offset_us: 0 };
+        let window = Window::hop(1, 1, 0);
         let refused = AssignWindows::new(0, window, parse_schema("s n n")).err().unwrap();
         insta::assert_snapshot!(refused, @"a window over a time column of type Utf8 cannot be kept up to date");
     }

@@ -130,7 +130,7 @@ fn assign_windows() {
             }
             rows
         };
-        let window = Window { size_us: size * 1_000_000, slide_us: slide * 1_000_000, offset_us: offset * 1_000_000 };
+        let window = Window::hop(size * 1_000_000, slide * 1_000_000, offset * 1_000_000);
         let schema = parse_schema(&format!("{INPUT} window_start:t window_end:t"));
         check(|| Box::new(AssignWindows::new(2, window, Arc::clone(&schema)).unwrap()), 1, false, naive);
     }

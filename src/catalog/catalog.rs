@@ -253,6 +253,13 @@ impl Catalog {
         Ok((next, oid))
     }
 
+    /// The catalog with this object in the place of the one of its OID and name.
+    pub fn with_replaced(&self, object: Arc<Object>) -> Catalog {
+        let mut next = self.next();
+        Arc::make_mut(&mut next.objects).insert(object.oid, object);
+        next
+    }
+
     pub fn create_schema(&self, database: &str, schema: &str) -> Result<Catalog, CatalogError> {
         if schema.starts_with("pg_") {
             return Err(CatalogError::ReservedSchema(schema.to_string()));

@@ -24,7 +24,7 @@ pub struct Object {
     /// The columns in order; empty for none. Arrow types as in ARCHITECTURE.md, "Types".
     pub columns: SchemaRef,
     pub kind: ObjectKind,
-    /// What its definition reads. Sources and tables have none.
+    /// What its definition names: what a view reads, the table of a source's late rows.
     pub depends_on: Vec<Oid>,
 }
 
@@ -68,6 +68,30 @@ pub struct Source {
     pub includes: Vec<(usize, Include)>,
     /// Columns with `NOT NULL`: a record with a NULL there is dead.
     pub not_null: Vec<usize>,
+    /// `LATE ROWS INTO table`: the object depends on that table.
+    pub late_rows: Option<LateRows>,
+}
+
+/// Where a source's late rows go.
+#[derive(Debug, Clone)]
+pub struct LateRows {
+    pub table: Oid,
+    /// What goes into each column of the table.
+    pub columns: Vec<LateColumn>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LateColumn {
+    /// A column of the source, by its index.
+    Source(usize),
+    /// `late_reason`: late, future or null_time.
+    Reason,
+    /// `late_watermark`: what the row was held against.
+    Watermark,
+    /// `late_partition`.
+    Partition,
+    /// `late_offset`.
+    Offset,
 }
 
 impl Source {

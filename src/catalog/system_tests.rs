@@ -86,6 +86,7 @@ fn scope() -> SystemScope {
         watermark: None,
         includes: vec![],
         not_null: vec![0],
+        late_rows: None,
     };
     create("src", vec![ad(), at()], ObjectKind::Source(Arc::new(source)), &[]);
     let table = Table {

@@ -9,7 +9,7 @@ use super::{EngineError, EngineOptions, Stats};
 use crate::catalog::{Catalog, NameContext, Oid};
 use crate::exec::Delta;
 use crate::planner::EventTimes;
-use crate::sql::{Drop, Name, OnConflict, Statement};
+use crate::sql::{AlterSource, Drop, Name, OnConflict, Statement};
 
 /// The engine: one catalog, its dataflows, its ticks. Cheap to clone.
 #[derive(Clone)]
@@ -70,6 +70,22 @@ impl Engine {
     /// its rows: the caller inserts them.
     pub async fn create(&self, statement: &Statement, names: &NameContext) -> Result<DdlOutcome, EngineError> {
         self.inner.create(statement, names).await
+    }
+
+    /// ALTER SOURCE.
+    pub async fn alter_source(
+        &self,
+        name: &Name,
+        if_exists: bool,
+        change: &AlterSource,
+        names: &NameContext,
+    ) -> Result<DdlOutcome, EngineError> {
+        self.inner.alter_source(name, if_exists, change, names).await
+    }
+
+    /// CANCEL JOB: the ids are those of [`Stats::jobs`].
+    pub async fn cancel_jobs(&self, ids: &[Oid], names: &NameContext) -> Result<DdlOutcome, EngineError> {
+        self.inner.cancel_jobs(ids, names).await
     }
 
     pub async fn drop(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use arrow::array::{Array, BooleanBufferBuilder};
 
-use super::reader::{Attached, Consumer, Decoding, Out, POLL_BYTES, SourceSetup, event_times, kept};
+use super::reader::{Attached, Consumer, Decoding, Out, SourceSetup, complete_behind, event_times, kept};
 use crate::connector::{self, ConnectorError, PartitionOffset, Record, Records};
+use crate::exec::feed::Shortfall;
 use crate::exec::law::{PartitionLaw, Row};
 
 /// The most marks that a partition keeps.
@@ -51,6 +52,7 @@ impl Marks {
 
 /// One partition's history.
 pub struct Replay {
+    pub start: i64,
     pub position: i64,
     /// Where the main reader stood.
     pub until: i64,
@@ -65,12 +67,20 @@ impl Replay {
     }
 }
 
+/// How far a partition's history has been read.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryProgress {
+    pub partition: i32,
+    pub start: i64,
+    pub position: i64,
+    pub until: i64,
+}
+
 pub struct Backfill {
     reader: connector::Reader,
     decoding: Decoding,
     consumer: Consumer,
     partitions: BTreeMap<i32, Replay>,
-    to_read: i64,
     /// Rows of earlier event times may be missing, as the log no longer has them.
     complete_from_us: Option<i64>,
 }
@@ -89,7 +99,6 @@ impl Backfill {
             reader,
             decoding: Decoding::new(setup, vec![attached.clone()])?,
             consumer: attached.consumer(),
-            to_read: partitions.values().map(|r| r.until - r.position).sum(),
             partitions,
             complete_from_us: None,
         })
@@ -99,17 +108,18 @@ impl Backfill {
         self.consumer
     }
 
-    /// Reads once. `mark` gives a partition's first mark at or after an offset, or how it stands now if there is none. Returns the
+    /// Reads up to about `max_bytes`. `mark` gives a partition's first mark at or after an offset, or how it stands now if there is none. Returns the
     /// bytes that came.
     pub fn read(
         &mut self,
         setup: &SourceSetup,
         mark: &dyn Fn(i32, i64) -> Option<Mark>,
+        max_bytes: usize,
         records: &mut Records,
         out: &mut Out,
     ) -> Result<usize, ConnectorError> {
         records.clear();
-        let lost = match self.reader.poll(records, POLL_BYTES, Duration::ZERO) {
+        let lost = match self.reader.poll(records, max_bytes, Duration::ZERO) {
             Err(ConnectorError::OffsetLost { partition, .. }) => Some(partition),
             polled => polled.map(|()| None)?,
         };
@@ -137,29 +147,22 @@ impl Backfill {
             replay.position = replay.position.max(position.min(replay.until));
         }
         self.reader.remove(&finished);
-        if let Some(partition) = lost {
-            self.begin_later(partition)?;
+        if let Some(partition) = lost
+            && let Some(replay) = self.partitions.get_mut(&partition).filter(|replay| !replay.done())
+        {
+            // The log has lost where it was to be read.
+            replay.from = None;
+            self.reader.add(&[PartitionOffset { partition, offset: PartitionOffset::EARLIEST }])?;
         }
         Ok(bytes)
     }
 
-    /// The log has lost where a partition was to be read. Losses of several may come as one, so that the others are begun again
-    /// where they stand.
-    fn begin_later(&mut self, lost: i32) -> Result<(), ConnectorError> {
-        let mut again = Vec::new();
-        for (&partition, replay) in &mut self.partitions {
-            if replay.done() {
-                continue;
-            }
-            let offset = if partition == lost {
-                replay.from = None;
-                PartitionOffset::EARLIEST
-            } else {
-                self.reader.position(partition).unwrap_or(PartitionOffset::EARLIEST)
-            };
-            again.push(PartitionOffset { partition, offset });
-        }
-        self.reader.add(&again)
+    /// Of this partition there is nothing more to be had. False if there was nothing left to read.
+    pub fn give_up(&mut self, partition: i32) -> bool {
+        let Some(replay) = self.partitions.get_mut(&partition).filter(|replay| !replay.done()) else { return false };
+        replay.position = replay.until;
+        self.reader.remove(&[partition]);
+        true
     }
 
     /// Now that it is known that the log begins at `offset`.
@@ -172,11 +175,9 @@ impl Backfill {
     ) {
         let Some(replay) = self.partitions.get_mut(&partition).filter(|replay| replay.from.is_none()) else { return };
         let mark = mark(partition, offset).unwrap_or(Mark { offset, watermark_us: None });
-        replay.law = PartitionLaw::resuming(replay.law.facts().clone(), mark.watermark_us);
+        replay.law = PartitionLaw::resuming(replay.law.facts().clone(), mark.offset, mark.watermark_us);
         replay.from = Some(mark.offset.min(replay.until));
-        // No row before the mark has a later event time than made the watermark.
-        let newest_lost_us = mark.watermark_us.zip(setup.bounds.delay_us).map(|(w, delay)| w.saturating_add(delay));
-        self.complete_from_us = self.complete_from_us.max(newest_lost_us.map(|us| us.saturating_add(1)));
+        self.complete_from_us = self.complete_from_us.max(complete_behind(setup, mark.watermark_us));
         tracing::warn!(source = setup.source, partition, from = mark.offset, "history is no longer in the log");
     }
 
@@ -193,21 +194,26 @@ impl Backfill {
                 arrival_us: record.timestamp_ms.saturating_mul(1000),
                 arrival_in_log: record.log_append_time,
             };
-            keep.append(law.judge(&setup.bounds, row).is_ok());
+            keep.append(law.judge(row).is_ok());
         }
         self.decoding.feed(kept(decoded.batch, keep), out);
+    }
+
+    pub fn shortfall(&self) -> Shortfall {
+        self.decoding.shortfalls().map(|(_, shortfall)| shortfall).next().unwrap_or_default()
     }
 
     pub fn done(&self) -> bool {
         self.partitions.values().all(Replay::done)
     }
 
-    pub fn to_read(&self) -> i64 {
-        self.to_read
-    }
-
-    pub fn read_so_far(&self) -> i64 {
-        self.to_read - self.partitions.values().map(|r| r.until - r.position).sum::<i64>()
+    pub fn progress(&self) -> impl Iterator<Item = HistoryProgress> {
+        self.partitions.iter().map(|(&partition, replay)| HistoryProgress {
+            partition,
+            start: replay.start,
+            position: replay.position,
+            until: replay.until,
+        })
     }
 
     pub fn complete_from_us(&self) -> Option<i64> {

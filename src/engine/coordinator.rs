@@ -12,20 +12,24 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
+use super::alter::{Alteration, Change, Gap, Pending};
+use super::backfill::HistoryProgress;
 use super::clock::{self, Stopwatch};
 use super::error::EngineError;
-use super::reader::{Consumer, PartitionReport, SourceSetup};
-use super::stats::{Kept, Stats};
+use super::reader::{Consumer, SourceSetup};
+use super::stats::{Kept, PartitionStats, Stats};
 use super::table::Table;
 use super::topic::{Seen, TopicWatch};
 use super::version::Version;
-use super::worker::{Command, EdgeId, PassId, Report, SourceTime, StoreReport};
+use super::worker::{Command, EdgeId, PassId, Report, StoreReport};
 use super::{TableChange, WriteOutcome};
 use crate::catalog::{Object, Oid};
 use crate::exec::Delta;
 use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
+use crate::exec::feed::Shortfall;
 use crate::exec::flow::{Feed, Flow, Input, Output};
+use crate::exec::law::SourceTime;
 use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Tail, Times};
 use crate::exec::window_view::WindowView;
@@ -48,6 +52,17 @@ pub(super) enum Request {
     Drop {
         oids: Vec<Oid>,
         reply: Reply<()>,
+    },
+    /// Drops views unless one of them has read its history by now.
+    Cancel {
+        oids: Vec<Oid>,
+        reply: Reply<()>,
+    },
+    /// What ALTER SOURCE does; the object as it is from now on.
+    Alter {
+        object: Arc<Object>,
+        alteration: Alteration,
+        reply: Reply<Vec<String>>,
     },
     Read {
         objects: Vec<Oid>,
@@ -90,14 +105,20 @@ pub(super) struct Source {
     pub watch: Option<TopicWatch>,
     pub begun: bool,
     pub assigned: BTreeMap<i32, usize>,
-    pub partitions: BTreeMap<i32, PartitionReport>,
+    pub partitions: BTreeMap<i32, PartitionStats>,
     pub trouble: Option<String>,
     pub topic_trouble: Option<String>,
     pub unseen_columns: Vec<String>,
-    /// Consumers whose history is still read: rows read, rows to read.
-    pub backfills: HashMap<Consumer, (i64, i64)>,
-    /// The ends as of the last look at the topic, by the number of that look.
+    /// Consumers whose history is still read.
+    pub backfills: HashMap<Consumer, Vec<HistoryProgress>>,
+    /// The ends as of the last look at the topic.
     pub ends: Vec<(i32, i64)>,
+    /// Records that were never read, as reading went on elsewhere.
+    pub gaps: Vec<Gap>,
+    /// What ALTER SOURCE has changed of the law.
+    pub changes: Vec<Change>,
+    /// A late row could not be put into the table that it was to go to.
+    pub late_into_trouble: Option<String>,
 }
 
 pub(super) struct Store {
@@ -126,20 +147,24 @@ pub(super) struct View {
     pub arrangement: Option<Arrangement>,
     pub feeds: Vec<FeedUse>,
     pub passes: Vec<PassId>,
+    /// By worker, what could not be taken for the passes.
+    pub passes_short: BTreeMap<(usize, PassId), Shortfall>,
     /// Rows of earlier event times may be missing from the passes: the log no longer had them.
     pub complete_from_us: Option<i64>,
     pub made_in: u64,
     /// By source: the ends it must reach to be current; `None` until they are known.
     pub targets: BTreeMap<Oid, Option<Vec<(i32, i64)>>>,
     pub current: bool,
+    /// When it began to read history, and the records of it that had been read by then.
+    pub began: Option<(i64, i64)>,
     pub failed: Option<String>,
     /// The time its last step took and the rows it gave, for EXPLAIN ANALYZE.
     pub step_us: u64,
     pub rows_out: u64,
 }
 
-struct Wait {
-    ends: BTreeMap<Oid, Vec<(i32, i64)>>,
+pub(super) struct Wait {
+    pub ends: BTreeMap<Oid, Vec<(i32, i64)>>,
     reply: Reply<()>,
 }
 
@@ -157,7 +182,7 @@ pub(super) struct Coordinator {
     pub stores: BTreeMap<StoreId, Store>,
     pub times: HashMap<Oid, SourceTime>,
     pub next_id: u64,
-    waits: Vec<Wait>,
+    pub waits: Vec<Wait>,
     pub kept: Arc<Kept>,
     pub stats: Arc<RwLock<Arc<Stats>>>,
     pub tick_ms: f64,
@@ -278,9 +303,22 @@ impl Coordinator {
                 }
                 asked.dropped.push(reply);
             }
+            Request::Cancel { oids, reply } => match oids.iter().find(|oid| !self.reads_history(**oid)) {
+                Some(ended) => {
+                    let _ = reply.send(Err(super::jobs::no_job(*ended)));
+                }
+                None => {
+                    oids.into_iter().for_each(|oid| self.remove(oid));
+                    asked.dropped.push(reply);
+                }
+            },
             Request::Write { changes, reply } => {
                 let outcome = self.write(changes, &mut asked.data);
                 asked.written.push((outcome, reply));
+            }
+            Request::Alter { object, alteration, reply } => {
+                let outcome = self.alter(object, alteration);
+                asked.altered.push((outcome, reply));
             }
             Request::Read { objects, allow_partial, reply } => asked.reads.push((objects, allow_partial, reply)),
             Request::Wait { ends, reply } => self.waits.push(Wait { ends, reply }),
@@ -363,10 +401,11 @@ impl Coordinator {
             } else {
                 source.unseen_columns.retain(|c| said.unseen_columns.contains(c));
             }
-            for (consumer, read, to_read) in said.backfills {
-                let sum = source.backfills.entry(consumer).or_default();
-                *sum = (sum.0 + read, sum.1 + to_read);
+            for (consumer, partitions) in said.backfills {
+                source.backfills.entry(consumer).or_default().extend(partitions);
             }
+            let at_us = clock::now_us();
+            source.changes.extend(said.altered.into_iter().map(|altered| Change { at_us, altered }));
             for (consumer, from_us) in said.incomplete {
                 let known = match consumer {
                     Consumer::Store(store) => self.stores.get_mut(&store).map(|s| &mut s.complete_from_us),
@@ -385,7 +424,16 @@ impl Coordinator {
                 known.reports.insert(report.worker, store);
             }
         }
-        self.kept.add(clock::now_us(), report.verdicts.late, report.verdicts.dead);
+        for (pass, shortfall) in report.passes_short {
+            if let Some(view) = self.views.values_mut().find(|v| v.passes.contains(&pass)) {
+                view.passes_short.insert((report.worker, pass), shortfall);
+            }
+        }
+        let super::verdicts::Verdicts { late, dead, late_into } = report.verdicts;
+        self.kept.add(clock::now_us(), late, dead);
+        for (table, rows) in late_into {
+            self.keep_late_rows(table, rows, data);
+        }
         for (consumer, reason) in report.failures {
             self.fail_consumer(consumer, &reason);
         }
@@ -422,8 +470,7 @@ impl Coordinator {
     fn step_tables(&mut self) {
         for (&oid, table) in &self.tables {
             if let Some(watermark_us) = table.watermark_us() {
-                let time = SourceTime { watermark_us: Some(watermark_us), final_until_us: Some(watermark_us) };
-                self.times.insert(oid, time);
+                self.times.insert(oid, SourceTime::of_table(watermark_us));
             }
         }
     }
@@ -572,7 +619,7 @@ impl Coordinator {
         for (worker, partitions) in by_worker {
             let _ = self.commands[worker].send(Command::AddPartitions { source: oid, partitions });
         }
-        self.broadcast(|| Command::Ends { source: oid, ends: topic.ends.clone() });
+        self.broadcast(|| Command::Ends { source: oid, ends: topic.ends.clone(), lows: topic.lows.clone() });
         for view in self.views.values_mut() {
             if let Some(target @ None) = view.targets.get_mut(&oid) {
                 *target = Some(topic.ends.clone());
@@ -591,6 +638,9 @@ impl Coordinator {
                 (made, _) => made,
             };
             let _ = reply.send(made);
+        }
+        for (outcome, reply) in asked.altered {
+            let _ = reply.send(outcome.map(|pending| self.what_changed(pending)));
         }
         for reply in asked.dropped {
             let _ = reply.send(Ok(()));
@@ -627,7 +677,7 @@ impl Coordinator {
     }
 
     /// Keeps rows of tables that came too late.
-    pub fn keep(&self, now_us: i64, late: Vec<super::reader::LateRow>) {
+    pub fn keep(&self, now_us: i64, late: Vec<super::verdicts::LateRow>) {
         self.kept.add(now_us, late, Vec::new());
     }
 }
@@ -651,6 +701,7 @@ struct Asked {
     data: TickData,
     created: Vec<Created>,
     dropped: Vec<Reply<()>>,
+    altered: Vec<(Outcome<Pending>, Reply<Vec<String>>)>,
     written: Vec<(Outcome<WriteOutcome>, Reply<WriteOutcome>)>,
     reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
     explained: Vec<(Oid, Reply<Vec<String>>)>,

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::coordinator::{Coordinator, Source, Store, View, start_of};
+use super::coordinator::{Coordinator, Source, Store, View};
 use super::error::EngineError;
-use super::reader::Consumer;
-use super::stats::{PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+use super::stats::{SliceStats, SourceStats, Stats, ViewStats};
 use super::worker::StoreReport;
 use crate::catalog::Oid;
 use crate::exec::arrangement::Arrangement;
@@ -14,6 +13,7 @@ use crate::exec::tail::Times;
 
 impl Coordinator {
     pub(super) fn publish_stats(&mut self) {
+        let jobs = self.jobs();
         let stats = Stats {
             tick: (self.epoch, self.tick - 1),
             tick_ms: self.tick_ms,
@@ -21,6 +21,7 @@ impl Coordinator {
             sources: self.sources.iter().map(|(&oid, source)| self.source_stats(oid, source)).collect(),
             views: self.views.values().map(|view| self.view_stats(view)).collect(),
             slices: self.stores.iter().flat_map(|(&id, store)| slice_stats(id, store)).collect(),
+            jobs,
             kept: self.kept.clone(),
             tables: self.tables.iter().map(|(&oid, t)| (oid, t.object.name.clone())).collect(),
         };
@@ -28,7 +29,10 @@ impl Coordinator {
     }
 
     fn source_stats(&self, oid: Oid, source: &Source) -> SourceStats {
-        let broken = source.partitions.values().find_map(|p| p.error.clone());
+        let lost = source.partitions.values().find_map(|p| p.error.clone());
+        let lost = lost
+            .map(|error| format!("{error}; ALTER SOURCE {} RESET TO earliest | latest goes on", source.object.name));
+        let broken = lost.or_else(|| source.late_into_trouble.clone());
         let trouble = source.topic_trouble.clone().or_else(|| source.trouble.clone());
         let (state, message) = match (&source.watch, broken, trouble) {
             (None, _, _) => ("idle", None),
@@ -45,43 +49,10 @@ impl Coordinator {
             message,
             watermark_us: self.times.watermark_us(oid),
             unseen_columns: source.unseen_columns.clone(),
-            partitions: source
-                .partitions
-                .values()
-                .map(|p| PartitionStats {
-                    partition: p.partition,
-                    position: p.position,
-                    end: p.end,
-                    counts: p.counts,
-                    watermark_us: p.watermark_us,
-                    idle: p.idle,
-                    error: p.error.clone(),
-                })
-                .collect(),
+            partitions: source.partitions.values().cloned().collect(),
+            gaps: source.gaps.clone(),
+            changes: source.changes.clone(),
         }
-    }
-
-    /// Rows read and to read, of the view's history.
-    pub(super) fn history(&self, view: &View) -> (i64, i64) {
-        let mut sum = (0, 0);
-        for (oid, ends) in &view.targets {
-            let Some(source) = self.sources.get(oid) else { continue };
-            for (partition, end) in ends.iter().flatten() {
-                let start = start_of(source, *partition);
-                let at = source.partitions.get(partition).map_or(start, |p| p.position);
-                sum = (sum.0 + (at.min(*end) - start).max(0), sum.1 + (end - start).max(0));
-            }
-            for (consumer, (read, to_read)) in &source.backfills {
-                let mine = match consumer {
-                    Consumer::Store(store) => view.feeds.iter().any(|f| f.store == *store),
-                    Consumer::Pass(pass) => view.passes.contains(pass),
-                };
-                if mine {
-                    sum = (sum.0 + read, sum.1 + to_read);
-                }
-            }
-        }
-        sum
     }
 
     fn view_stats(&self, view: &View) -> ViewStats {
@@ -90,16 +61,14 @@ impl Coordinator {
             (None, true) => ("current", None),
             (None, false) => ("reading history", None),
         };
-        let (read, to_read) = self.history(view);
         let stores: Vec<(StoreId, &Store)> =
             view.feeds.iter().filter_map(|f| Some((f.store, self.stores.get(&f.store)?))).collect();
-        let mut errors = view.tail.errors();
-        for (_, store) in &stores {
-            for report in store.reports.values() {
-                errors.0 += report.errors.0;
-                errors.1 = errors.1.or_else(|| report.errors.1.clone());
-            }
-        }
+        let mut shortfall = view.tail.shortfall();
+        let of_stores = stores.iter().flat_map(|(_, s)| s.reports.values().map(|r| &r.shortfall));
+        of_stores.chain(view.passes_short.values()).for_each(|s| shortfall.add(s.clone()));
+        let (overflowed, overflow) = overflows(view);
+        let left_out = (shortfall.left_out > 0).then(|| "a row without a time stands in no window".to_string());
+        let samples: Vec<String> = shortfall.sample.into_iter().chain(overflow).chain(left_out).collect();
         let tail = view.tail.state();
         let stored: usize = stores.iter().flat_map(|(_, s)| s.reports.values()).map(|r| r.bytes).sum();
         let arranged = view.arrangement.as_ref().map_or(0, Arrangement::bytes);
@@ -112,19 +81,17 @@ impl Coordinator {
             name: view.object.name.clone(),
             state,
             message,
-            progress: if view.current || to_read == 0 {
-                f64::from(u8::from(view.current))
-            } else {
-                read as f64 / to_read as f64
-            },
+            progress: f64::from(u8::from(view.current)),
             watermark_us: super::version::watermark_of(&view.flow.horizons, &self.times),
             complete_from_us: stores.iter().filter_map(|(_, s)| complete_from(s)).chain(view.complete_from_us).max(),
             rows: view.arrangement.as_ref().map(|a| a.rows() as u64),
             state_bytes: (stored + arranged + tail.iter().map(|t| t.2).sum::<usize>()) as u64,
             late_rows: view.targets.keys().map(late).sum(),
             forgotten_rows: stores.iter().flat_map(|(_, s)| s.reports.values()).map(|r| r.forgotten_rows).sum(),
-            expression_errors: errors.0,
-            error_sample: errors.1,
+            expression_errors: shortfall.errors,
+            overflowed_values: overflowed,
+            rows_without_window: shortfall.left_out,
+            error_sample: (!samples.is_empty()).then(|| samples.join("; ")),
             stores: stores.iter().map(|(id, _)| store_name(*id)).collect(),
         }
     }
@@ -153,6 +120,13 @@ impl Coordinator {
         lines.push(format!("tail: time={:.3}ms rows_out={}", view.step_us as f64 / 1000.0, view.rows_out));
         Ok(lines)
     }
+}
+
+/// Over all aggregations of a view: values shown as NULL because they do not fit, and what the first was.
+fn overflows(view: &View) -> (u64, Option<String>) {
+    let feeds = view.feeds.iter().map(|f| f.view.overflows.get());
+    let tail = view.flow.tail.iter().filter_map(|node| Some(node.aggregate.as_ref()?.0.view.overflows.get()));
+    feeds.chain(tail).fold((0, None), |(sum, first), (count, sample)| (sum + count, first.or(sample)))
 }
 
 fn complete_from(store: &Store) -> Option<i64> {

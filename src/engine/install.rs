@@ -60,6 +60,9 @@ impl Coordinator {
             unseen_columns: Vec::new(),
             backfills: Default::default(),
             ends: Vec::new(),
+            gaps: Vec::new(),
+            changes: Vec::new(),
+            late_into_trouble: None,
             object,
         };
         self.sources.insert(source.object.oid, source);
@@ -146,10 +149,12 @@ impl Coordinator {
             arrangement,
             feeds,
             passes,
+            passes_short: BTreeMap::new(),
             complete_from_us: None,
             made_in: self.tick,
             targets,
             current: false,
+            began: None,
             failed: None,
             step_us: 0,
             rows_out: 0,

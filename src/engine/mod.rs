@@ -6,6 +6,7 @@
 //!     └────────── versions, acks ◄──────────────────── reports ◄────────────┘
 //! ```
 
+mod alter;
 mod api;
 mod backfill;
 mod clock;
@@ -13,12 +14,14 @@ mod coordinator;
 mod error;
 mod figures;
 mod install;
+mod jobs;
 mod read;
 mod reader;
 mod source_table;
 mod stats;
 mod table;
 mod topic;
+mod verdicts;
 mod version;
 mod worker;
 
@@ -36,12 +39,13 @@ pub use crate::connector::ConnectorError;
 pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, WriteOutcome};
 pub use clock::{Stopwatch, now_us};
 pub use error::EngineError;
-pub use reader::Counts;
-pub use stats::{PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+pub use stats::{JobPartition, JobStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+pub use verdicts::Counts;
 
 use self::coordinator::{Coordinator, NewSource, Reply, Request};
 use self::reader::SourceSetup;
 use self::stats::Kept;
+use self::verdicts::LateInto;
 use self::worker::{Channels, Worker};
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, Oid, Source};
 use crate::connector::{ColumnSpec, IncludeKind, JsonOptions, SourceOptions};
@@ -170,7 +174,9 @@ impl Inner {
         };
         let object = next.get(oid).ok_or(EngineError::Stopped)?;
         let setup = match &object.kind {
-            ObjectKind::Source(source) => Some(Box::new(self.prepare_source(&object, source, &mut notices).await?)),
+            ObjectKind::Source(source) => {
+                Some(Box::new(self.prepare_source(&object, source, &next, &mut notices).await?))
+            }
             _ => None,
         };
         let plan = definition.plan.map(Box::new);
@@ -202,9 +208,10 @@ impl Inner {
         &self,
         object: &Object,
         source: &Source,
+        catalog: &Catalog,
         notices: &mut Vec<String>,
     ) -> Result<NewSource, EngineError> {
-        let (setup, connector) = source_setup(object, source)?;
+        let (setup, connector) = source_setup(object, source, catalog)?;
         let options = setup.options.clone();
         let must_know = options.starts_at_a_moment();
         let look = move || if must_know { topic::fixed_starts(&options) } else { topic::starts_if_reachable(&options) };
@@ -292,14 +299,14 @@ impl Inner {
             let reason = failed.message.as_deref().unwrap_or_default();
             return Err(EngineError::NotReady {
                 message: format!("source \"{}\" has failed: {reason}", failed.name),
-                hint: "Drop the source and create it again to read the topic as it is now.".into(),
+                hint: format!("ALTER SOURCE {} RESET TO earliest | latest says where reading goes on.", failed.name),
             });
         }
         let mut ends = BTreeMap::new();
         for oid in sources.into_iter().filter(|oid| read.contains(oid)) {
             let Some(object) = catalog.get(oid) else { continue };
             let ObjectKind::Source(source) = &object.kind else { continue };
-            let (setup, _) = source_setup(&object, source)?;
+            let (setup, _) = source_setup(&object, source, &catalog)?;
             let look = move || topic::look_once(&setup.options, &BTreeMap::new());
             let topic = tokio::task::spawn_blocking(look).await.map_err(|_| EngineError::Stopped)??;
             ends.insert(oid, topic.ends);
@@ -345,7 +352,7 @@ fn tag_of(kind: &ObjectKind) -> &'static str {
 }
 
 /// Splits a source's options into the engine's and the connector's.
-fn source_setup(object: &Object, source: &Source) -> Result<(SourceSetup, String), EngineError> {
+fn source_setup(object: &Object, source: &Source, catalog: &Catalog) -> Result<(SourceSetup, String), EngineError> {
     let mut options = source.options.clone();
     let mut bounds = Bounds { delay_us: source.watermark.as_ref().map(|w| w.delay_us), ..Bounds::default() };
     for (name, bound) in [
@@ -355,10 +362,7 @@ fn source_setup(object: &Object, source: &Source) -> Result<(SourceSetup, String
     ] {
         let Some(text) = options.remove(name) else { continue };
         if source.watermark.is_none() {
-            return Err(EngineError::Invalid {
-                message: format!("option {name} needs a watermark"),
-                hint: "Declare WATERMARK FOR ts AS ts - INTERVAL '10 seconds' among the columns.".into(),
-            });
+            return Err(needs_watermark(name));
         }
         *bound = interval_us(&text)?;
         if *bound < 0 {
@@ -366,6 +370,21 @@ fn source_setup(object: &Object, source: &Source) -> Result<(SourceSetup, String
                 message: format!("option {name} is negative"),
                 hint: "Give an interval such as '1 minute'.".into(),
             });
+        }
+    }
+    if let Some(text) = options.remove("idle_advance") {
+        bounds.idle_advance = match text.to_ascii_lowercase().as_str() {
+            "true" | "on" => true,
+            "false" | "off" => false,
+            _ => {
+                return Err(EngineError::Invalid {
+                    message: format!("option idle_advance: '{text}' is neither true nor false"),
+                    hint: String::new(),
+                });
+            }
+        };
+        if source.watermark.is_none() {
+            return Err(needs_watermark("idle_advance"));
         }
     }
     let mut columns: Vec<ColumnSpec> = object
@@ -402,6 +421,17 @@ fn source_setup(object: &Object, source: &Source) -> Result<(SourceSetup, String
         schema: object.columns.clone(),
         time_column: source.watermark.as_ref().map(|w| w.column),
         bounds,
+        late_into: source.late_rows.as_ref().and_then(|late| {
+            let schema = catalog.get(late.table)?.columns.clone();
+            Some(LateInto { table: late.table, schema, columns: late.columns.clone() })
+        }),
     };
     Ok((setup, connector))
+}
+
+fn needs_watermark(option: &str) -> EngineError {
+    EngineError::Invalid {
+        message: format!("option {option} needs a watermark"),
+        hint: "Declare WATERMARK FOR ts AS ts - INTERVAL '10 seconds' among the columns.".into(),
+    }
 }

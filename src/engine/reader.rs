@@ -12,6 +12,8 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 
 use super::backfill::{Backfill, Mark, Marks, Replay};
+use super::stats::PartitionStats;
+use super::verdicts::{Counts, DeadLetter, LateInto, LateRow, Verdicts};
 use super::worker::{PassId, ReadRows};
 use crate::catalog::Oid;
 use crate::connector::{
@@ -19,9 +21,9 @@ use crate::connector::{
     SourceOptions,
 };
 use crate::exec::exchange::{SourceProgress, StoreId};
-use crate::exec::feed::{FeedStep, PassStep, micros};
+use crate::exec::feed::{FeedStep, PassStep, Shortfall, micros};
 use crate::exec::flow::{Feed, Pass};
-use crate::exec::law::{Bounds, LateReason, PartitionLaw, PartitionProgress, Row};
+use crate::exec::law::{Bounds, PartitionLaw, PartitionProgress, Row, Terms};
 use crate::exec::{Delta, ExecError};
 
 /// One poll brings about this much at most: enough to amortise a batch, little enough to stay in cache.
@@ -68,71 +70,47 @@ pub struct SourceSetup {
     /// Index of the event-time column.
     pub time_column: Option<usize>,
     pub bounds: Bounds,
-}
-
-/// How many records of a partition got which verdict.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub read: u64,
-    pub accepted: u64,
-    pub late: u64,
-    pub duplicate: u64,
-    pub dead: u64,
-    pub skipped: u64,
-}
-
-#[derive(Debug, Clone)]
-pub struct PartitionReport {
-    pub partition: i32,
-    pub position: i64,
-    pub end: Option<i64>,
-    pub counts: Counts,
-    pub watermark_us: Option<i64>,
-    pub idle: bool,
-    pub error: Option<String>,
-}
-
-/// A record that does not count, with why.
-#[derive(Debug, Clone)]
-pub struct LateRow {
-    pub source: Oid,
-    pub partition: i32,
-    pub offset: i64,
-    pub event_time_us: Option<i64>,
-    pub watermark_us: Option<i64>,
-    pub payload: Vec<u8>,
-    pub reason: LateReason,
-}
-
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    pub source: Oid,
-    pub partition: i32,
-    pub offset: i64,
-    /// The record's own timestamp, -1 if it has none.
-    pub timestamp_ms: i64,
-    pub payload: Vec<u8>,
-    pub reason: String,
-}
-
-/// Records of a tick that do not count.
-#[derive(Debug, Default)]
-pub struct Verdicts {
-    pub late: Vec<LateRow>,
-    pub dead: Vec<DeadLetter>,
+    pub late_into: Option<LateInto>,
 }
 
 struct Partition {
     start: i64,
     position: i64,
     end: Option<i64>,
+    /// When the topic last told its end.
+    end_seen_us: i64,
     /// Since when it has stood at its end.
     at_end_since_us: Option<i64>,
-    idle: bool,
+    /// How long it is known to have stood there, if it is idle.
+    idle_us: Option<i64>,
     law: PartitionLaw,
     marks: Marks,
     counts: Counts,
+    /// The log no longer holds the position.
     error: Option<String>,
+    /// Before its start there were rows of earlier event times, which no reader finds any more.
+    complete_from_us: Option<i64>,
+}
+
+/// What ALTER SOURCE does to reading.
+#[derive(Debug, Clone)]
+pub enum SourceChange {
+    Bounds(Bounds),
+    /// RESET WATERMARK, to a time or to what plausible rows say.
+    Watermark {
+        to_us: Option<i64>,
+    },
+    /// Partitions whose position is lost go on at these offsets.
+    Restart(Vec<(i32, i64)>),
+}
+
+/// How a partition's law stands from an offset on, after an ALTER SOURCE.
+#[derive(Debug, Clone, Copy)]
+pub struct Altered {
+    pub partition: i32,
+    pub offset: i64,
+    pub before_us: Option<i64>,
+    pub terms: Terms,
 }
 
 /// Records → rows, for a set of columns.
@@ -156,9 +134,15 @@ pub struct SourceReader {
     backfills: Vec<Backfill>,
     /// Consumers whose history the log did not hold whole, with the event time they are complete from; told once.
     incomplete: BTreeMap<Consumer, i64>,
+    /// Of steps that have been replaced, and of backfills that have ended.
+    shortfalls: BTreeMap<Consumer, Shortfall>,
     records: Records,
     verdicts: Verdicts,
     trouble: Option<String>,
+    /// What was final when the bounds or the watermark were changed: later partitions obey it too.
+    floor_us: Option<i64>,
+    /// Told once.
+    altered: Vec<Altered>,
 }
 
 pub(super) type Out = Vec<(Consumer, Result<ReadRows, ExecError>)>;
@@ -172,9 +156,12 @@ impl SourceReader {
             decoding: None,
             backfills: Vec::new(),
             incomplete: BTreeMap::new(),
+            shortfalls: BTreeMap::new(),
             records: Records::default(),
             verdicts: Verdicts::default(),
             trouble: None,
+            floor_us: None,
+            altered: Vec::new(),
         }
     }
 
@@ -183,45 +170,69 @@ impl SourceReader {
     }
 
     pub fn add_partitions(&mut self, partitions: &[(i32, i64)]) {
+        let terms = Terms { bounds: self.setup.bounds, floor_us: self.floor_us, watermark_us: None };
         for &(partition, start) in partitions {
             self.partitions.entry(partition).or_insert_with(|| Partition {
                 start,
                 position: start,
                 end: None,
+                end_seen_us: i64::MIN,
                 at_end_since_us: None,
-                idle: false,
-                law: PartitionLaw::default(),
+                idle_us: None,
+                law: PartitionLaw::new(start, terms),
                 marks: Marks::default(),
                 counts: Counts::default(),
                 error: None,
+                complete_from_us: None,
             });
         }
-        let added: Vec<_> =
-            partitions.iter().map(|&(partition, offset)| PartitionOffset { partition, offset }).collect();
-        let result = match &mut self.reader {
-            Some(reader) => reader.add(&added),
-            None => self.setup.options.reader().and_then(|mut reader| {
-                reader.assign(&added)?;
-                self.reader = Some(reader);
-                Ok(())
-            }),
-        };
-        if let Err(error) = result {
+        match &mut self.reader {
+            Some(reader) => {
+                let added = partitions.iter().map(|&(partition, offset)| PartitionOffset { partition, offset });
+                if let Err(error) = reader.add(&added.collect::<Vec<_>>()) {
+                    self.trouble = Some(error.to_string());
+                }
+            }
+            None => self.open(),
+        }
+    }
+
+    /// Begins to read where every partition stands, if anybody wants rows.
+    fn open(&mut self) {
+        if self.decoding.is_none() || self.partitions.is_empty() {
+            return;
+        }
+        let assigned: Vec<PartitionOffset> =
+            self.partitions.iter().map(|(&partition, p)| PartitionOffset { partition, offset: p.position }).collect();
+        let opened = self.setup.options.reader().and_then(|mut reader| {
+            reader.assign(&assigned)?;
+            self.reader = Some(reader);
+            Ok(())
+        });
+        if let Err(error) = opened {
             self.trouble = Some(error.to_string());
         }
     }
 
-    /// Learns where partitions end.
-    pub fn set_ends(&mut self, ends: &[(i32, i64)], now_us: i64) {
+    /// Learns where partitions end, and from where on the log has them.
+    pub fn set_ends(&mut self, ends: &[(i32, i64)], lows: &[(i32, i64)], now_us: i64) {
         for &(partition, end) in ends {
             if let Some(state) = self.partitions.get_mut(&partition) {
                 state.end = Some(end);
                 state.note_end(now_us);
+                state.end_seen_us = now_us;
+            }
+        }
+        for &(partition, low) in lows {
+            if let Some(state) = self.partitions.get_mut(&partition).filter(|p| p.error.is_none()) {
+                state.law.trim(low);
             }
         }
     }
 
     pub fn attach(&mut self, attached: Attached) {
+        let lost_us = self.partitions.values().filter_map(|p| p.complete_from_us).max();
+        self.tell_incomplete(attached.consumer(), lost_us);
         let begun = self.partitions.values().any(|p| p.position > p.start);
         if begun {
             match self.backfill(&attached) {
@@ -232,12 +243,76 @@ impl SourceReader {
         let mut consumers = self.consumers();
         consumers.push(attached);
         self.decode_for(consumers);
+        if self.reader.is_none() {
+            self.open();
+        }
+    }
+
+    fn tell_incomplete(&mut self, consumer: Consumer, from_us: Option<i64>) {
+        if let Some(from_us) = from_us {
+            let known = self.incomplete.entry(consumer).or_insert(from_us);
+            *known = from_us.max(*known);
+        }
+    }
+
+    /// What ALTER SOURCE says; `floor_us` is what is final by now.
+    pub fn alter(&mut self, change: SourceChange, floor_us: Option<i64>) {
+        self.floor_us = self.floor_us.max(floor_us);
+        if let SourceChange::Bounds(bounds) = change {
+            self.setup.bounds = bounds;
+        }
+        match change {
+            SourceChange::Bounds(_) | SourceChange::Watermark { .. } => {
+                for (&partition, state) in &mut self.partitions {
+                    let (offset, before_us) = (state.position, state.law.watermark_us());
+                    match change {
+                        SourceChange::Bounds(bounds) => state.law.alter(offset, bounds, floor_us),
+                        SourceChange::Watermark { to_us } => drop(state.law.take_back(offset, to_us, floor_us)),
+                        SourceChange::Restart(_) => {}
+                    }
+                    self.altered.push(Altered { partition, offset, before_us, terms: state.law.terms() });
+                }
+            }
+            SourceChange::Restart(partitions) => {
+                for (partition, offset) in partitions {
+                    self.restart(partition, offset, floor_us);
+                }
+            }
+        }
+    }
+
+    fn restart(&mut self, partition: i32, offset: i64, floor_us: Option<i64>) {
+        let Some(state) = self.partitions.get_mut(&partition) else { return };
+        state.complete_from_us = complete_behind(&self.setup, state.law.watermark_us()).max(state.complete_from_us);
+        state.law.restart(offset, floor_us);
+        (state.start, state.position, state.end) = (offset, offset, None);
+        (state.at_end_since_us, state.idle_us, state.error) = (None, None, None);
+        state.marks = Marks::default();
+        if let Some(reader) = &mut self.reader
+            && let Err(error) = reader.add(&[PartitionOffset { partition, offset }])
+        {
+            self.trouble = Some(error.to_string());
+        }
+    }
+
+    /// The log no longer holds where a partition stands. Nor does it then hold what came before; or it is another log of the
+    /// same name, whose records the main reader will read once it is told where to go on.
+    fn lose(&mut self, partition: i32, error: &ConnectorError) {
+        let Some(state) = self.partitions.get_mut(&partition) else { return };
+        state.error = Some(error.to_string());
+        let lost_us = complete_behind(&self.setup, state.law.watermark_us());
+        let consumers: Vec<Consumer> =
+            self.backfills.iter_mut().filter_map(|b| b.give_up(partition).then(|| b.consumer())).collect();
+        for consumer in consumers {
+            self.tell_incomplete(consumer, lost_us);
+        }
     }
 
     pub fn detach(&mut self, consumer: Consumer) {
         self.backfills.retain(|b| b.consumer() != consumer);
         let consumers = self.consumers().into_iter().filter(|a| a.consumer() != consumer).collect();
         self.decode_for(consumers);
+        self.shortfalls.remove(&consumer);
     }
 
     fn consumers(&self) -> Vec<Attached> {
@@ -245,8 +320,12 @@ impl SourceReader {
     }
 
     fn decode_for(&mut self, consumers: Vec<Attached>) {
+        for (consumer, shortfall) in self.decoding.iter().flat_map(Decoding::shortfalls) {
+            self.shortfalls.entry(consumer).or_default().add(shortfall);
+        }
         if consumers.is_empty() {
-            self.decoding = None;
+            // Nothing is fetched ahead for nobody.
+            (self.decoding, self.reader) = (None, None);
             return;
         }
         match Decoding::new(&self.setup, consumers) {
@@ -255,21 +334,34 @@ impl SourceReader {
         }
     }
 
-    fn backfill(&self, attached: &Attached) -> Result<Backfill, String> {
+    fn backfill(&mut self, attached: &Attached) -> Result<Backfill, String> {
         let mut partitions = BTreeMap::new();
+        let mut lost_us = None;
         for (&partition, state) in &self.partitions {
-            if state.position > state.start {
+            if state.error.is_some() {
+                lost_us = lost_us.max(complete_behind(&self.setup, state.law.watermark_us()));
+            } else if state.position > state.start {
                 let law = PartitionLaw::replaying(state.law.facts().clone());
                 let (position, until) = (state.start, state.position);
-                partitions.insert(partition, Replay { position, until, law, from: Some(position) });
+                partitions.insert(partition, Replay { start: position, position, until, law, from: Some(position) });
             }
         }
+        self.tell_incomplete(attached.consumer(), lost_us);
         Backfill::new(&self.setup, attached, partitions)
     }
 
-    /// Reads once, main reader and backfills. Returns the bytes that came.
-    pub fn read(&mut self, now_us: i64, out: &mut Out) -> usize {
-        let mut bytes = self.read_main(now_us, out);
+    /// Consumers whose history is not being read.
+    pub fn has_whole_consumers(&self) -> bool {
+        self.decoding.as_ref().is_some_and(|d| d.consumers.len() > self.backfills.len())
+    }
+
+    pub fn reads_history(&self) -> bool {
+        !self.backfills.is_empty()
+    }
+
+    /// Reads up to about `max_bytes` for each consumer whose history is not read yet. Returns the bytes that came.
+    pub fn read_history(&mut self, max_bytes: usize, out: &mut Out) -> usize {
+        let mut bytes = 0;
         let partitions = &self.partitions;
         let mark = |partition: i32, offset: i64| {
             let state = partitions.get(&partition)?;
@@ -277,33 +369,31 @@ impl SourceReader {
             Some(state.marks.at_or_after(offset).unwrap_or(now))
         };
         for backfill in &mut self.backfills {
-            match backfill.read(&self.setup, &mark, &mut self.records, out) {
+            match backfill.read(&self.setup, &mark, max_bytes, &mut self.records, out) {
                 Ok(read) => bytes += read,
                 Err(error) => self.trouble = Some(error.to_string()),
             }
             if let Some(from_us) = backfill.complete_from_us() {
-                self.incomplete.insert(backfill.consumer(), from_us);
+                let known = self.incomplete.entry(backfill.consumer()).or_insert(from_us);
+                *known = from_us.max(*known);
             }
         }
-        self.backfills.retain(|b| !b.done());
+        for backfill in self.backfills.extract_if(.., |b| b.done()) {
+            self.shortfalls.entry(backfill.consumer()).or_default().add(backfill.shortfall());
+        }
         bytes
     }
 
-    fn read_main(&mut self, now_us: i64, out: &mut Out) -> usize {
+    /// Reads once. Returns the bytes that came.
+    pub fn read(&mut self, now_us: i64, out: &mut Out) -> usize {
         let (Some(reader), Some(decoding)) = (&mut self.reader, &mut self.decoding) else { return 0 };
         self.records.clear();
-        if let Err(error) = reader.poll(&mut self.records, POLL_BYTES, Duration::ZERO) {
-            if let ConnectorError::OffsetLost { partition, .. } = &error
-                && let Some(state) = self.partitions.get_mut(partition)
-            {
-                state.error = Some(error.to_string());
-            }
-            self.trouble = Some(error.to_string());
-        } else if let Health::Retrying { message } = reader.health() {
-            self.trouble = Some(message.clone());
-        } else if self.partitions.values().all(|p| p.error.is_none()) {
-            self.trouble = None;
-        }
+        let polled = reader.poll(&mut self.records, POLL_BYTES, Duration::ZERO);
+        let trouble = match (&polled, reader.health()) {
+            (Err(error), _) => Some(error.to_string()),
+            (Ok(()), Health::Retrying { message }) => Some(message.clone()),
+            (Ok(()), Health::Running) => None,
+        };
         let bytes = self.records.bytes.len();
         if !self.records.is_empty() {
             judge_and_feed(&self.setup, decoding, &self.records, &mut self.partitions, now_us, &mut self.verdicts, out);
@@ -314,6 +404,12 @@ impl SourceReader {
             }
             state.note_end(now_us);
         }
+        if let Err(error @ ConnectorError::OffsetLost { partition, .. }) = &polled {
+            self.lose(*partition, error);
+        }
+        if trouble.is_some() || self.partitions.values().all(|p| p.error.is_none()) {
+            self.trouble = trouble;
+        }
         bytes.max(self.records.len())
     }
 
@@ -323,11 +419,13 @@ impl SourceReader {
         let mut progress = SourceProgress { source, partitions: Vec::new(), offsets: Vec::new() };
         for (&partition, state) in &mut self.partitions {
             state.note_end(now_us);
-            state.idle = state.at_end_since_us.is_some_and(|since| now_us.saturating_sub(since) >= idle_timeout_us);
+            // As far as the topic has told: while nobody answers, nothing is known of its end.
+            let stood_us = state.at_end_since_us.map(|since| state.end_seen_us.saturating_sub(since));
+            state.idle_us = stood_us.filter(|us| *us >= idle_timeout_us);
             progress.partitions.push(PartitionProgress {
                 partition,
                 watermark_us: state.law.watermark_us(),
-                idle: state.idle,
+                idle_us: state.idle_us,
             });
             progress.offsets.push((partition, state.position));
         }
@@ -337,24 +435,23 @@ impl SourceReader {
     /// An idle partition, and one from which nothing has come, begin at the source's watermark when a row comes.
     pub fn source_stands_at(&mut self, watermark_us: Option<i64>) {
         for state in self.partitions.values_mut() {
-            let begins = state.idle || state.position == state.start;
+            let begins = state.idle_us.is_some() || state.position == state.start;
             state.law.raise_when_it_returns(if begins { watermark_us } else { None });
         }
     }
 
     pub fn report(&mut self, source: Oid, verdicts: &mut Verdicts) -> super::worker::SourceReport {
-        verdicts.late.append(&mut self.verdicts.late);
-        verdicts.dead.append(&mut self.verdicts.dead);
+        verdicts.append(&mut self.verdicts);
         let partitions = self
             .partitions
             .iter()
-            .map(|(&partition, p)| PartitionReport {
+            .map(|(&partition, p)| PartitionStats {
                 partition,
                 position: p.position,
                 end: p.end,
                 counts: p.counts,
                 watermark_us: p.law.watermark_us(),
-                idle: p.idle,
+                idle: p.idle_us.is_some(),
                 error: p.error.clone(),
             })
             .collect();
@@ -363,19 +460,30 @@ impl SourceReader {
             partitions,
             trouble: self.trouble.clone(),
             unseen_columns: self.decoding.as_ref().map(|d| d.decoder.unseen_columns()).unwrap_or_default(),
-            backfills: self.backfills.iter().map(|b| (b.consumer(), b.read_so_far(), b.to_read())).collect(),
+            backfills: self.backfills.iter().map(|b| (b.consumer(), b.progress().collect())).collect(),
             incomplete: std::mem::take(&mut self.incomplete).into_iter().collect(),
+            altered: std::mem::take(&mut self.altered),
         }
     }
 
-    /// Expressions of a consumer that failed on a row and gave NULL.
-    pub fn errors(&self, consumer: Consumer) -> (u64, Option<String>) {
-        let step = self.decoding.iter().flat_map(|d| &d.consumers).find(|(a, _)| a.consumer() == consumer);
-        match step {
-            Some((_, Step::Feed(step))) => step.errors(),
-            Some((_, Step::Pass(step))) => step.errors(),
-            None => (0, None),
-        }
+    /// What could not be taken for a consumer so far, its history included.
+    pub fn shortfall(&self, consumer: Consumer) -> Shortfall {
+        let mut total = self.shortfalls.get(&consumer).cloned().unwrap_or_default();
+        let now = self.decoding.iter().flat_map(Decoding::shortfalls).filter(|(c, _)| *c == consumer);
+        now.for_each(|(_, shortfall)| total.add(shortfall));
+        let history = self.backfills.iter().filter(|b| b.consumer() == consumer);
+        history.for_each(|backfill| total.add(backfill.shortfall()));
+        total
+    }
+
+    /// [`SourceReader::shortfall`] of each pass.
+    pub fn pass_shortfalls(&self) -> Vec<(PassId, Shortfall)> {
+        let consumers = self.decoding.iter().flat_map(|d| &d.consumers).map(|(attached, _)| attached.consumer());
+        let pass = |consumer| match consumer {
+            Consumer::Pass(pass) => Some((pass, self.shortfall(consumer))),
+            Consumer::Store(_) => None,
+        };
+        consumers.filter_map(pass).collect()
     }
 }
 
@@ -394,6 +502,7 @@ impl Decoding {
     pub fn new(setup: &SourceSetup, consumers: Vec<Attached>) -> Result<Decoding, String> {
         let mut present: BTreeSet<usize> = consumers.iter().flat_map(Attached::columns).collect();
         present.extend(setup.time_column);
+        present.extend(setup.late_into.iter().flat_map(LateInto::source_columns));
         let present: Vec<usize> = present.into_iter().collect();
         let decoder = JsonDecoder::new(&setup.columns, &present, setup.decode).map_err(|error| error.to_string())?;
         let mut steps = Vec::new();
@@ -405,6 +514,16 @@ impl Decoding {
             steps.push((attached, step.map_err(|error| error.to_string())?));
         }
         Ok(Decoding { decoder, present, consumers: steps })
+    }
+
+    pub fn shortfalls(&self) -> impl Iterator<Item = (Consumer, Shortfall)> {
+        self.consumers.iter().map(|(attached, step)| {
+            let shortfall = match step {
+                Step::Feed(step) => step.shortfall(),
+                Step::Pass(step) => step.shortfall(),
+            };
+            (attached.consumer(), shortfall)
+        })
     }
 
     pub fn feed(&mut self, rows: RecordBatch, out: &mut Out) {
@@ -420,6 +539,13 @@ impl Decoding {
             out.push((attached.consumer(), rows));
         }
     }
+}
+
+/// The event time from which on nothing is lost that a partition accepted before its watermark was this.
+pub(super) fn complete_behind(setup: &SourceSetup, watermark_us: Option<i64>) -> Option<i64> {
+    // No accepted row has a later event time than made the watermark.
+    let newest_us = watermark_us.zip(setup.bounds.delay_us).map(|(w, delay)| w.saturating_add(delay));
+    newest_us.map(|us| us.saturating_add(1))
 }
 
 fn judge_and_feed(
@@ -454,6 +580,7 @@ fn judge_and_feed(
     }
     let times = event_times(setup, &decoding.present, &decoded);
     let mut keep = BooleanBufferBuilder::new(decoded.rows.len());
+    let (mut late, mut late_rows) = (Vec::new(), Vec::new());
     let mut row = 0;
     while row < decoded.rows.len() {
         let of = records.records[decoded.rows[row] as usize].partition;
@@ -474,7 +601,7 @@ fn judge_and_feed(
             let event_time_us = times.as_ref().and_then(|t| t.is_valid(row).then(|| t.value(row)));
             let arrival_us = if record.log_append_time { record.timestamp_ms.saturating_mul(1000) } else { now_us };
             let seen = Row { offset: record.offset, event_time_us, arrival_us, arrival_in_log: record.log_append_time };
-            match state.law.judge(&setup.bounds, seen) {
+            match state.law.judge(seen) {
                 Ok(()) => {
                     state.counts.accepted += 1;
                     keep.append(true);
@@ -482,7 +609,8 @@ fn judge_and_feed(
                 Err((reason, watermark_us)) => {
                     state.counts.late += 1;
                     keep.append(false);
-                    verdicts.late.push(LateRow {
+                    late_rows.push(row as u32);
+                    late.push(LateRow {
                         source: setup.source,
                         partition: of,
                         offset: record.offset,
@@ -496,6 +624,10 @@ fn judge_and_feed(
             row += 1;
         }
     }
+    if let Some(into) = setup.late_into.as_ref().filter(|_| !late.is_empty()) {
+        verdicts.late_into.push((into.table, into.rows(&decoded.batch, &decoding.present, late_rows, &late)));
+    }
+    verdicts.late.append(&mut late);
     decoding.feed(kept(decoded.batch, keep), out);
 }
 
@@ -504,7 +636,7 @@ fn count_records(records: &Records, partitions: &mut BTreeMap<i32, Partition>) {
         if let Some(state) = partitions.get_mut(&run[0].partition) {
             state.counts.read += run.len() as u64;
             state.position = state.position.max(run[run.len() - 1].offset + 1);
-            state.idle = false;
+            state.idle_us = None;
             state.at_end_since_us = None;
         }
     }
@@ -526,4 +658,89 @@ pub(super) fn kept(batch: RecordBatch, mut keep: BooleanBufferBuilder) -> Record
         return batch;
     }
     filter_record_batch(&batch, &mask).expect("one bit per row")
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+
+    use super::*;
+
+    /// Ten rows a second from 1970-01-01T00:00:00 on, fifty of them, in one partition.
+    fn reader(bounds: Bounds) -> SourceReader {
+        let zone = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let spec = ColumnSpec { name: "ts".into(), data_type: zone.clone(), not_null: false, include: None };
+        let mut options: BTreeMap<String, String> = [("connector", "datagen"), ("datagen.rows.total", "50")]
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .into();
+        SourceOptions::fix_start(&mut options, 0);
+        let columns = vec![spec];
+        let schema = Arc::new(Schema::new(vec![Field::new("ts", zone, true)]));
+        let mut reader = SourceReader::new(SourceSetup {
+            source: 1,
+            options: SourceOptions::parse(&options, &columns).expect("options"),
+            decode: JsonOptions::default(),
+            columns,
+            schema: schema.clone(),
+            time_column: Some(0),
+            bounds,
+            late_into: None,
+        });
+        reader.add_partitions(&[(0, 0)]);
+        let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
+        reader.attach(Attached::Pass(1, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) })));
+        reader
+    }
+
+    fn idle_us(reader: &mut SourceReader, now_us: i64) -> Option<i64> {
+        reader.progress(1, now_us).partitions[0].idle_us
+    }
+
+    #[test]
+    fn a_partition_is_idle_as_far_as_the_topic_has_told_of_its_end() {
+        let mut reader = reader(Bounds { delay_us: Some(0), idle_timeout_us: 100, ..Bounds::default() });
+        while reader.read(1000, &mut Vec::new()) > 0 {}
+        assert_eq!(idle_us(&mut reader, 5000), None, "its end is not known");
+        reader.set_ends(&[(0, 50)], &[(0, 0)], 6000);
+        assert_eq!(idle_us(&mut reader, 9000), None, "nobody has told since");
+        reader.set_ends(&[(0, 50)], &[(0, 0)], 6099);
+        assert_eq!(idle_us(&mut reader, 9000), None);
+        reader.set_ends(&[(0, 50)], &[(0, 0)], 6100);
+        assert_eq!(idle_us(&mut reader, 9000), Some(100));
+        reader.set_ends(&[(0, 51)], &[(0, 0)], 6200);
+        assert_eq!(idle_us(&mut reader, 9000), None, "there is more");
+    }
+
+    #[test]
+    fn nobody_reads_for_nobody() {
+        let mut reader = reader(Bounds { delay_us: Some(0), ..Bounds::default() });
+        assert!(reader.read(1000, &mut Vec::new()) > 0);
+        reader.detach(Consumer::Pass(1));
+        assert!(reader.reader.is_none() && reader.read(1000, &mut Vec::new()) == 0);
+        let report = reader.report(1, &mut Verdicts::default());
+        assert_eq!((report.partitions[0].position, report.partitions[0].counts.accepted), (50, 50));
+    }
+
+    #[test]
+    fn reading_goes_on_elsewhere_with_the_counts_there_were() {
+        let mut reader = reader(Bounds { delay_us: Some(0), ..Bounds::default() });
+        while reader.read(1000, &mut Vec::new()) > 0 {}
+        let lost = ConnectorError::OffsetLost { partition: 0, offset: 50, reason: "gone".into() };
+        reader.lose(0, &lost);
+        // A view that comes now finds no history there.
+        let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
+        let pass = Pass { rows, schema: Arc::new(Schema::empty()) };
+        reader.attach(Attached::Pass(2, Arc::new(pass)));
+        let report = reader.report(1, &mut Verdicts::default());
+        assert_eq!(report.partitions[0].error, Some(lost.to_string()));
+        // The last row was at 4.9 s.
+        assert_eq!(report.incomplete, [(Consumer::Pass(2), 4_900_001)]);
+        reader.alter(SourceChange::Restart(vec![(0, 40)]), Some(4_500_000));
+        assert_eq!(reader.read(2000, &mut Vec::new()) > 0, true);
+        let report = reader.report(1, &mut Verdicts::default());
+        let Counts { read, accepted, late, .. } = report.partitions[0].counts;
+        // Those before 4.9 s are late now: the watermark stands there.
+        assert_eq!((report.partitions[0].position, read, accepted, late), (50, 60, 51, 9));
+        assert_eq!(report.partitions[0].error, None);
+    }
 }

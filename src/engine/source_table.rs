@@ -136,15 +136,10 @@ fn scan(
     while !left.is_empty() && !out.is_closed() {
         records.clear();
         match reader.poll(&mut records, POLL_BYTES, POLL_WAIT) {
-            // The log begins later by now. Losses of several partitions may come as one.
+            // The log begins later by now.
             Err(ConnectorError::OffsetLost { partition, .. }) => {
-                let stands = |other: i32| reader.position(other).filter(|_| other != partition);
-                let again = |&other: &i32| PartitionOffset {
-                    partition: other,
-                    offset: stands(other).unwrap_or(PartitionOffset::EARLIEST),
-                };
-                let again: Vec<PartitionOffset> = left.keys().map(again).collect();
-                reader.add(&again).map_err(failed)?;
+                let again = PartitionOffset { partition, offset: PartitionOffset::EARLIEST };
+                reader.add(&[again]).map_err(failed)?;
             }
             polled => polled.map_err(failed)?,
         }

@@ -12,7 +12,8 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use parking_lot::Mutex;
 
-use super::reader::{Counts, DeadLetter, LateRow};
+use super::alter::{Change, Gap};
+use super::verdicts::{Counts, DeadLetter, LateRow};
 use crate::catalog::{Oid, RIVERRUN, SystemTables};
 
 /// Late rows and dead letters of a source stay this long and no longer (SEMANTICS 1.6).
@@ -30,6 +31,7 @@ pub struct Stats {
     pub sources: Vec<SourceStats>,
     pub views: Vec<ViewStats>,
     pub slices: Vec<SliceStats>,
+    pub jobs: Vec<JobStats>,
     /// Events accepted since the start, over all sources.
     pub accepted: u64,
     /// Names of tables, for late rows.
@@ -49,6 +51,8 @@ pub struct SourceStats {
     pub watermark_us: Option<i64>,
     pub unseen_columns: Vec<String>,
     pub partitions: Vec<PartitionStats>,
+    pub gaps: Vec<Gap>,
+    pub changes: Vec<Change>,
 }
 
 #[derive(Debug, Clone)]
@@ -62,6 +66,41 @@ pub struct PartitionStats {
     pub error: Option<String>,
 }
 
+/// A view that reads history.
+#[derive(Debug, Clone)]
+pub struct JobStats {
+    /// The view's OID.
+    pub id: Oid,
+    pub schema: String,
+    pub name: String,
+    pub started_us: i64,
+    /// Records, over all partitions.
+    pub read: i64,
+    pub to_read: i64,
+    /// Since it began; `None` before anything has been read.
+    pub records_per_second: Option<f64>,
+    pub seconds_left: Option<f64>,
+    pub partitions: Vec<JobPartition>,
+}
+
+impl JobStats {
+    /// 0 to 1.
+    pub fn progress(&self) -> f64 {
+        if self.to_read == 0 { 0.0 } else { self.read as f64 / self.to_read as f64 }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct JobPartition {
+    pub source: String,
+    pub partition: i32,
+    /// The next record of history to be read.
+    pub offset: i64,
+    /// Where history ends.
+    pub end: i64,
+    pub left: i64,
+}
+
 #[derive(Debug, Clone)]
 pub struct ViewStats {
     pub oid: Oid,
@@ -70,7 +109,7 @@ pub struct ViewStats {
     /// `current`, `reading history` or `failed`.
     pub state: &'static str,
     pub message: Option<String>,
-    /// 0 to 1 while it reads history.
+    /// 1 for one that is current, 0 for one that was not known to read history.
     pub progress: f64,
     pub watermark_us: Option<i64>,
     /// Event time from which on the view is whole; `None`: from the beginning of its sources.
@@ -81,6 +120,10 @@ pub struct ViewStats {
     /// Rows that came for windows which retention had forgotten.
     pub forgotten_rows: u64,
     pub expression_errors: u64,
+    /// Aggregates that somebody was shown as NULL because they do not fit their type.
+    pub overflowed_values: u64,
+    /// Rows without a time, which stand in no window.
+    pub rows_without_window: u64,
     pub error_sample: Option<String>,
     /// Names of the stores it reads, and of the other views that read them.
     pub stores: Vec<String>,
@@ -208,6 +251,10 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("state", Utf8),
             ("message", Utf8),
             ("progress", Float64),
+            ("records_read", Int64),
+            ("records_to_read", Int64),
+            ("records_per_second", Float64),
+            ("seconds_left", Float64),
             ("watermark", time()),
             ("complete_from", time()),
             ("rows", Int64),
@@ -215,6 +262,8 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("late_rows", Int64),
             ("forgotten_rows", Int64),
             ("expression_errors", Int64),
+            ("overflowed_values", Int64),
+            ("rows_without_window", Int64),
             ("error_sample", Utf8),
             ("stores", Utf8),
         ],
@@ -237,6 +286,45 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("reason", Utf8),
             ("payload", Binary),
         ],
+        "source_gaps" => vec![
+            ("source", Utf8),
+            ("partition", Int32),
+            ("from_offset", Int64),
+            ("to_offset", Int64),
+            ("lost", Int64),
+            ("at", time()),
+            ("reason", Utf8),
+        ],
+        "source_changes" => vec![
+            ("source", Utf8),
+            ("partition", Int32),
+            ("offset", Int64),
+            ("at", time()),
+            ("watermark_before", time()),
+            ("watermark", time()),
+            ("final_until", time()),
+            ("allowed_lateness_us", Int64),
+            ("max_future_us", Int64),
+        ],
+        "jobs" => vec![
+            ("id", Int64),
+            ("schema", Utf8),
+            ("name", Utf8),
+            ("started_at", time()),
+            ("progress", Float64),
+            ("records_read", Int64),
+            ("records_to_read", Int64),
+            ("records_per_second", Float64),
+            ("seconds_left", Float64),
+        ],
+        "job_partitions" => vec![
+            ("job", Int64),
+            ("source", Utf8),
+            ("partition", Int32),
+            ("offset", Int64),
+            ("end_offset", Int64),
+            ("records_left", Int64),
+        ],
         "dead_letters" => vec![
             ("source", Utf8),
             ("partition", Int32),
@@ -251,7 +339,18 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
     Some(Arc::new(Schema::new(columns.into_iter().map(|(n, t)| Field::new(n, t, true)).collect::<Vec<_>>())))
 }
 
-const TABLES: [&str; 6] = ["sources", "source_partitions", "materialized_views", "slices", "late_rows", "dead_letters"];
+const TABLES: [&str; 10] = [
+    "sources",
+    "source_partitions",
+    "materialized_views",
+    "slices",
+    "late_rows",
+    "dead_letters",
+    "source_gaps",
+    "source_changes",
+    "jobs",
+    "job_partitions",
+];
 
 fn text<S: AsRef<str>>(values: impl Iterator<Item = Option<S>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
@@ -259,6 +358,10 @@ fn text<S: AsRef<str>>(values: impl Iterator<Item = Option<S>>) -> ArrayRef {
 
 fn int(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(values.collect::<Int64Array>())
+}
+
+fn float(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+    Arc::new(values.collect::<Float64Array>())
 }
 
 fn count(values: impl Iterator<Item = u64>) -> ArrayRef {
@@ -274,6 +377,10 @@ impl Stats {
         let sources = self.sources.iter().map(|s| (s.oid, s.name.as_str()));
         let tables = self.tables.iter().map(|(oid, name)| (*oid, name.as_str()));
         sources.chain(tables).find(|(oid, _)| *oid == source).map(|(_, name)| name)
+    }
+
+    fn job(&self, view: Oid) -> Option<&JobStats> {
+        self.jobs.iter().find(|job| job.id == view)
     }
 
     fn columns(&self, table: &str) -> Option<Vec<ArrayRef>> {
@@ -315,7 +422,11 @@ impl Stats {
                 text(self.views.iter().map(|v| Some(&v.name))),
                 text(self.views.iter().map(|v| Some(v.state))),
                 text(self.views.iter().map(|v| v.message.as_ref())),
-                Arc::new(self.views.iter().map(|v| Some(v.progress)).collect::<Float64Array>()),
+                float(self.views.iter().map(|v| Some(self.job(v.oid).map_or(v.progress, JobStats::progress)))),
+                int(self.views.iter().map(|v| Some(self.job(v.oid)?.read))),
+                int(self.views.iter().map(|v| Some(self.job(v.oid)?.to_read))),
+                float(self.views.iter().map(|v| self.job(v.oid)?.records_per_second)),
+                float(self.views.iter().map(|v| self.job(v.oid)?.seconds_left)),
                 times(self.views.iter().map(|v| v.watermark_us)),
                 times(self.views.iter().map(|v| v.complete_from_us)),
                 int(self.views.iter().map(|v| v.rows.map(|r| r as i64))),
@@ -323,6 +434,8 @@ impl Stats {
                 count(self.views.iter().map(|v| v.late_rows)),
                 count(self.views.iter().map(|v| v.forgotten_rows)),
                 count(self.views.iter().map(|v| v.expression_errors)),
+                count(self.views.iter().map(|v| v.overflowed_values)),
+                count(self.views.iter().map(|v| v.rows_without_window)),
                 text(self.views.iter().map(|v| v.error_sample.as_ref())),
                 text(self.views.iter().map(|v| Some(v.stores.join(", ")))),
             ],
@@ -347,6 +460,55 @@ impl Stats {
                     times(rows().map(|(at, _)| Some(at))),
                     text(rows().map(|(_, r)| Some(r.reason.as_str()))),
                     Arc::new(rows().map(|(_, r)| Some(r.payload.as_slice())).collect::<BinaryArray>()),
+                ]
+            }
+            "source_gaps" => {
+                let gaps = || self.sources.iter().flat_map(|s| s.gaps.iter().map(move |gap| (s, gap)));
+                vec![
+                    text(gaps().map(|(s, _)| Some(&s.name))),
+                    Arc::new(gaps().map(|(_, g)| g.partition).collect::<Int32Array>()),
+                    int(gaps().map(|(_, g)| Some(g.from_offset))),
+                    int(gaps().map(|(_, g)| Some(g.to_offset))),
+                    int(gaps().map(|(_, g)| g.lost())),
+                    times(gaps().map(|(_, g)| Some(g.at_us))),
+                    text(gaps().map(|(_, g)| Some(&g.reason))),
+                ]
+            }
+            "source_changes" => {
+                let changes = || self.sources.iter().flat_map(|s| s.changes.iter().map(move |change| (s, change)));
+                let terms = || changes().map(|(_, c)| c.altered.terms);
+                vec![
+                    text(changes().map(|(s, _)| Some(&s.name))),
+                    Arc::new(changes().map(|(_, c)| c.altered.partition).collect::<Int32Array>()),
+                    int(changes().map(|(_, c)| Some(c.altered.offset))),
+                    times(changes().map(|(_, c)| Some(c.at_us))),
+                    times(changes().map(|(_, c)| c.altered.before_us)),
+                    times(terms().map(|terms| terms.watermark_us)),
+                    times(terms().map(|terms| terms.floor_us)),
+                    int(terms().map(|terms| Some(terms.bounds.allowed_lateness_us))),
+                    int(terms().map(|terms| Some(terms.bounds.max_future_us))),
+                ]
+            }
+            "jobs" => vec![
+                int(self.jobs.iter().map(|j| Some(i64::from(j.id)))),
+                text(self.jobs.iter().map(|j| Some(&j.schema))),
+                text(self.jobs.iter().map(|j| Some(&j.name))),
+                times(self.jobs.iter().map(|j| Some(j.started_us))),
+                float(self.jobs.iter().map(|j| Some(j.progress()))),
+                int(self.jobs.iter().map(|j| Some(j.read))),
+                int(self.jobs.iter().map(|j| Some(j.to_read))),
+                float(self.jobs.iter().map(|j| j.records_per_second)),
+                float(self.jobs.iter().map(|j| j.seconds_left)),
+            ],
+            "job_partitions" => {
+                let partitions = || self.jobs.iter().flat_map(|j| j.partitions.iter().map(move |p| (j, p)));
+                vec![
+                    int(partitions().map(|(j, _)| Some(i64::from(j.id)))),
+                    text(partitions().map(|(_, p)| Some(&p.source))),
+                    Arc::new(partitions().map(|(_, p)| p.partition).collect::<Int32Array>()),
+                    int(partitions().map(|(_, p)| Some(p.offset))),
+                    int(partitions().map(|(_, p)| Some(p.end))),
+                    int(partitions().map(|(_, p)| Some(p.left))),
                 ]
             }
             "dead_letters" => {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray};
+use arrow::array::{Array, BooleanArray, RecordBatch};
 
 use super::coordinator::{Coordinator, TickData};
 use super::error::EngineError;
-use super::reader::LateRow;
+use super::verdicts::LateRow;
 use super::{TableChange, WriteOutcome, clock};
 use crate::catalog::{self, Object, ObjectKind, Oid};
 use crate::exec::feed::{micros, retain};
@@ -162,6 +162,28 @@ impl Coordinator {
         outcome.late = late.len() as u64;
         self.keep(clock::now_us(), late);
         Ok(outcome)
+    }
+}
+
+impl Coordinator {
+    /// Puts late rows of a source into the table that `LATE ROWS INTO` names: nothing there can refuse them.
+    pub(super) fn keep_late_rows(&mut self, table: Oid, rows: RecordBatch, data: &mut TickData) {
+        // Gone with the source in this very tick.
+        let Some(table) = self.tables.get_mut(&table) else { return };
+        let change = Change { delta: Delta::inserts(rows), on_conflict: OnConflict::Error };
+        let stored = table.state.prepare(&[change]).and_then(|done| {
+            table.state.apply(&done.delta)?;
+            Ok(done.delta)
+        });
+        let oid = table.object.oid;
+        match stored {
+            Ok(delta) => data.outputs.entry(oid).or_default().push(delta),
+            Err(error) => {
+                tracing::error!(table = table.object.name, %error, "late rows are not in their table");
+                let users = self.sources.values_mut().filter(|s| s.object.depends_on.contains(&oid));
+                users.for_each(|source| source.late_into_trouble = Some(error.to_string()));
+            }
+        }
     }
 }
 

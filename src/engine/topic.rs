@@ -24,6 +24,8 @@ pub struct Topic {
     pub starts: Vec<(i32, i64)>,
     /// The ends as of the question.
     pub ends: Vec<(i32, i64)>,
+    /// The first offsets that can still be read, as of the question.
+    pub lows: Vec<(i32, i64)>,
 }
 
 /// What a watcher says.
@@ -101,7 +103,14 @@ fn look(
     Ok(Topic {
         starts: partitions.iter().filter_map(|p| Some((*p, *starts.get(p)?))).collect(),
         ends: watermarks.iter().map(|w| (w.partition, w.high)).collect(),
+        lows: watermarks.iter().map(|w| (w.partition, w.low)).collect(),
     })
+}
+
+/// The partitions with their first offsets and ends, asked once. Blocks.
+pub fn spans(options: &SourceOptions) -> Result<Vec<Watermarks>, ConnectorError> {
+    let metadata = options.metadata()?;
+    metadata.watermarks(&metadata.partitions(ASK_TIMEOUT)?, ASK_TIMEOUT)
 }
 
 /// Where a source begins by its options, for one that must be fixed when it is created. Blocks.

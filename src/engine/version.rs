@@ -11,11 +11,12 @@ use super::coordinator::{Coordinator, TickData, View};
 use super::error::EngineError;
 use super::read::{RowsTable, WindowTable};
 use super::source_table::SourceTable;
-use super::worker::{SourceTime, holds_empty_key};
+use super::worker::holds_empty_key;
 use crate::catalog::{ObjectKind, Oid};
 use crate::exec::ExecError;
 use crate::exec::flow::Output;
 use crate::exec::horizon::{Horizon, newest_closed_end, oldest_open_end};
+use crate::exec::law::SourceTime;
 use crate::exec::tail::{Times, shown};
 use crate::exec::window_view::WindowView;
 use crate::planner::stream_plan::{Emit, Window};
@@ -255,7 +256,9 @@ impl Coordinator {
         if view.current || allow_partial {
             return Ok(());
         }
-        let (read, to_read) = self.history(view);
+        let history = self.history(view);
+        let to_read: i64 = history.iter().map(|(to_read, _)| to_read).sum();
+        let read = to_read - history.iter().map(|(_, p)| p.left).sum::<i64>();
         let trouble = view.targets.keys().find_map(|s| self.sources.get(s)?.topic_trouble.clone());
         let progress = match (trouble, view.targets.values().all(Option::is_some)) {
             (Some(trouble), _) => trouble,

@@ -12,14 +12,18 @@ use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute::take;
 use crossbeam_channel::{Receiver, Sender};
 
-use super::clock;
-use super::reader::{Attached, Consumer, PartitionReport, SourceReader, SourceSetup, Verdicts};
+use super::backfill::HistoryProgress;
+use super::clock::{self, Stopwatch};
+use super::reader::{Altered, Attached, Consumer, Out, SourceChange, SourceReader, SourceSetup};
+use super::stats::PartitionStats;
+use super::verdicts::Verdicts;
 use crate::catalog::Oid;
 use crate::exec::bucket;
 use crate::exec::exchange::{Batch, Body, Inbox, Message, SourceProgress, StoreId, Transport};
+use crate::exec::feed::Shortfall;
 use crate::exec::flow::{Feed, Pass};
 use crate::exec::horizon::Horizon;
-use crate::exec::law::source_watermark;
+use crate::exec::law::SourceTime;
 use crate::exec::slice_store::{PartialRows, SliceStore, StoreLayout, StoreRows};
 use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Times, shown};
@@ -35,6 +39,12 @@ pub type PassId = u64;
 const IDLE_WAIT: Duration = Duration::from_millis(5);
 /// A worker reads at most this much in a tick, so that what a tick merges is bounded.
 const MAX_TICK_BYTES: usize = 64 << 20;
+/// A read that brought less has left nothing waiting.
+const CAUGHT_UP_BYTES: usize = 256 << 10;
+/// While there are current views, history takes this much of a tick of a worker at most,
+const HISTORY_TIME: Duration = Duration::from_millis(30);
+/// and comes in pieces of this size, so that the end of a tick waits for little.
+const HISTORY_BYTES: usize = 256 << 10;
 /// Rows are aggregated before the exchange while that makes them at least this many times fewer.
 const WORTH_AGGREGATING: usize = 2;
 /// After it did not pay, this many ticks pass before it is tried again.
@@ -51,6 +61,12 @@ pub(super) enum Command {
     Ends {
         source: Oid,
         ends: Vec<(i32, i64)>,
+        /// The first offsets that they still hold.
+        lows: Vec<(i32, i64)>,
+    },
+    AlterSource {
+        source: Oid,
+        change: SourceChange,
     },
     AddStore {
         store: StoreId,
@@ -112,20 +128,24 @@ pub(super) struct Report {
     pub times: HashMap<Oid, SourceTime>,
     /// There when the tick asked for detail.
     pub stores: Option<Vec<StoreReport>>,
+    /// There with `stores`.
+    pub passes_short: Vec<(PassId, Shortfall)>,
     /// Stores and passes that broke, with what broke them.
     pub failures: Vec<(Consumer, String)>,
 }
 
 pub(super) struct SourceReport {
     pub source: Oid,
-    pub partitions: Vec<PartitionReport>,
+    pub partitions: Vec<PartitionStats>,
     /// Trouble of the reader, in words.
     pub trouble: Option<String>,
     pub unseen_columns: Vec<String>,
-    /// Consumers whose history is still being read: (consumer, rows read, rows to read).
-    pub backfills: Vec<(Consumer, i64, i64)>,
+    /// Consumers whose history is still being read.
+    pub backfills: Vec<(Consumer, Vec<HistoryProgress>)>,
     /// Consumers whose history was no longer in the log, and the event time from which on they have everything.
     pub incomplete: Vec<(Consumer, i64)>,
+    /// What ALTER SOURCE has changed in this tick.
+    pub altered: Vec<Altered>,
 }
 
 pub(super) struct StoreReport {
@@ -136,14 +156,7 @@ pub(super) struct StoreReport {
     pub bytes: usize,
     pub forgotten_rows: u64,
     pub first_kept: Option<i64>,
-    pub errors: (u64, Option<String>),
-}
-
-/// A source's event time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SourceTime {
-    pub watermark_us: Option<i64>,
-    pub final_until_us: Option<i64>,
+    pub shortfall: Shortfall,
 }
 
 impl Times for HashMap<Oid, SourceTime> {
@@ -211,6 +224,8 @@ pub(super) struct Worker {
     passes: Vec<(PassId, Delta)>,
     times: HashMap<Oid, SourceTime>,
     bytes_this_tick: usize,
+    /// Spent on history in this tick.
+    history_time: Duration,
     failures: Vec<(Consumer, String)>,
 }
 
@@ -256,6 +271,7 @@ impl Worker {
             passes: Vec::new(),
             times: HashMap::new(),
             bytes_this_tick: 0,
+            history_time: Duration::ZERO,
             failures: Vec::new(),
         }
     }
@@ -306,11 +322,12 @@ impl Worker {
                     reader.add_partitions(&partitions);
                 }
             }
-            Command::Ends { source, ends } => {
+            Command::Ends { source, ends, lows } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
-                    reader.set_ends(&ends, clock::now_us());
+                    reader.set_ends(&ends, &lows, clock::now_us());
                 }
             }
+            Command::AlterSource { source, change } => self.alter_source(source, change),
             Command::AddStore { store, source, layout } => self.add_store(store, source, layout),
             Command::Attach { source, attached } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
@@ -390,14 +407,50 @@ impl Worker {
         self.failures.push((consumer, error.to_string()));
     }
 
+    /// What is final by now is so in every worker alike: commands come to all between the same ticks.
+    fn alter_source(&mut self, source: Oid, change: SourceChange) {
+        let Some(reader) = self.sources.get_mut(&source) else { return };
+        let time = self.times.entry(source).or_default();
+        if let SourceChange::Watermark { .. } = change {
+            time.take_back();
+        }
+        reader.alter(change, time.final_until_us);
+    }
+
     /// Reads once from every source; false if nothing came.
     fn read(&mut self) -> bool {
         let now_us = clock::now_us();
-        let mut outcome = Vec::new();
-        let mut bytes = 0;
-        for reader in self.sources.values_mut() {
-            bytes += reader.read(now_us, &mut outcome);
+        let mut out = Vec::new();
+        let bytes: usize = self.sources.values_mut().map(|reader| reader.read(now_us, &mut out)).sum();
+        self.take_in(out);
+        self.bytes_this_tick += bytes;
+        bytes + self.read_history(bytes) > 0
+    }
+
+    /// History for consumers that came later. While others are current it has what time they leave of a tick, and no more than
+    /// [`HISTORY_TIME`]; where they leave none, one small piece.
+    fn read_history(&mut self, read_before: usize) -> usize {
+        if !self.sources.values().any(SourceReader::reads_history) {
+            return 0;
         }
+        let alone = !self.sources.values().any(SourceReader::has_whole_consumers);
+        let left = read_before < CAUGHT_UP_BYTES && self.history_time < HISTORY_TIME;
+        if !alone && !left && self.history_time > Duration::ZERO {
+            return 0;
+        }
+        let watch = Stopwatch::start();
+        let max_bytes = if alone { super::reader::POLL_BYTES } else { HISTORY_BYTES };
+        let mut out = Vec::new();
+        let bytes: usize = self.sources.values_mut().map(|reader| reader.read_history(max_bytes, &mut out)).sum();
+        self.take_in(out);
+        self.bytes_this_tick += bytes;
+        if bytes > 0 {
+            self.history_time += watch.elapsed();
+        }
+        bytes
+    }
+
+    fn take_in(&mut self, outcome: Out) {
         for (consumer, attached) in outcome {
             let result = match (consumer, attached) {
                 (Consumer::Store(store), Ok(ReadRows::Store(rows))) => self.route(store, rows),
@@ -412,8 +465,6 @@ impl Worker {
                 self.fail(consumer, &error);
             }
         }
-        self.bytes_this_tick += bytes;
-        bytes > 0
     }
 
     /// Brings rows to the owners of their keys, aggregated first where that pays.
@@ -540,6 +591,7 @@ impl Worker {
         let report = self.report(tick, snapshots, detail, edges);
         self.sent.fill(0);
         self.bytes_this_tick = 0;
+        self.history_time = Duration::ZERO;
         self.tick = tick + 1;
         self.reports.send(report).is_ok()
     }
@@ -547,12 +599,10 @@ impl Worker {
     /// Every worker comes to the same times, from what all have said.
     fn advance_times(&mut self, progress: &[SourceProgress]) {
         for (&source, reader) in &mut self.sources {
-            let before = self.times.entry(source).or_default();
+            let time = self.times.entry(source).or_default();
             let partitions = progress.iter().filter(|p| p.source == source).flat_map(|p| p.partitions.iter().copied());
-            before.watermark_us = source_watermark(before.watermark_us, partitions);
-            let lateness_us = reader.bounds().allowed_lateness_us;
-            before.final_until_us = before.watermark_us.map(|w| w.saturating_sub(lateness_us));
-            reader.source_stands_at(before.watermark_us);
+            time.advance(reader.bounds(), partitions);
+            reader.source_stands_at(time.watermark_us);
         }
     }
 
@@ -612,10 +662,17 @@ impl Worker {
                     bytes: part.store.bytes() + part.edges.iter().map(|e| e.changes.bytes()).sum::<usize>(),
                     forgotten_rows: part.store.forgotten_rows(),
                     first_kept: part.store.first_kept(),
-                    errors: self.sources.get(&part.source).map_or((0, None), |r| r.errors(Consumer::Store(store))),
+                    shortfall: self
+                        .sources
+                        .get(&part.source)
+                        .map_or_else(Shortfall::default, |r| r.shortfall(Consumer::Store(store))),
                 })
                 .collect()
         });
+        let passes_short = match detail {
+            true => self.sources.values().flat_map(SourceReader::pass_shortfalls).collect(),
+            false => Vec::new(),
+        };
         Report {
             worker: self.index,
             tick,
@@ -626,6 +683,7 @@ impl Worker {
             snapshots: taken,
             times: self.times.clone(),
             stores,
+            passes_short,
             failures: std::mem::take(&mut self.failures),
         }
     }

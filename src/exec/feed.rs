@@ -53,14 +53,16 @@ impl FeedStep {
         }
     }
 
-    /// Rows whose time is NULL belong to no window; they are left out and counted in [`FeedStep::null_times`].
+    /// Rows whose time is NULL belong to no window; they are left out and counted in [`FeedStep::shortfall`].
     pub fn rows(&mut self, delta: &Delta) -> Result<StoreRows, ExecError> {
         let mut delta = keep(delta, &mut self.filters)?;
         let slices = match (&mut self.time, self.grid) {
             (Some(time), Some(grid)) => {
                 let mut times = micros(&time.evaluate(&delta.rows)?)?;
                 if times.null_count() > 0 {
-                    self.null_times += times.null_count() as u64;
+                    // What is taken back was counted when it came.
+                    let came = |row: &usize| times.is_null(*row) && delta.weight(*row) > 0;
+                    self.null_times += (0..times.len()).filter(came).count() as u64;
                     let there = arrow::compute::is_not_null(&times)?;
                     delta = retain(&delta, &there)?;
                     times = micros(&filter(&times, &there)?)?;
@@ -86,14 +88,28 @@ impl FeedStep {
         })
     }
 
-    pub fn null_times(&self) -> u64 {
-        self.null_times
-    }
-
-    /// Expressions that failed on a row and became NULL, with a sample of the first.
-    pub fn errors(&self) -> (u64, Option<String>) {
+    pub fn shortfall(&self) -> Shortfall {
         let all = self.filters.iter().chain(&self.time).chain(&self.keys).chain(self.args.iter().flatten());
-        sum_errors(all.chain(self.call_filters.iter().flatten()))
+        Shortfall { left_out: self.null_times, ..shortfall(all.chain(self.call_filters.iter().flatten())) }
+    }
+}
+
+/// What became of rows and values that could not be taken as they are: none is lost without a count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shortfall {
+    /// Values that became NULL because their expression failed.
+    pub errors: u64,
+    /// What the first of them said.
+    pub sample: Option<String>,
+    /// Rows that no window could take: those without a time, or at the ends of its range.
+    pub left_out: u64,
+}
+
+impl Shortfall {
+    pub fn add(&mut self, other: Shortfall) {
+        self.errors += other.errors;
+        self.sample = self.sample.take().or(other.sample);
+        self.left_out += other.left_out;
     }
 }
 
@@ -114,9 +130,8 @@ impl PassStep {
         })
     }
 
-    /// Expressions that failed on a row and became NULL, with a sample of the first.
-    pub fn errors(&self) -> (u64, Option<String>) {
-        sum_errors(self.filters.iter().chain(&self.columns))
+    pub fn shortfall(&self) -> Shortfall {
+        shortfall(self.filters.iter().chain(&self.columns))
     }
 
     pub fn rows(&mut self, delta: &Delta) -> Result<Delta, ExecError> {
@@ -128,11 +143,10 @@ impl PassStep {
     }
 }
 
-fn sum_errors<'a>(evaluators: impl Iterator<Item = &'a Evaluator>) -> (u64, Option<String>) {
-    let mut total = (0, None);
+fn shortfall<'a>(evaluators: impl Iterator<Item = &'a Evaluator>) -> Shortfall {
+    let mut total = Shortfall::default();
     for evaluator in evaluators {
-        total.0 += evaluator.errors;
-        total.1 = total.1.or_else(|| evaluator.sample.clone());
+        total.add(Shortfall { errors: evaluator.errors, sample: evaluator.sample.clone(), left_out: 0 });
     }
     total
 }

@@ -302,6 +302,7 @@ fn parts(
         schema: output.clone(),
         emit: if aggregate.window.is_some() { emit } else { Emit::OnUpdate },
         shows_empty: aggregate.group.is_empty(),
+        overflows: Arc::default(),
     };
     Ok(Parts { keys, layout: Arc::new(StoreLayout { keys: key_fields, grid, measures }), view })
 }

@@ -1,9 +1,10 @@
 //! The law of acceptance: whether a row counts is decided once, from its own partition's log alone.
 //!
 //! A partition's watermark is the largest `event time - delay` of its accepted rows. A row is late if its event time lies
-//! more than the allowed lateness below the watermark as it stood before the row. Two things are not in the log: that a
-//! partition had been idle when a row came, and the clock by which a row comes from the future. Both are recorded as
-//! [`Fact`]s, so that a second reader of the same offsets comes to the same verdicts.
+//! more than the allowed lateness below the watermark as it stood before the row, or below the floor: what was final when
+//! somebody changed the bounds or took the watermark back. What is not in the log is recorded as [`Facts`], so that a second
+//! reader of the same offsets comes to the same verdicts: that a partition had been idle when a row came, the clock by which
+//! a row comes from the future, and what `ALTER SOURCE` changed.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +16,20 @@ pub struct Bounds {
     pub allowed_lateness_us: i64,
     pub max_future_us: i64,
     pub idle_timeout_us: i64,
+    /// Once every partition is idle, the source's watermark moves on at the pace of the clock.
+    pub idle_advance: bool,
 }
 
 impl Default for Bounds {
     /// SEMANTICS 1.6: no lateness, an hour into the future, ten seconds until idle.
     fn default() -> Self {
-        Bounds { delay_us: None, allowed_lateness_us: 0, max_future_us: 3_600_000_000, idle_timeout_us: 10_000_000 }
+        Bounds {
+            delay_us: None,
+            allowed_lateness_us: 0,
+            max_future_us: 3_600_000_000,
+            idle_timeout_us: 10_000_000,
+            idle_advance: false,
+        }
     }
 }
 
@@ -42,13 +51,67 @@ impl LateReason {
     }
 }
 
-/// What a verdict depended on that is not in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Fact {
-    /// Before this offset the partition's watermark was raised to the source's.
-    pub raised_us: Option<i64>,
-    /// The row at this offset came from the future by the clock of its arrival.
-    pub future: bool,
+/// How the law stands from an offset on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    pub bounds: Bounds,
+    /// Rows of earlier event times are late whatever the watermark says: windows up to there are final.
+    pub floor_us: Option<i64>,
+    pub watermark_us: Option<i64>,
+}
+
+/// What one partition's verdicts depended on that is not in its log, by offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// How reading began, and what `ALTER SOURCE` changed: before the row at this offset. Never empty.
+    terms: BTreeMap<i64, Terms>,
+    /// Before the row at this offset the watermark was raised to the source's.
+    raised_us: BTreeMap<i64, i64>,
+    /// Rows from the future by the clock of their arrival: from an offset to the one behind the last.
+    future: BTreeMap<i64, i64>,
+}
+
+impl Facts {
+    fn begin(offset: i64, terms: Terms) -> Self {
+        Facts { terms: [(offset, terms)].into(), raised_us: BTreeMap::new(), future: BTreeMap::new() }
+    }
+
+    /// By offset, ascending.
+    pub fn terms(&self) -> impl Iterator<Item = (i64, Terms)> {
+        self.terms.iter().map(|(&offset, &terms)| (offset, terms))
+    }
+
+    /// By offset, ascending.
+    pub fn raised_us(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.raised_us.iter().map(|(&offset, &us)| (offset, us))
+    }
+
+    pub fn is_future(&self, offset: i64) -> bool {
+        self.future.range(..=offset).next_back().is_some_and(|(_, &end)| offset < end)
+    }
+
+    /// Rows of one partition with a wrong clock come one after the other: they are one fact.
+    fn add_future(&mut self, offset: i64) {
+        match self.future.last_entry() {
+            Some(mut last) if *last.get() == offset => *last.get_mut() = offset + 1,
+            _ => {
+                self.future.insert(offset, offset + 1);
+            }
+        }
+    }
+
+    /// Forgets what concerns offsets that the log no longer has.
+    pub fn trim(&mut self, first: i64) {
+        if let Some((&holding, _)) = self.terms.range(..=first).next_back() {
+            self.terms = self.terms.split_off(&holding);
+        }
+        if self.raised_us.first_key_value().is_some_and(|(&offset, _)| offset < first) {
+            self.raised_us = self.raised_us.split_off(&first);
+        }
+        if self.future.first_key_value().is_some_and(|(_, &end)| end <= first) {
+            self.future.retain(|_, end| *end > first);
+        }
+    }
 }
 
 /// One row as the law sees it.
@@ -63,33 +126,58 @@ pub struct Row {
 }
 
 /// The law's state for one partition.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct PartitionLaw {
-    watermark_us: Option<i64>,
+    terms: Terms,
+    /// The watermark as rows make it that did not lie ahead of the clock of their arrival.
+    plausible_us: Option<i64>,
     /// Set while the partition is idle or new: what its watermark is raised to when a row comes.
     raise_to_us: Option<i64>,
-    facts: BTreeMap<i64, Fact>,
-    /// True for a second reader: facts are looked up, none is made.
-    replays: bool,
+    facts: Facts,
+    /// For a second reader, which looks facts up and makes none: what is before this offset has been applied.
+    replayed_to: Option<i64>,
 }
 
 impl PartitionLaw {
-    /// A reader that comes to the verdicts of an earlier one.
-    pub fn replaying(facts: BTreeMap<i64, Fact>) -> Self {
-        PartitionLaw { facts, replays: true, ..Default::default() }
+    /// For the rows from `offset` on.
+    pub fn new(offset: i64, terms: Terms) -> Self {
+        PartitionLaw {
+            terms,
+            plausible_us: None,
+            raise_to_us: None,
+            facts: Facts::begin(offset, terms),
+            replayed_to: None,
+        }
+    }
+
+    /// A reader that comes to the verdicts of an earlier one, from the first row on.
+    pub fn replaying(facts: Facts) -> Self {
+        let (&offset, &terms) = facts.terms.first_key_value().expect("there is always one");
+        PartitionLaw { facts, replayed_to: Some(offset), ..PartitionLaw::new(offset, terms) }
     }
 
     /// Like [`PartitionLaw::replaying`], from a row on before which the watermark was this.
-    pub fn resuming(facts: BTreeMap<i64, Fact>, watermark_us: Option<i64>) -> Self {
-        PartitionLaw { watermark_us, ..PartitionLaw::replaying(facts) }
+    pub fn resuming(facts: Facts, offset: i64, watermark_us: Option<i64>) -> Self {
+        let holding = facts.terms.range(..=offset).next_back().or(facts.terms.first_key_value());
+        let terms = Terms { watermark_us, ..*holding.expect("there is always one").1 };
+        PartitionLaw { facts, replayed_to: Some(offset), ..PartitionLaw::new(offset, terms) }
     }
 
     pub fn watermark_us(&self) -> Option<i64> {
-        self.watermark_us
+        self.terms.watermark_us
     }
 
-    pub fn facts(&self) -> &BTreeMap<i64, Fact> {
+    pub fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// See [`Facts::trim`].
+    pub fn trim(&mut self, first: i64) {
+        self.facts.trim(first);
     }
 
     /// Says that the partition is idle (or new) while the source stands at this watermark.
@@ -97,50 +185,92 @@ impl PartitionLaw {
         self.raise_to_us = source_watermark_us;
     }
 
+    /// From the row at `offset` on other bounds hold. `floor_us` is what is final by now, and stays so.
+    pub fn alter(&mut self, offset: i64, bounds: Bounds, floor_us: Option<i64>) {
+        self.terms.bounds = bounds;
+        self.terms.floor_us = self.terms.floor_us.max(floor_us);
+        self.facts.terms.insert(offset, self.terms);
+    }
+
+    /// From the row at `offset` on the watermark is at most `to_us`, by default what the accepted rows say that did not lie
+    /// ahead of the clock of their arrival; never below what is final. True if it was further on.
+    pub fn take_back(&mut self, offset: i64, to_us: Option<i64>, floor_us: Option<i64>) -> bool {
+        self.terms.floor_us = self.terms.floor_us.max(floor_us);
+        self.raise_to_us = None;
+        let to_us = to_us.or(self.plausible_us).max(self.terms.floor_us);
+        let further = self.terms.watermark_us > to_us;
+        if further {
+            self.terms.watermark_us = to_us;
+            self.plausible_us = self.plausible_us.min(to_us);
+        }
+        self.facts.terms.insert(offset, self.terms);
+        further
+    }
+
+    /// Reading goes on at another place of the log, or of another log of the same name: its facts begin there.
+    pub fn restart(&mut self, offset: i64, floor_us: Option<i64>) {
+        self.terms.floor_us = self.terms.floor_us.max(floor_us);
+        self.facts = Facts::begin(offset, self.terms);
+    }
+
     /// The verdict on the partition's next row. `Err` gives the reason and the watermark it was held against.
-    pub fn judge(&mut self, bounds: &Bounds, row: Row) -> Result<(), (LateReason, Option<i64>)> {
-        let Some(delay_us) = bounds.delay_us else { return Ok(()) };
-        if let Some(raise_to_us) = self.raise(row.offset) {
-            self.watermark_us = Some(self.watermark_us.map_or(raise_to_us, |w| w.max(raise_to_us)));
+    pub fn judge(&mut self, row: Row) -> Result<(), (LateReason, Option<i64>)> {
+        let Some(delay_us) = self.terms.bounds.delay_us else { return Ok(()) };
+        match self.replayed_to {
+            Some(from) => self.apply_facts(from, row.offset),
+            None => self.raise(row.offset),
         }
         let Some(time_us) = row.event_time_us else {
-            return Err((LateReason::NullTime, self.watermark_us));
+            return Err((LateReason::NullTime, self.watermark_us()));
         };
-        if self.is_from_the_future(bounds, &row, time_us) {
-            return Err((LateReason::Future, self.watermark_us));
+        if self.is_from_the_future(&row, time_us) {
+            return Err((LateReason::Future, self.watermark_us()));
         }
-        if let Some(watermark_us) = self.watermark_us
-            && time_us < watermark_us.saturating_sub(bounds.allowed_lateness_us)
-        {
-            return Err((LateReason::Late, self.watermark_us));
+        let Terms { bounds, floor_us, watermark_us } = self.terms;
+        let least_us = watermark_us.map(|w| w.saturating_sub(bounds.allowed_lateness_us)).max(floor_us);
+        if least_us.is_some_and(|least| time_us < least) {
+            return Err((LateReason::Late, watermark_us));
         }
-        let reached_us = time_us.saturating_sub(delay_us);
-        if self.watermark_us.is_none_or(|w| reached_us > w) {
-            self.watermark_us = Some(reached_us);
+        let reached_us = Some(time_us.saturating_sub(delay_us));
+        self.terms.watermark_us = watermark_us.max(reached_us);
+        if time_us <= row.arrival_us {
+            self.plausible_us = self.plausible_us.max(reached_us);
         }
         Ok(())
     }
 
-    fn raise(&mut self, offset: i64) -> Option<i64> {
-        if self.replays {
-            return self.facts.get(&offset).and_then(|fact| fact.raised_us);
-        }
-        let raise_to_us = self.raise_to_us.take()?;
+    fn raise(&mut self, offset: i64) {
         // A raise that changes nothing is no fact.
-        if self.watermark_us.is_some_and(|w| w >= raise_to_us) {
-            return None;
+        if let Some(raise_to_us) = self.raise_to_us.take()
+            && self.terms.watermark_us < Some(raise_to_us)
+        {
+            self.facts.raised_us.insert(offset, raise_to_us);
+            self.terms.watermark_us = Some(raise_to_us);
         }
-        self.facts.entry(offset).or_default().raised_us = Some(raise_to_us);
-        Some(raise_to_us)
     }
 
-    fn is_from_the_future(&mut self, bounds: &Bounds, row: &Row, time_us: i64) -> bool {
-        if self.replays && !row.arrival_in_log {
-            return self.facts.get(&row.offset).is_some_and(|fact| fact.future);
+    /// Brings a second reader from `from` to behind the facts of `offset`.
+    fn apply_facts(&mut self, from: i64, offset: i64) {
+        if from > offset {
+            return;
         }
-        let future = time_us > row.arrival_us.saturating_add(bounds.max_future_us);
+        let mut since = from;
+        // Terms say how all stood: what was raised before is in them.
+        if let Some((&at, &terms)) = self.facts.terms.range(from..=offset).next_back() {
+            (self.terms, since) = (terms, at);
+        }
+        let raised_us = self.facts.raised_us.range(since..=offset).map(|(_, &us)| us).max();
+        self.terms.watermark_us = self.terms.watermark_us.max(raised_us);
+        self.replayed_to = Some(offset + 1);
+    }
+
+    fn is_from_the_future(&mut self, row: &Row, time_us: i64) -> bool {
+        if self.replayed_to.is_some() && !row.arrival_in_log {
+            return self.facts.is_future(row.offset);
+        }
+        let future = time_us > row.arrival_us.saturating_add(self.terms.bounds.max_future_us);
         if future && !row.arrival_in_log {
-            self.facts.entry(row.offset).or_default().future = true;
+            self.facts.add_future(row.offset);
         }
         future
     }
@@ -151,29 +281,62 @@ impl PartitionLaw {
 pub struct PartitionProgress {
     pub partition: i32,
     pub watermark_us: Option<i64>,
-    pub idle: bool,
+    /// How long it has stood at its end, if it is idle.
+    pub idle_us: Option<i64>,
 }
 
-/// A source's watermark: the minimum over its partitions that are not idle, never going back. With every partition idle
-/// it stays.
-pub fn source_watermark(
-    before_us: Option<i64>,
-    partitions: impl IntoIterator<Item = PartitionProgress>,
-) -> Option<i64> {
-    let mut least: Option<Option<i64>> = None;
-    for p in partitions {
-        if p.idle {
-            continue;
-        }
-        least = Some(match (least, p.watermark_us) {
-            (None, w) => w,
-            (Some(Some(a)), Some(b)) => Some(a.min(b)),
-            _ => None,
-        });
+/// A source's event time. From the same progress every worker comes to the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceTime {
+    /// The minimum over the partitions that are not idle; with every partition idle it stays, or moves on by the clock. It
+    /// goes back only when it is taken back.
+    pub watermark_us: Option<i64>,
+    /// No row of an earlier event time is accepted any more. Never goes back.
+    pub final_until_us: Option<i64>,
+    /// How long every partition had stood at its end, when all were idle.
+    idle_us: Option<i64>,
+    taken_back: bool,
+}
+
+impl SourceTime {
+    /// Of a table: what lies before its watermark is final at once.
+    pub fn of_table(watermark_us: i64) -> Self {
+        SourceTime { watermark_us: Some(watermark_us), final_until_us: Some(watermark_us), ..SourceTime::default() }
     }
-    match (before_us, least.flatten()) {
-        (Some(before), Some(now)) => Some(before.max(now)),
-        (before, now) => before.or(now),
+
+    /// From here on the watermark is what partitions say by then, but not before what is final.
+    pub fn take_back(&mut self) {
+        self.taken_back = true;
+        self.idle_us = None;
+    }
+
+    /// One tick.
+    pub fn advance(&mut self, bounds: &Bounds, partitions: impl IntoIterator<Item = PartitionProgress>) {
+        let (mut least_us, mut furthest_us, mut idle_us) = (None, None, None::<i64>);
+        let mut any_busy = false;
+        for p in partitions {
+            furthest_us = furthest_us.max(p.watermark_us);
+            match p.idle_us {
+                Some(us) => idle_us = Some(idle_us.map_or(us, |least| least.min(us))),
+                None if any_busy => least_us = std::cmp::min(least_us, p.watermark_us),
+                None => (any_busy, least_us) = (true, p.watermark_us),
+            }
+        }
+        let before_us = if std::mem::take(&mut self.taken_back) { self.final_until_us } else { self.watermark_us };
+        let idle_us = idle_us.filter(|_| !any_busy);
+        let now_us = match (idle_us, self.idle_us) {
+            (None, _) => least_us,
+            (Some(idle), before) if bounds.idle_advance => {
+                let passed_us = before.filter(|before| *before <= idle).map_or(idle, |before| idle - before);
+                before_us.max(furthest_us).map(|us| us.saturating_add(passed_us))
+            }
+            (Some(_), _) if before_us < self.watermark_us => furthest_us.min(self.watermark_us),
+            (Some(_), _) => None,
+        };
+        self.idle_us = idle_us;
+        self.watermark_us = before_us.max(now_us);
+        let final_us = self.watermark_us.map(|w| w.saturating_sub(bounds.allowed_lateness_us));
+        self.final_until_us = self.final_until_us.max(final_us);
     }
 }
 
@@ -181,15 +344,24 @@ pub fn source_watermark(
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds =
-        Bounds { delay_us: Some(10), allowed_lateness_us: 5, max_future_us: 1000, idle_timeout_us: 100 };
+    const BOUNDS: Bounds = Bounds {
+        delay_us: Some(10),
+        allowed_lateness_us: 5,
+        max_future_us: 1000,
+        idle_timeout_us: 100,
+        idle_advance: false,
+    };
+
+    fn fresh() -> PartitionLaw {
+        PartitionLaw::new(0, Terms { bounds: BOUNDS, floor_us: None, watermark_us: None })
+    }
 
     /// Judges `(event time, arrival)` rows at offsets 0, 1, ... and prints one verdict and watermark a row.
     fn check(law: &mut PartitionLaw, first_offset: i64, rows: &[(Option<i64>, i64)]) -> String {
         let mut out = Vec::new();
         for (i, &(event_time_us, arrival_us)) in rows.iter().enumerate() {
             let row = Row { offset: first_offset + i as i64, event_time_us, arrival_us, arrival_in_log: false };
-            let verdict = match law.judge(&BOUNDS, row) {
+            let verdict = match law.judge(row) {
                 Ok(()) => "accepted".to_string(),
                 Err((reason, against)) => format!("{}({against:?})", reason.as_str()),
             };
@@ -201,7 +373,7 @@ mod tests {
     #[test]
     fn rows_are_held_against_the_watermark_before_them() {
         let rows = [(Some(100), 0), (Some(85), 0), (Some(84), 0), (None, 0), (Some(2000), 0), (Some(120), 0)];
-        insta::assert_snapshot!(check(&mut PartitionLaw::default(), 0, &rows), @r"
+        insta::assert_snapshot!(check(&mut fresh(), 0, &rows), @r"
         accepted Some(90)
         accepted Some(90)
         late(Some(90)) Some(90)
@@ -213,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_second_reader_comes_to_the_same_verdicts() {
-        let mut first = PartitionLaw::default();
+        let mut first = fresh();
         let mut seen = check(&mut first, 0, &[(Some(100), 0)]);
         first.raise_when_it_returns(Some(300));
         seen += "\n";
@@ -226,11 +398,130 @@ mod tests {
     }
 
     #[test]
+    fn more_lateness_opens_nothing_that_is_final() {
+        let mut law = fresh();
+        let mut seen = check(&mut law, 0, &[(Some(200), 0)]);
+        // 185 and below are final.
+        law.alter(1, Bounds { allowed_lateness_us: 100, ..BOUNDS }, Some(185));
+        seen += "\n";
+        seen += &check(&mut law, 1, &[(Some(186), 0), (Some(184), 0), (Some(400), 0), (Some(291), 0), (Some(289), 0)]);
+        insta::assert_snapshot!(seen, @r"
+        accepted Some(190)
+        accepted Some(190)
+        late(Some(190)) Some(190)
+        accepted Some(390)
+        accepted Some(390)
+        late(Some(390)) Some(390)
+        ");
+        let mut second = PartitionLaw::replaying(law.facts().clone());
+        let rows = [200, 186, 184, 400, 291, 289].map(|us| (Some(us), 0));
+        assert_eq!(check(&mut second, 0, &rows), seen);
+    }
+
+    #[test]
+    fn a_watermark_taken_back_stands_where_plausible_rows_left_it() {
+        let mut law = fresh();
+        // The third row lies ahead of the clock, within the bound.
+        let mut seen = check(&mut law, 0, &[(Some(100), 100), (Some(120), 120), (Some(900), 130), (Some(140), 140)]);
+        assert!(law.take_back(4, None, Some(112)));
+        assert!(!law.take_back(4, Some(500), Some(112)), "it stands before that");
+        seen += "\n";
+        seen += &check(&mut law, 4, &[(Some(141), 141), (Some(111), 142)]);
+        insta::assert_snapshot!(seen, @r"
+        accepted Some(90)
+        accepted Some(110)
+        accepted Some(890)
+        late(Some(890)) Some(890)
+        accepted Some(131)
+        late(Some(131)) Some(131)
+        ");
+        let rows = [100, 120, 900, 140, 141, 111].map(|us| (Some(us), 0));
+        let mut second = PartitionLaw::replaying(law.facts().clone());
+        assert_eq!(check(&mut second, 0, &rows), seen);
+        // From the middle: with the watermark as it was there.
+        let mut third = PartitionLaw::resuming(law.facts().clone(), 3, Some(890));
+        assert!(seen.ends_with(&check(&mut third, 3, &rows[3..])));
+        // Nothing lies below what is final.
+        assert!(law.take_back(6, Some(0), Some(120)));
+        assert_eq!(law.watermark_us(), Some(120));
+    }
+
+    #[test]
+    fn facts_are_forgotten_with_their_offsets() {
+        let mut law = fresh();
+        check(&mut law, 0, &[(Some(100), 0), (Some(5000), 0), (Some(5000), 0)]);
+        law.raise_when_it_returns(Some(300));
+        check(&mut law, 3, &[(Some(5000), 0), (Some(400), 0)]);
+        law.alter(5, Bounds { max_future_us: 9000, ..BOUNDS }, None);
+        check(&mut law, 5, &[(Some(5000), 0)]);
+        assert_eq!(law.facts().future, [(1, 4)].into(), "one range");
+        let whole = law.facts().clone();
+        law.trim(3);
+        assert_eq!(
+            (law.facts().is_future(3), law.facts().raised_us().count(), law.facts().terms().count()),
+            (true, 1, 2)
+        );
+        assert_eq!(whole.terms().count(), 2);
+        law.trim(5);
+        assert_eq!(
+            (law.facts().is_future(3), law.facts().raised_us().count(), law.facts().terms().count()),
+            (false, 0, 1)
+        );
+        // The place of reading moves: what holds now is all that there is to know.
+        law.restart(0, Some(77));
+        let now =
+            Terms { bounds: Bounds { max_future_us: 9000, ..BOUNDS }, floor_us: Some(77), watermark_us: Some(4990) };
+        assert_eq!(law.facts().terms().collect::<Vec<_>>(), [(0, now)]);
+    }
+
+    /// One tick of a source whose partitions stand at these watermarks, idle for so long.
+    fn tick(time: &mut SourceTime, bounds: &Bounds, partitions: &[(Option<i64>, Option<i64>)]) -> Option<i64> {
+        let progress = |&(watermark_us, idle_us)| PartitionProgress { partition: 0, watermark_us, idle_us };
+        time.advance(bounds, partitions.iter().map(progress));
+        time.watermark_us
+    }
+
+    #[test]
     fn the_source_waits_for_the_slowest_partition_that_is_not_idle() {
-        let p = |watermark_us, idle| PartitionProgress { partition: 0, watermark_us, idle };
-        assert_eq!(source_watermark(None, [p(Some(5), false), p(None, false)]), None);
-        assert_eq!(source_watermark(None, [p(Some(5), false), p(None, true)]), Some(5));
-        assert_eq!(source_watermark(Some(7), [p(Some(5), false)]), Some(7));
-        assert_eq!(source_watermark(Some(7), [p(Some(9), true)]), Some(7));
+        let check = |partitions: &[_]| tick(&mut SourceTime::default(), &BOUNDS, partitions);
+        assert_eq!(check(&[(Some(5), None), (None, None)]), None);
+        assert_eq!(check(&[(None, None), (Some(5), None)]), None);
+        assert_eq!(check(&[(Some(5), None), (None, Some(100))]), Some(5));
+        let mut time = SourceTime::default();
+        tick(&mut time, &BOUNDS, &[(Some(7), None)]);
+        assert_eq!(tick(&mut time, &BOUNDS, &[(Some(5), None)]), Some(7), "never back");
+        assert_eq!(tick(&mut time, &BOUNDS, &[(Some(9), Some(100))]), Some(7), "with all idle it stays");
+        assert_eq!(time.final_until_us, Some(2));
+    }
+
+    #[test]
+    fn with_all_idle_it_moves_on_by_the_clock_if_it_may() {
+        let bounds = Bounds { idle_advance: true, ..BOUNDS };
+        let mut time = SourceTime::default();
+        assert_eq!(tick(&mut time, &bounds, &[(Some(1000), None), (Some(500), Some(200))]), Some(1000));
+        assert_eq!(tick(&mut time, &bounds, &[(Some(1200), Some(100)), (Some(500), Some(400))]), Some(1300));
+        assert_eq!(tick(&mut time, &bounds, &[(Some(1200), Some(150)), (Some(500), Some(450))]), Some(1350));
+        assert_eq!(tick(&mut time, &bounds, &[(Some(1200), Some(150)), (Some(500), Some(450))]), Some(1350), "no news");
+        // A record without an event time: the partition is busy for a while, and then the clock has gone on.
+        assert_eq!(tick(&mut time, &bounds, &[(Some(1200), None), (Some(500), Some(500))]), Some(1350));
+        assert_eq!(tick(&mut time, &bounds, &[(Some(1200), Some(120)), (Some(500), Some(640))]), Some(1470));
+        // A row further on.
+        assert_eq!(tick(&mut time, &bounds, &[(Some(2000), None), (Some(500), Some(700))]), Some(2000));
+        assert_eq!(tick(&mut SourceTime::default(), &bounds, &[(None, Some(100))]), None, "nothing to move on from");
+    }
+
+    #[test]
+    fn taken_back_it_is_what_partitions_say_but_not_before_what_is_final() {
+        let mut time = SourceTime::default();
+        tick(&mut time, &BOUNDS, &[(Some(1000), None), (Some(900), None)]);
+        time.take_back();
+        assert_eq!(tick(&mut time, &BOUNDS, &[(Some(898), None), (Some(899), None)]), Some(898));
+        time.take_back();
+        assert_eq!(tick(&mut time, &BOUNDS, &[(Some(3), None)]), Some(895));
+        assert_eq!(time.final_until_us, Some(895));
+        tick(&mut time, &BOUNDS, &[(Some(1000), None)]);
+        time.take_back();
+        assert_eq!(tick(&mut time, &BOUNDS, &[(Some(997), Some(200)), (None, Some(100))]), Some(997), "all idle");
+        assert_eq!(tick(&mut time, &BOUNDS, &[(Some(999), Some(200)), (None, Some(100))]), Some(997), "it was once");
     }
 }

@@ -16,6 +16,7 @@ pub mod id_set;
 pub mod keys;
 pub mod law;
 pub mod operator;
+pub mod overflows;
 pub mod panes;
 #[cfg(test)]
 pub(crate) mod rough_transport;

@@ -73,7 +73,7 @@ pub fn to_bytes(message: &Message) -> Vec<u8> {
                 .iter()
                 .map(|p| {
                     let partitions: Vec<Value> =
-                        p.partitions.iter().map(|p| json!([p.partition, p.watermark_us, p.idle])).collect();
+                        p.partitions.iter().map(|p| json!([p.partition, p.watermark_us, p.idle_us])).collect();
                     json!({ "source": p.source, "partitions": partitions, "offsets": p.offsets })
                 })
                 .collect();
@@ -168,7 +168,7 @@ fn progress_of(value: &Value) -> SourceProgress {
     let partition = |value: &Value| PartitionProgress {
         partition: number(&value[0]) as i32,
         watermark_us: value[1].as_i64(),
-        idle: value[2].as_bool().expect("a flag"),
+        idle_us: value[2].as_i64(),
     };
     SourceProgress {
         source: number(&value["source"]) as u32,
@@ -210,7 +210,7 @@ mod tests {
     fn progress(sender: u32, tick: u64) -> Vec<SourceProgress> {
         let watermark_us = (tick > 3).then_some(-7);
         let partitions =
-            vec![PartitionProgress { partition: sender as i32, watermark_us, idle: tick.is_multiple_of(2) }];
+            vec![PartitionProgress { partition: sender as i32, watermark_us, idle_us: (tick % 2 == 0).then_some(5) }];
         vec![SourceProgress { source: 9, partitions, offsets: vec![(sender as i32, tick as i64)] }]
     }
 

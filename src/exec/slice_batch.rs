@@ -49,6 +49,8 @@ pub struct Merged {
     pub counts: Vec<i64>,
     /// One array per measure asked for, as SQL shows it.
     pub outputs: Vec<ArrayRef>,
+    /// How many values of each are NULL because they do not fit its type.
+    pub overflowed: Vec<usize>,
 }
 
 impl Merged {
@@ -63,6 +65,7 @@ impl Merged {
             ids: rows.values().iter().map(|&row| self.ids[row as usize]).collect(),
             counts: rows.values().iter().map(|&row| self.counts[row as usize]).collect(),
             outputs: self.outputs.iter().map(|c| take(c, &rows, None)).collect::<Result<_, _>>()?,
+            overflowed: self.overflowed,
         })
     }
 }
@@ -150,8 +153,11 @@ impl Merging {
     }
 
     pub fn finish(self) -> Result<Merged, ExecError> {
-        let outputs = self.states.iter().map(|s| s.finish()).collect::<Result<_, _>>()?;
-        Ok(Merged { ids: self.ids, counts: self.counts, outputs })
+        let outputs: Vec<ArrayRef> = self.states.iter().map(|s| s.finish()).collect::<Result<_, _>>()?;
+        // What has no NULL needs no second look.
+        let overflowed = |(s, o): (&Box<dyn States>, &ArrayRef)| if o.null_count() == 0 { 0 } else { s.overflowed() };
+        let overflowed = self.states.iter().zip(&outputs).map(overflowed).collect();
+        Ok(Merged { ids: self.ids, counts: self.counts, outputs, overflowed })
     }
 }
 

@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
-use super::feed::FeedStep;
+use super::feed::{FeedStep, Shortfall};
 use super::flow::{Flow, Input, Output, TailNode};
 use super::horizon::Horizon;
 use super::operator::{self, Operator};
@@ -159,16 +159,16 @@ impl Tail {
             .collect()
     }
 
-    /// Expressions that failed on a row and gave NULL.
-    pub fn errors(&self) -> (u64, Option<String>) {
-        let mut total = (0, None);
+    pub fn shortfall(&self) -> Shortfall {
+        let mut total = Shortfall::default();
         for (_, stage) in &self.nodes {
-            let (count, sample) = match stage {
-                Stage::Operator(op) => op.errors(),
-                Stage::Aggregate(stage) => stage.step.errors(),
-            };
-            total.0 += count;
-            total.1 = total.1.or(sample);
+            total.add(match stage {
+                Stage::Operator(op) => {
+                    let (errors, sample) = op.errors();
+                    Shortfall { errors, sample, left_out: op.left_out() }
+                }
+                Stage::Aggregate(stage) => stage.step.shortfall(),
+            });
         }
         total
     }

@@ -13,6 +13,7 @@ use arrow::row::{OwnedRow, RowConverter, SortField};
 
 use super::id_set::IdSet;
 use super::keys::KeySnapshot;
+use super::overflows::Overflows;
 use super::slice_batch::{Merged, by_chunk};
 use super::slice_store::{Grid, SliceStore, StoreLayout};
 use super::store_snapshot::StoreSnapshot;
@@ -42,6 +43,7 @@ pub struct WindowView {
     pub emit: Emit,
     /// An aggregation without GROUP BY has one row even over no input. True in the one part that is to give it.
     pub shows_empty: bool,
+    pub overflows: Arc<Overflows>,
 }
 
 /// Which windows a view shows, by event time.
@@ -137,6 +139,8 @@ impl WindowView {
         let measures: Vec<usize> = outputs.iter().filter_map(|&o| self.measure_of(o)).collect();
         let range = self.slices_of(snapshot.layout.grid, end_us);
         let mut merged = snapshot.merge(range, &measures, only)?;
+        let asked = outputs.iter().filter(|&&output| output >= self.group.len());
+        asked.zip(&merged.overflowed).for_each(|(&output, &n)| self.overflows.add(n, self.schema.field(output)));
         if self.shows_empty && merged.ids.is_empty() && only.is_none() {
             merged = self.empty_group(&snapshot.layout, &measures)?;
             return Ok(vec![(1, self.columns(&[], 1, end_us, &merged.outputs, outputs)?)]);
@@ -165,7 +169,7 @@ impl WindowView {
                 states.finish()
             })
             .collect::<Result<_, _>>()?;
-        Ok(Merged { ids: vec![0], counts: vec![0], outputs })
+        Ok(Merged { ids: vec![0], counts: vec![0], outputs, overflowed: vec![0; measures.len()] })
     }
 
     /// Puts output columns together; `values` holds the measures among `outputs`, in their order.
@@ -320,6 +324,9 @@ impl Changes {
         out: &mut DeltaRows,
     ) -> Result<(), ExecError> {
         let merged = store.look_up(self.view.slices_of(store.layout().grid, end), &ids, &self.view.measures)?;
+        for (call, &n) in merged.overflowed.iter().enumerate() {
+            self.view.overflows.add(n, self.view.schema.field(self.view.group.len() + call));
+        }
         let emitted = self.emitted.entry(end).or_default();
         if self.view.shows_empty {
             // One group, id 0, there whether it has rows or not.
@@ -467,6 +474,7 @@ mod tests {
                 schema: Arc::new(Schema::new(fields)),
                 emit,
                 shows_empty: false,
+                overflows: Arc::default(),
             };
             let mut case =
                 Case { window, store, changes: Changes::new(view).unwrap(), told: Map::new(), rows: Vec::new() };

@@ -22,8 +22,8 @@ use super::show_create;
 use super::stream_plan::{Emit, StreamPlan};
 use super::types::{arrow_type, output_type, sql_name, timestamptz};
 use crate::catalog::{
-    Catalog, Deduplicate, MaterializedView, NameContext, Object, ObjectKind, Oid, PG_TYPE, PgType, Source, Table,
-    Watermark, with_pg_type,
+    Catalog, Deduplicate, LateColumn, LateRows, MaterializedView, NameContext, Object, ObjectKind, Oid, PG_TYPE,
+    PgType, Source, Table, Watermark, with_pg_type,
 };
 use crate::sql::{
     ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, Include, Name,
@@ -122,15 +122,20 @@ impl Definer<'_> {
                 return Err(PlanError::invalid(format!("option \"{key}\" is given in WITH and in ENCODE")));
             }
         }
-        let source = Source {
+        let mut source = Source {
             options,
             watermark: create.watermark.as_ref().map(|w| watermark(w, &columns)).transpose()?,
             deduplicate: deduplicate(create, &columns)?,
             includes,
             not_null: not_null(&create.columns),
+            late_rows: None,
         };
-        let mut object = self.object(&create.name, columns, ObjectKind::Source(Arc::new(source)), vec![])?;
-        object.sql = show_create::source(&object, create);
+        let late_into =
+            create.late_rows_into.as_ref().map(|name| self.catalog.resolve(name, self.names)).transpose()?;
+        source.late_rows = late_into.as_deref().map(|table| late_rows(table, &source, &columns)).transpose()?;
+        let depends_on = source.late_rows.iter().map(|late| late.table).collect();
+        let mut object = self.object(&create.name, columns, ObjectKind::Source(Arc::new(source)), depends_on)?;
+        object.sql = show_create::source(&object, create, late_into.as_deref());
         Ok(definition(object, create.if_not_exists))
     }
 
@@ -347,6 +352,53 @@ fn with_sql_types(columns: &Schema, query: &DFSchema) -> SchemaRef {
 
 fn not_null(columns: &[ColumnDef]) -> Vec<usize> {
     (0..columns.len()).filter(|&i| columns[i].not_null || columns[i].primary_key).collect()
+}
+
+/// How a table takes a source's late rows: each of its columns has one of the source's, by name, or says what of the verdict.
+fn late_rows(table: &Object, source: &Source, columns: &Schema) -> Result<LateRows, PlanError> {
+    let refuse = |message: String, hint: &str| Err(PlanError::Invalid(Refusal::new(message).hint(hint.to_string())));
+    let name = &table.name;
+    let ObjectKind::Table(rules) = &table.kind else {
+        return Err(PlanError::WrongObject(Refusal::new(format!("LATE ROWS INTO: \"{name}\" is not a table"))));
+    };
+    if source.watermark.is_none() {
+        return refuse("LATE ROWS INTO needs a watermark: without one no row is late".into(), "Declare WATERMARK FOR.");
+    }
+    if !rules.primary_key.is_empty() || rules.watermark.is_some() {
+        let what = if rules.primary_key.is_empty() { "a WATERMARK" } else { "a primary key" };
+        let message = format!("LATE ROWS INTO: table \"{name}\" has {what}, which could refuse a row");
+        return refuse(message, "Use a table without: every late row is to be kept.");
+    }
+    let mut into = Vec::with_capacity(table.columns.fields().len());
+    for (i, field) in table.columns.fields().iter().enumerate() {
+        let of_source = columns.fields().iter().position(|column| column.name() == field.name());
+        let (kept, data_type, filled) = match (of_source, field.name().as_str()) {
+            (Some(at), _) => {
+                (LateColumn::Source(at), columns.field(at).data_type().clone(), source.not_null.contains(&at))
+            }
+            (None, "late_reason") => (LateColumn::Reason, DataType::Utf8, true),
+            (None, "late_watermark") => (LateColumn::Watermark, timestamptz(), false),
+            (None, "late_partition") => (LateColumn::Partition, DataType::Int32, true),
+            (None, "late_offset") => (LateColumn::Offset, DataType::Int64, true),
+            (None, other) => {
+                return refuse(
+                    format!("LATE ROWS INTO: the source has no column \"{other}\" for that of table \"{name}\""),
+                    "Besides the source's columns there are late_reason, late_watermark, late_partition and late_offset.",
+                );
+            }
+        };
+        if *field.data_type() != data_type {
+            let (is, wanted) = (sql_name(field.data_type()), sql_name(&data_type));
+            let message = format!("LATE ROWS INTO: column \"{}\" of table \"{name}\" is of type {is}", field.name());
+            return Err(PlanError::TypeMismatch(Refusal::new(message).hint(format!("It must be {wanted}."))));
+        }
+        if rules.not_null.contains(&i) && !filled {
+            let message = format!("LATE ROWS INTO: column \"{}\" of table \"{name}\" is NOT NULL", field.name());
+            return refuse(message, "A late row may have no value there: leave NOT NULL out.");
+        }
+        into.push(kept);
+    }
+    Ok(LateRows { table: table.oid, columns: into })
 }
 
 fn included_type(include: Include) -> DataType {

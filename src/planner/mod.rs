@@ -15,6 +15,7 @@
 //! the rows in the place of the objects ([`bind`]); [`session`] executes the plan. INSERT, UPDATE and DELETE are queries too:
 //! [`plan_dml`].
 
+mod alter;
 mod assign_windows;
 mod define;
 mod dml;
@@ -36,6 +37,7 @@ pub mod stream_plan;
 mod types;
 mod window_relation;
 
+pub use alter::{altered_source, timestamp_text, timestamp_us};
 pub use define::{Definition, define};
 pub use dml::{DmlKind, DmlPlan, plan_dml};
 pub use error::{At, PlanError, Refusal};

@@ -12,7 +12,7 @@ use crate::sql::{
     OnConflict, WatermarkDef, quote,
 };
 
-pub(super) fn source(object: &Object, create: &CreateSource) -> String {
+pub(super) fn source(object: &Object, create: &CreateSource, late_into: Option<&Object>) -> String {
     let mut lines: Vec<String> = create.columns.iter().map(column).collect();
     lines.extend(create.watermark.as_ref().map(watermark));
     lines.extend(create.deduplicate.as_ref().map(deduplicate));
@@ -30,6 +30,9 @@ pub(super) fn source(object: &Object, create: &CreateSource) -> String {
     let _ = write!(sql, "\nFORMAT {} ENCODE {}", create.format, create.encode);
     if !create.encode_options.is_empty() {
         let _ = write!(sql, " ({})", options(&create.encode_options).join(", "));
+    }
+    if let Some(table) = late_into {
+        let _ = write!(sql, "\nLATE ROWS INTO {}", name(table));
     }
     sql
 }

@@ -196,6 +196,8 @@ mod tests {
             watermark_us: None,
             unseen_columns: vec![],
             partitions: vec![partition],
+            gaps: vec![],
+            changes: vec![],
         };
         let page = metrics(&Stats { sources: vec![source], ..Stats::default() }, Some(1));
         for line in [

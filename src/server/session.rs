@@ -252,6 +252,8 @@ impl Session {
             | Statement::CreateMaterializedView(_)
             | Statement::CreateSchema { .. }
             | Statement::CreateDatabase { .. }
+            | Statement::AlterSource { .. }
+            | Statement::CancelJobs { .. }
             | Statement::Drop(_) => self.ddl(&parsed.statement, prepared).await,
             Statement::Begin { read_only, isolation } => self.begin(*read_only, *isolation),
             Statement::Commit => self.end(true).await,
@@ -330,6 +332,7 @@ impl Session {
             Statement::ExplainView { name, analyze } => self.explain_view(name, *analyze).await.map(Response::Rows),
             Statement::ShowObjects { .. }
             | Statement::ShowCreate { .. }
+            | Statement::ShowJobs
             | Statement::ShowSetting { .. }
             | Statement::Describe { .. } => self.show(&parsed.statement).map(Response::Rows),
         }
@@ -339,6 +342,8 @@ impl Session {
     async fn ddl(&mut self, statement: &Statement, prepared: &Prepared) -> Result<Response, PgError> {
         let what = match statement {
             Statement::Drop(_) => "DROP",
+            Statement::AlterSource { .. } => "ALTER",
+            Statement::CancelJobs { .. } => "CANCEL JOB",
             _ => "CREATE",
         };
         self.not_in_a_block(what)?;
@@ -353,6 +358,10 @@ impl Session {
         // Not interrupted: a statement that was begun has its effect, and the client learns of it.
         let outcome = match statement {
             Statement::Drop(drop) => engine.drop(drop, &names).await,
+            Statement::AlterSource { name, if_exists, change } => {
+                engine.alter_source(name, *if_exists, change, &names).await
+            }
+            Statement::CancelJobs { ids } => engine.cancel_jobs(ids, &names).await,
             create => engine.create(create, &names).await,
         };
         let outcome = outcome.map_err(|error| code::from_engine(error, &prepared.text))?;

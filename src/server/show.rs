@@ -16,6 +16,8 @@ const OBJECTS: [&str; 2] = ["schema", "name"];
 const SOURCES: [&str; 3] = ["schema", "name", "connector"];
 const NAMES: [&str; 1] = ["name"];
 const CREATE: [&str; 2] = ["name", "create_sql"];
+const JOBS: [&str; 8] =
+    ["id", "schema", "name", "progress", "records_read", "records_to_read", "records_per_second", "time_left"];
 const COLUMNS: [&str; 4] = ["column", "type", "nullable", "note"];
 const SETTINGS: [&str; 3] = ["name", "setting", "description"];
 
@@ -32,6 +34,7 @@ pub fn columns(statement: &Statement) -> Result<Option<Vec<PgColumn>>, PgError> 
             ShowWhat::Schemas | ShowWhat::Databases => of(&NAMES),
         },
         Statement::ShowCreate { .. } => of(&CREATE),
+        Statement::ShowJobs => of(&JOBS),
         Statement::Describe { .. } => of(&COLUMNS),
         Statement::ShowSetting { name: None } => of(&SETTINGS),
         Statement::ShowSetting { name: Some(name) } => of(&[Settings::spelling(name)?]),
@@ -45,6 +48,7 @@ impl Session {
         match statement {
             Statement::ShowObjects { what, schema, like } => self.show_objects(*what, schema.as_ref(), like.as_deref()),
             Statement::ShowCreate { kind, name } => self.show_create(*kind, name),
+            Statement::ShowJobs => Ok(self.show_jobs()),
             Statement::Describe { name } => self.show_columns(name),
             Statement::ShowSetting { name: None } => {
                 let settings = self.settings();
@@ -119,6 +123,23 @@ impl Session {
         }
         let full = format!("{}.{}", object.schema, object.name);
         Ok(self.table(CREATE, vec![[Some(full), Some(object.sql.clone())]]))
+    }
+
+    fn show_jobs(&self) -> RowStream {
+        let stats = self.shared.engine.stats();
+        let rows = stats.jobs.iter().map(|job| {
+            [
+                Some(job.id.to_string()),
+                Some(job.schema.clone()),
+                Some(job.name.clone()),
+                Some(format!("{:.1}%", job.progress() * 100.0)),
+                Some(job.read.to_string()),
+                Some(job.to_read.to_string()),
+                job.records_per_second.map(|rate| format!("{rate:.0}")),
+                job.seconds_left.map(|seconds| Micros((seconds.ceil() as i64).saturating_mul(1_000_000)).to_string()),
+            ]
+        });
+        self.table(JOBS, rows.collect())
     }
 
     fn show_columns(&self, name: &Name) -> Result<RowStream, PgError> {

@@ -33,6 +33,11 @@ pub enum Statement {
         if_not_exists: bool,
     },
     Drop(Drop),
+    AlterSource {
+        name: Name,
+        if_exists: bool,
+        change: AlterSource,
+    },
     /// `SHOW SOURCES | TABLES | VIEWS | MATERIALIZED VIEWS | SCHEMAS | DATABASES [FROM schema] [LIKE 'p']`.
     ShowObjects {
         what: ShowWhat,
@@ -42,6 +47,11 @@ pub enum Statement {
     ShowCreate {
         kind: ObjectType,
         name: Name,
+    },
+    /// Views that read history.
+    ShowJobs,
+    CancelJobs {
+        ids: Vec<u32>,
     },
     /// `SHOW name` or `SHOW ALL` of a setting.
     ShowSetting {
@@ -172,6 +182,25 @@ pub struct Drop {
     pub cascade: bool,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AlterSource {
+    /// `SET (option = value, ...)`.
+    Set(BTreeMap<String, String>),
+    /// `RESET (option, ...)`: back to the default.
+    Reset(Vec<String>),
+    /// `RESET TO earliest | latest`.
+    ResetTo(Place),
+    /// `RESET WATERMARK [TO 'timestamp']`.
+    ResetWatermark { to: Option<String> },
+}
+
+/// A place in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Earliest,
+    Latest,
+}
+
 #[derive(Debug, Clone)]
 pub struct ColumnDef {
     pub name: String,
@@ -212,6 +241,8 @@ pub struct CreateSource {
     pub format: String,
     pub encode: String,
     pub encode_options: BTreeMap<String, String>,
+    /// `LATE ROWS INTO table`.
+    pub late_rows_into: Option<Name>,
 }
 
 #[derive(Debug, Clone)]

@@ -15,6 +15,9 @@ impl Cursor<'_> {
             }
             return Ok(Statement::ShowCreate { kind, name: self.name()? });
         }
+        if self.take("JOBS") {
+            return Ok(Statement::ShowJobs);
+        }
         if self.take("COLUMNS") {
             self.expect("FROM")?;
             return Ok(Statement::Describe { name: self.name()? });
@@ -136,6 +139,23 @@ impl Cursor<'_> {
             timeout_ms = Some(micros.div_ceil(1000));
         }
         Ok(Statement::WaitFor { name, timeout_ms })
+    }
+
+    /// `CANCEL JOB id [, ...]`, also `CANCEL JOBS`.
+    pub(super) fn cancel(&mut self) -> Result<Statement, SqlError> {
+        self.expect("CANCEL")?;
+        if !self.take("JOBS") {
+            self.expect("JOB")?;
+        }
+        let mut ids = Vec::new();
+        loop {
+            let at = self.position();
+            let number = self.number().ok_or_else(|| self.unexpected())?;
+            ids.push(number.parse().map_err(|_| SqlError::value(format!("there is no job {number}")).at(at))?);
+            if !self.take_symbol(&Token::Comma) {
+                return Ok(Statement::CancelJobs { ids });
+            }
+        }
     }
 
     pub(super) fn flush(&mut self) -> Result<Statement, SqlError> {

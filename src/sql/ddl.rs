@@ -1,4 +1,4 @@
-//! CREATE and DROP.
+//! CREATE, ALTER and DROP.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use sqlparser::tokenizer::Token;
 
 use super::parser::Cursor;
 use super::{
-    ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, Drop, Include,
-    ObjectType, OnConflict, SqlError, Statement, WatermarkDef, interval_us, name, refusals,
+    AlterSource, ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, Drop,
+    Include, ObjectType, OnConflict, Place, SqlError, Statement, WatermarkDef, interval_us, name, refusals,
 };
 
 impl Cursor<'_> {
@@ -77,6 +77,7 @@ impl Cursor<'_> {
             format: "PLAIN".into(),
             encode: "JSON".into(),
             encode_options: BTreeMap::new(),
+            late_rows_into: None,
         };
         let (mut with, mut format) = (false, false);
         loop {
@@ -96,6 +97,8 @@ impl Cursor<'_> {
                 if self.at_symbol(&Token::LParen) {
                     source.encode_options = self.options()?;
                 }
+            } else if source.late_rows_into.is_none() && self.take("LATE ROWS INTO") {
+                source.late_rows_into = Some(self.name()?);
             } else {
                 break;
             }
@@ -462,11 +465,7 @@ impl Cursor<'_> {
         let mut options = BTreeMap::new();
         self.list(|cursor| {
             let at = cursor.position();
-            let mut key = cursor.label()?;
-            while cursor.take_symbol(&Token::Period) {
-                key.push('.');
-                key.push_str(&cursor.label()?);
-            }
+            let key = cursor.option_name()?;
             cursor.expect_symbol(&Token::Eq)?;
             let value = match cursor.peek_string() {
                 Some(_) => cursor.string()?,
@@ -482,6 +481,56 @@ impl Cursor<'_> {
             Ok(())
         })?;
         Ok(options)
+    }
+
+    /// `a.b.c`.
+    fn option_name(&mut self) -> Result<String, SqlError> {
+        let mut name = self.label()?;
+        while self.take_symbol(&Token::Period) {
+            name.push('.');
+            name.push_str(&self.label()?);
+        }
+        Ok(name)
+    }
+
+    /// `ALTER SOURCE [IF EXISTS] name SET (...) | RESET (...) | RESET TO place | RESET WATERMARK [TO 'timestamp']`.
+    pub(super) fn alter(&mut self) -> Result<Statement, SqlError> {
+        if !self.take("ALTER SOURCE") {
+            let refusal = refusals::alter(&self.upcoming(3));
+            return Err(refusal.at(self.position()));
+        }
+        let if_exists = self.take("IF EXISTS");
+        let name = self.name()?;
+        let change = if self.take("SET") {
+            AlterSource::Set(self.options()?)
+        } else if self.take("RESET WATERMARK") {
+            let to = if self.take("TO") {
+                let _ = self.take("TIMESTAMPTZ") || self.take("TIMESTAMP");
+                Some(self.string()?)
+            } else {
+                None
+            };
+            AlterSource::ResetWatermark { to }
+        } else if self.take("RESET TO") {
+            AlterSource::ResetTo(if self.take("EARLIEST") {
+                Place::Earliest
+            } else if self.take("LATEST") {
+                Place::Latest
+            } else {
+                return Err(self.unexpected().with_hint("write RESET TO earliest or RESET TO latest"));
+            })
+        } else if self.take("RESET") {
+            AlterSource::Reset(self.list(Self::option_name)?)
+        } else {
+            return Err(match self.word(0).map(|word| word.to_ascii_uppercase()) {
+                Some(word) => self.unsupported(
+                    format!("ALTER SOURCE ... {word}"),
+                    "there are SET (...), RESET (...), RESET TO earliest | latest and RESET WATERMARK",
+                ),
+                None => self.unexpected(),
+            });
+        };
+        Ok(Statement::AlterSource { name, if_exists, change })
     }
 
     pub(super) fn drop_objects(&mut self) -> Result<Statement, SqlError> {

@@ -86,6 +86,8 @@ impl<'a> Cursor<'a> {
             "COPY" => self.copy(),
             "CREATE" => self.create(),
             "DROP" => self.drop_objects(),
+            "ALTER" => self.alter(),
+            "CANCEL" => self.cancel(),
             "SHOW" => self.show(),
             "DESCRIBE" | "DESC" => self.describe(),
             "EXPLAIN" => self.explain(),

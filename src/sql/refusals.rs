@@ -10,7 +10,6 @@ fn refuse(what: impl Into<String>, hint: &str) -> SqlError {
 pub(super) fn statement(first: &str) -> Option<SqlError> {
     let word = first.to_ascii_uppercase();
     let hint = match word.as_str() {
-        "ALTER" => "drop the object and create it again",
         "TRUNCATE" => "use DELETE FROM without a WHERE clause",
         "GRANT" | "REVOKE" | "REASSIGN" | "SECURITY" => "there are no privileges: whoever connects may do everything",
         "VACUUM" | "ANALYZE" | "CLUSTER" | "REINDEX" | "CHECKPOINT" => "the engine looks after its storage by itself",
@@ -26,6 +25,16 @@ pub(super) fn statement(first: &str) -> Option<SqlError> {
         _ => return None,
     };
     Some(refuse(word, hint))
+}
+
+/// By the first words of an ALTER.
+pub(super) fn alter(words: &[String]) -> SqlError {
+    let what = match words.get(1..).unwrap_or_default() {
+        [first, second] if first == "MATERIALIZED" => format!("ALTER {first} {second}"),
+        [first, ..] => format!("ALTER {first}"),
+        [] => "ALTER".to_string(),
+    };
+    refuse(what, "drop the object and create it again; of a source, ALTER SOURCE changes the bounds of its event time")
 }
 
 /// By the words behind CREATE or CREATE OR REPLACE in upper case.

@@ -21,7 +21,7 @@ fn failure(text: &str, error: &SqlError) -> String {
 fn one(statement: &Statement) -> String {
     match statement {
         Statement::CreateSource(s) => format!(
-            "source {}{} {} watermark={:?} include={:?} with={:?} {} {} {:?}",
+            "source {}{} {} watermark={:?} include={:?} with={:?} {} {} {:?}{}",
             s.name,
             if s.if_not_exists { "?" } else { "" },
             columns(&s.columns),
@@ -30,7 +30,8 @@ fn one(statement: &Statement) -> String {
             s.options,
             s.format,
             s.encode,
-            s.encode_options
+            s.encode_options,
+            s.late_rows_into.as_ref().map(|table| format!(" late={table}")).unwrap_or_default()
         ),
         Statement::CreateTable(t) => format!(
             "table {}{} {} key={:?} watermark={:?} append_only={} {:?} as {}",
@@ -514,12 +515,52 @@ fn queries_and_changes() {
     1: this form of INSERT is not supported (Write INSERT INTO table [(columns)] VALUES (...) or a query.) at <INSERT OVERW>
     1: MERGE is not supported (Use INSERT ... ON CONFLICT, UPDATE and DELETE.) at <MERGE INTO t>
     1: TRUNCATE is not supported (Use DELETE FROM without a WHERE clause.) at <TRUNCATE t>
-    1: ALTER is not supported (Drop the object and create it again.) at <ALTER TABLE >
+    1: ALTER TABLE is not supported (Drop the object and create it again; of a source, ALTER SOURCE changes the bounds of its event time.) at <ALTER TABLE >
     1: VACUUM is not supported (The engine looks after its storage by itself.) at <VACUUM>
     1: GRANT is not supported (There are no privileges: whoever connects may do everything.) at <GRANT SELECT>
     1: REFRESH is not supported (A materialized view is always current.) at <REFRESH MATE>
     1: LISTEN is not supported (Ask a materialized view for changes with SELECT.) at <LISTEN x>
     "#);
+}
+
+#[test]
+fn sources_are_altered_and_jobs_cancelled() {
+    insta::assert_snapshot!(check("
+        ALTER SOURCE s SET (allowed_lateness = '1 minute', idle_advance = true)
+        ALTER SOURCE IF EXISTS a.s RESET (max_future, properties.x.y)
+        ALTER SOURCE s RESET TO earliest
+        ALTER SOURCE s RESET TO LATEST
+        ALTER SOURCE s RESET WATERMARK
+        ALTER SOURCE s RESET WATERMARK TO TIMESTAMPTZ '2026-01-01'
+        SHOW JOBS
+        CANCEL JOB 16390
+        CANCEL JOBS 1, 2
+        ALTER SOURCE s RESET TO 5
+        ALTER SOURCE s RESET WATERMARK TO
+        ALTER SOURCE s RENAME TO t
+        ALTER MATERIALIZED VIEW v RENAME TO w
+        CANCEL JOB x
+        CANCEL JOB -1
+    "), @r#"
+    AlterSource { name: Name(["s"]), if_exists: false, change: Set({"allowed_lateness": "1 minute", "idle_advance": "true"}) }
+    AlterSource { name: Name(["a", "s"]), if_exists: true, change: Reset(["max_future", "properties.x.y"]) }
+    AlterSource { name: Name(["s"]), if_exists: false, change: ResetTo(Earliest) }
+    AlterSource { name: Name(["s"]), if_exists: false, change: ResetTo(Latest) }
+    AlterSource { name: Name(["s"]), if_exists: false, change: ResetWatermark { to: None } }
+    AlterSource { name: Name(["s"]), if_exists: false, change: ResetWatermark { to: Some("2026-01-01") } }
+    ShowJobs
+    CancelJobs { ids: [16390] }
+    CancelJobs { ids: [1, 2] }
+    25: syntax error at or near "5" (Write RESET TO earliest or RESET TO latest.) at <5>
+    34: syntax error at end of input at <>
+    16: ALTER SOURCE ... RENAME is not supported (There are SET (...), RESET (...), RESET TO earliest | latest and RESET WATERMARK.) at <RENAME TO t>
+    1: ALTER MATERIALIZED VIEW is not supported (Drop the object and create it again; of a source, ALTER SOURCE changes the bounds of its event time.) at <ALTER MATERI>
+    12: syntax error at or near "x" at <x>
+    12: there is no job -1 at <-1>
+    "#);
+    insta::assert_snapshot!(show(
+        "CREATE SOURCE s (ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'datagen') LATE ROWS INTO a.late FORMAT PLAIN ENCODE JSON"
+    ), @r#"source s (ts TIMESTAMP) watermark=Some(("ts", 0)) include=[] with={"connector": "datagen"} PLAIN JSON {} late=a.late"#);
 }
 
 #[test]

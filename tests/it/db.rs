@@ -84,11 +84,32 @@ impl Db {
                 self.engine.drop(drop, &self.names).await?;
                 Ok(Vec::new())
             }
-            create => {
-                self.engine.create(create, &self.names).await?;
+            other => {
+                self.define(other).await?;
                 Ok(Vec::new())
             }
         }
+    }
+
+    async fn define(&self, statement: &Statement) -> Fallible<Vec<String>> {
+        let names = &self.names;
+        let outcome = match statement {
+            Statement::AlterSource { name, if_exists, change } => {
+                self.engine.alter_source(name, *if_exists, change, names).await?
+            }
+            Statement::CancelJobs { ids } => self.engine.cancel_jobs(ids, names).await?,
+            create => self.engine.create(create, names).await?,
+        };
+        Ok(outcome.notices)
+    }
+
+    /// What a CREATE, ALTER or CANCEL tells.
+    pub async fn notices(&self, text: &str) -> Vec<String> {
+        let mut notices = Vec::new();
+        for parsed in sql::parse(text).expect("SQL") {
+            notices.extend(self.define(&parsed.statement).await.unwrap_or_else(|error| panic!("{error}\n{text}")));
+        }
+        notices
     }
 
     /// What the statement may read; `instead` puts other rows in the place of objects.

@@ -6,4 +6,5 @@ mod engine;
 mod house;
 mod kafka;
 mod oracle;
+mod sources;
 mod wire;

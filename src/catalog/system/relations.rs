@@ -8,8 +8,19 @@ use super::definitions::Definition;
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, Oid, RIVERRUN, SystemTables, Table};
 
 /// The tables of the schema `riverrun` in the order of their OIDs, so that these stay when tables are added at the end.
-const RIVERRUN_TABLES: [&str; 7] =
-    ["sources", "source_partitions", "materialized_views", "slices", "late_rows", "dead_letters", "checkpoints"];
+const RIVERRUN_TABLES: [&str; 11] = [
+    "sources",
+    "source_partitions",
+    "materialized_views",
+    "slices",
+    "late_rows",
+    "dead_letters",
+    "checkpoints",
+    "source_gaps",
+    "source_changes",
+    "jobs",
+    "job_partitions",
+];
 const FIRST_RIVERRUN_OID: Oid = 15000;
 
 // What has no OID of its own takes one from what it hangs on: the high bits say what it is.

@@ -30,6 +30,8 @@ pub struct Reader {
     mean_bytes: usize,
     health: Health,
     probe: Probe,
+    /// Partitions whose position the log no longer holds, one to be told by each poll.
+    lost: Vec<ConnectorError>,
 }
 
 // SAFETY: the message pointers are only held within one call of `poll`.
@@ -107,6 +109,7 @@ impl Reader {
             mean_bytes: 128,
             health: Health::Running,
             probe: Probe::default(),
+            lost: Vec::new(),
         })
     }
 
@@ -116,13 +119,19 @@ impl Reader {
             self.stop(self.assigned[i].partition);
         }
         self.assigned.clear();
+        self.lost.clear();
         self.last = 0;
         self.add(partitions)
+    }
+
+    fn forget_loss(&mut self, partition: i32) {
+        self.lost.retain(|e| !matches!(e, ConnectorError::OffsetLost { partition: lost, .. } if *lost == partition));
     }
 
     /// Reads these partitions too. One that is assigned already is taken to the offset given.
     pub fn add(&mut self, partitions: &[PartitionOffset]) -> Result<(), ConnectorError> {
         for PartitionOffset { partition, offset } in partitions {
+            self.forget_loss(*partition);
             if let Some(i) = self.assigned.iter().position(|a| a.partition == *partition) {
                 self.stop(*partition);
                 self.assigned.remove(i);
@@ -137,6 +146,7 @@ impl Reader {
     /// Stops reading these partitions.
     pub fn remove(&mut self, partitions: &[i32]) {
         for partition in partitions {
+            self.forget_loss(*partition);
             if let Some(i) = self.assigned.iter().position(|a| a.partition == *partition) {
                 self.stop(*partition);
                 self.assigned.remove(i);
@@ -189,10 +199,10 @@ impl Reader {
             // The library waits until it has as many as are asked for: so for one, if it is to wait.
             let wanted = if wait.is_zero() { room.min(BATCH) } else { 1 };
             let taken = self.take(wanted, wait);
-            let outcome = self.copy(into);
+            self.copy(into);
             heard |= taken > 0;
-            if outcome.is_err() {
-                break outcome;
+            if let Some(lost) = self.lost.pop() {
+                break Err(lost);
             }
             wait = match taken {
                 0 if heard || !wait.is_zero() || timeout.is_zero() => break Ok(()),
@@ -224,9 +234,8 @@ impl Reader {
         }
     }
 
-    /// Copies the messages taken and destroys them. After an error the rest is still copied.
-    fn copy(&mut self, into: &mut Records) -> Result<(), ConnectorError> {
-        let mut outcome = Ok(());
+    /// Copies the messages taken and destroys them.
+    fn copy(&mut self, into: &mut Records) {
         let before = into.bytes.len();
         let mut copied = 0;
         for i in 0..self.messages.len() {
@@ -234,9 +243,7 @@ impl Reader {
             // SAFETY: the message is ours until destroyed below.
             let message = unsafe { &*pointer };
             if message.err != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
-                if let Err(error) = self.note(message) {
-                    outcome = Err(error);
-                }
+                self.note(message);
             } else if let Some(at) = self.find(message.partition) {
                 let assigned = &mut self.assigned[at];
                 let dropping = assigned.broken.as_ref().is_some_and(|b| b.dropping);
@@ -255,7 +262,6 @@ impl Reader {
         if let Some(bytes) = (into.bytes.len() - before).checked_div(copied) {
             self.mean_bytes = (self.mean_bytes * 7 + bytes) / 8;
         }
-        outcome
     }
 
     fn find(&mut self, partition: i32) -> Option<usize> {
@@ -266,10 +272,8 @@ impl Reader {
     }
 
     /// Takes note of a message that tells of an end or an error.
-    fn note(&mut self, message: &sys::rd_kafka_message_t) -> Result<(), ConnectorError> {
-        let Some(at) = self.find(message.partition) else {
-            return Ok(());
-        };
+    fn note(&mut self, message: &sys::rd_kafka_message_t) {
+        let Some(at) = self.find(message.partition) else { return };
         let assigned = &mut self.assigned[at];
         // SAFETY: the payload of an error is its text, which ends in a zero.
         let reason = match unsafe { text(message.payload.cast()) } {
@@ -282,11 +286,13 @@ impl Reader {
                     assigned.position = assigned.position.max(message.offset);
                     assigned.broken = None;
                 }
-                return Ok(());
+                return;
             }
             Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET | Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
                 let (partition, offset) = (assigned.partition, assigned.position);
-                return Err(ConnectorError::OffsetLost { partition, offset, reason });
+                self.forget_loss(partition);
+                self.lost.push(ConnectorError::OffsetLost { partition, offset, reason });
+                return;
             }
             Code::RD_KAFKA_RESP_ERR__BAD_MSG
             | Code::RD_KAFKA_RESP_ERR__BAD_COMPRESSION
@@ -304,7 +310,6 @@ impl Reader {
         }
         let error = self.shared.client.classify("reading the topic", message.err, reason);
         self.set_health(Health::Retrying { message: error.to_string() });
-        Ok(())
     }
 
     fn retry_broken(&mut self) {

@@ -54,12 +54,15 @@ impl Operator for AssignWindows {
         let times = times.as_primitive::<TimestampMicrosecondType>();
         let (mut rows, mut ends) = (Vec::with_capacity(times.len()), Vec::with_capacity(times.len()));
         for row in 0..times.len() {
+            // What is taken back was counted when it came.
+            let comes = input.weight(row) > 0;
             if times.is_null(row) {
-                self.left_out += 1;
+                self.left_out += u64::from(comes);
                 continue;
             }
             let windows = windows_of(times.value(row), self.window);
-            self.left_out += u64::from(windows.len() == 0 && self.window.slide_us <= self.window.size_us);
+            let nowhere = windows.len() == 0 && self.window.slide_us <= self.window.size_us;
+            self.left_out += u64::from(nowhere && comes);
             rows.resize(rows.len() + windows.len(), row as u32);
             ends.extend(windows);
         }

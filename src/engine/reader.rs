@@ -11,7 +11,8 @@ use arrow::array::{Array, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 
-use super::backfill::{Backfill, Mark, Marks, Replay};
+use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
+use super::duplicates::{TakenIn, take_in};
 use super::stats::PartitionStats;
 use super::verdicts::{Counts, DeadLetter, LateInto, LateRow, Verdicts};
 use super::worker::{PassId, ReadRows};
@@ -20,6 +21,7 @@ use crate::connector::{
     self, ColumnSpec, ConnectorError, Decoded, Health, JsonDecoder, JsonOptions, PartitionOffset, Records,
     SourceOptions,
 };
+use crate::exec::dedup::{AcceptedRows, Deduplicate, OffsetSet, Place, WithinPartition};
 use crate::exec::exchange::{SourceProgress, StoreId};
 use crate::exec::feed::{FeedStep, PassStep, Shortfall, micros};
 use crate::exec::flow::{Feed, Pass};
@@ -51,7 +53,7 @@ impl Attached {
         }
     }
 
-    fn columns(&self) -> Vec<usize> {
+    pub(super) fn columns(&self) -> Vec<usize> {
         match self {
             Attached::Feed(_, feed) => feed.source_columns(),
             Attached::Pass(_, pass) => pass.source_columns(),
@@ -71,9 +73,17 @@ pub struct SourceSetup {
     pub time_column: Option<usize>,
     pub bounds: Bounds,
     pub late_into: Option<LateInto>,
+    pub deduplicate: Option<Deduplicate>,
 }
 
-struct Partition {
+impl SourceSetup {
+    /// The clause, if rows must go to the owners of their ids to be judged by it.
+    pub fn across_partitions(&self) -> Option<&Deduplicate> {
+        self.deduplicate.as_ref().filter(|deduplicate| !deduplicate.same_partition)
+    }
+}
+
+pub(super) struct Partition {
     start: i64,
     position: i64,
     end: Option<i64>,
@@ -85,7 +95,11 @@ struct Partition {
     idle_us: Option<i64>,
     law: PartitionLaw,
     marks: Marks,
-    counts: Counts,
+    pub counts: Counts,
+    /// Where the ids of one are in no other.
+    pub ids: Option<WithinPartition>,
+    /// Accepted by the law, and yet they do not count.
+    pub duplicates: OffsetSet,
     /// The log no longer holds the position.
     error: Option<String>,
     /// Before its start there were rows of earlier event times, which no reader finds any more.
@@ -127,11 +141,15 @@ enum Step {
 }
 
 pub struct SourceReader {
-    setup: SourceSetup,
+    pub(super) setup: SourceSetup,
     reader: Option<connector::Reader>,
-    partitions: BTreeMap<i32, Partition>,
-    decoding: Option<Decoding>,
+    pub(super) partitions: BTreeMap<i32, Partition>,
+    pub(super) decoding: Option<Decoding>,
     backfills: Vec<Backfill>,
+    /// Consumers that begin at the end of the tick.
+    waiting: Vec<Attached>,
+    /// For the owners of their ids.
+    pub(super) accepted: Vec<AcceptedRows>,
     /// Consumers whose history the log did not hold whole, with the event time they are complete from; told once.
     incomplete: BTreeMap<Consumer, i64>,
     /// Of steps that have been replaced, and of backfills that have ended.
@@ -155,6 +173,8 @@ impl SourceReader {
             partitions: BTreeMap::new(),
             decoding: None,
             backfills: Vec::new(),
+            waiting: Vec::new(),
+            accepted: Vec::new(),
             incomplete: BTreeMap::new(),
             shortfalls: BTreeMap::new(),
             records: Records::default(),
@@ -182,6 +202,8 @@ impl SourceReader {
                 law: PartitionLaw::new(start, terms),
                 marks: Marks::default(),
                 counts: Counts::default(),
+                ids: None,
+                duplicates: OffsetSet::default(),
                 error: None,
                 complete_from_us: None,
             });
@@ -226,16 +248,33 @@ impl SourceReader {
         for &(partition, low) in lows {
             if let Some(state) = self.partitions.get_mut(&partition).filter(|p| p.error.is_none()) {
                 state.law.trim(low);
+                state.duplicates.trim(low);
             }
         }
     }
 
     pub fn attach(&mut self, attached: Attached) {
+        match self.setup.across_partitions() {
+            Some(_) => self.waiting.push(attached),
+            None => self.begin(attached, None),
+        }
+    }
+
+    /// Consumers that begin now that the tick has ended: they take what is not final from the owners of ids and the rest from the
+    /// log, so that what is taken back later has always been given before.
+    pub fn begin_waiting(&mut self, final_until_us: Option<i64>) -> Vec<Consumer> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let consumers = waiting.iter().map(Attached::consumer).collect();
+        waiting.into_iter().for_each(|attached| self.begin(attached, Some(Settled { until_us: final_until_us })));
+        consumers
+    }
+
+    fn begin(&mut self, attached: Attached, settled: Option<Settled>) {
         let lost_us = self.partitions.values().filter_map(|p| p.complete_from_us).max();
         self.tell_incomplete(attached.consumer(), lost_us);
         let begun = self.partitions.values().any(|p| p.position > p.start);
         if begun {
-            match self.backfill(&attached) {
+            match self.backfill(&attached, settled) {
                 Ok(backfill) => self.backfills.push(backfill),
                 Err(error) => self.trouble = Some(error),
             }
@@ -288,6 +327,7 @@ impl SourceReader {
         (state.start, state.position, state.end) = (offset, offset, None);
         (state.at_end_since_us, state.idle_us, state.error) = (None, None, None);
         state.marks = Marks::default();
+        state.duplicates = OffsetSet::default();
         if let Some(reader) = &mut self.reader
             && let Err(error) = reader.add(&[PartitionOffset { partition, offset }])
         {
@@ -309,13 +349,14 @@ impl SourceReader {
     }
 
     pub fn detach(&mut self, consumer: Consumer) {
+        self.waiting.retain(|a| a.consumer() != consumer);
         self.backfills.retain(|b| b.consumer() != consumer);
         let consumers = self.consumers().into_iter().filter(|a| a.consumer() != consumer).collect();
         self.decode_for(consumers);
         self.shortfalls.remove(&consumer);
     }
 
-    fn consumers(&self) -> Vec<Attached> {
+    pub(super) fn consumers(&self) -> Vec<Attached> {
         self.decoding.iter().flat_map(|d| d.consumers.iter().map(|(attached, _)| attached.clone())).collect()
     }
 
@@ -334,7 +375,7 @@ impl SourceReader {
         }
     }
 
-    fn backfill(&mut self, attached: &Attached) -> Result<Backfill, String> {
+    fn backfill(&mut self, attached: &Attached, settled: Option<Settled>) -> Result<Backfill, String> {
         let mut partitions = BTreeMap::new();
         let mut lost_us = None;
         for (&partition, state) in &self.partitions {
@@ -343,11 +384,13 @@ impl SourceReader {
             } else if state.position > state.start {
                 let law = PartitionLaw::replaying(state.law.facts().clone());
                 let (position, until) = (state.start, state.position);
-                partitions.insert(partition, Replay { start: position, position, until, law, from: Some(position) });
+                let duplicates = state.duplicates.clone();
+                let from = Some(position);
+                partitions.insert(partition, Replay { start: position, position, until, law, duplicates, from });
             }
         }
         self.tell_incomplete(attached.consumer(), lost_us);
-        Backfill::new(&self.setup, attached, partitions)
+        Backfill::new(&self.setup, attached, partitions, settled)
     }
 
     /// Consumers whose history is not being read.
@@ -396,7 +439,15 @@ impl SourceReader {
         };
         let bytes = self.records.bytes.len();
         if !self.records.is_empty() {
-            judge_and_feed(&self.setup, decoding, &self.records, &mut self.partitions, now_us, &mut self.verdicts, out);
+            let accepted =
+                judge(&self.setup, decoding, &self.records, &mut self.partitions, now_us, &mut self.verdicts);
+            match take_in(&self.setup, accepted, &mut self.partitions, &mut self.verdicts) {
+                Ok(TakenIn { counts, open }) => {
+                    decoding.feed(counts, out);
+                    self.accepted.extend(open);
+                }
+                Err(error) => decoding.fail(&error, out),
+            }
         }
         for (&partition, state) in &mut self.partitions {
             if let Some(position) = reader.position(partition) {
@@ -435,7 +486,9 @@ impl SourceReader {
     /// An idle partition, and one from which nothing has come, begin at the source's watermark when a row comes.
     pub fn source_stands_at(&mut self, watermark_us: Option<i64>) {
         for state in self.partitions.values_mut() {
-            let begins = state.idle_us.is_some() || state.position == state.start;
+            // What was dead or late has not brought it further.
+            let new = state.position == state.start || state.law.watermark_us().is_none();
+            let begins = state.idle_us.is_some() || new;
             state.law.raise_when_it_returns(if begins { watermark_us } else { None });
         }
     }
@@ -460,6 +513,7 @@ impl SourceReader {
             partitions,
             trouble: self.trouble.clone(),
             unseen_columns: self.decoding.as_ref().map(|d| d.decoder.unseen_columns()).unwrap_or_default(),
+            ids: self.ids(),
             backfills: self.backfills.iter().map(|b| (b.consumer(), b.progress().collect())).collect(),
             incomplete: std::mem::take(&mut self.incomplete).into_iter().collect(),
             altered: std::mem::take(&mut self.altered),
@@ -503,6 +557,12 @@ impl Decoding {
         let mut present: BTreeSet<usize> = consumers.iter().flat_map(Attached::columns).collect();
         present.extend(setup.time_column);
         present.extend(setup.late_into.iter().flat_map(LateInto::source_columns));
+        match &setup.deduplicate {
+            None => {}
+            Some(deduplicate) if deduplicate.same_partition => present.extend(&deduplicate.columns),
+            // A row may be taken back when somebody has come who looks at other columns.
+            Some(_) => present.extend(0..setup.columns.len()),
+        }
         let present: Vec<usize> = present.into_iter().collect();
         let decoder = JsonDecoder::new(&setup.columns, &present, setup.decode).map_err(|error| error.to_string())?;
         let mut steps = Vec::new();
@@ -527,14 +587,25 @@ impl Decoding {
     }
 
     pub fn feed(&mut self, rows: RecordBatch, out: &mut Out) {
-        if rows.num_rows() == 0 {
-            return;
+        if rows.num_rows() > 0 {
+            self.feed_delta(&Delta::inserts(rows), None, out);
         }
-        let delta = Delta::inserts(rows);
-        for (attached, step) in &mut self.consumers {
+    }
+
+    /// Rows were lost to all consumers.
+    fn fail(&self, error: &ExecError, out: &mut Out) {
+        for (attached, _) in &self.consumers {
+            out.push((attached.consumer(), Err(ExecError::Invariant(format!("deduplication failed: {error}")))));
+        }
+    }
+
+    /// Feeds all consumers, or only one.
+    pub fn feed_delta(&mut self, delta: &Delta, only: Option<Consumer>, out: &mut Out) {
+        let wanted = |attached: &Attached| only.is_none_or(|only| only == attached.consumer());
+        for (attached, step) in self.consumers.iter_mut().filter(|(attached, _)| wanted(attached)) {
             let rows = match step {
-                Step::Feed(step) => step.rows(&delta).map(ReadRows::Store),
-                Step::Pass(step) => step.rows(&delta).map(ReadRows::Pass),
+                Step::Feed(step) => step.rows(delta).map(ReadRows::Store),
+                Step::Pass(step) => step.rows(delta).map(ReadRows::Pass),
             };
             out.push((attached.consumer(), rows));
         }
@@ -548,15 +619,22 @@ pub(super) fn complete_behind(setup: &SourceSetup, watermark_us: Option<i64>) ->
     newest_us.map(|us| us.saturating_add(1))
 }
 
-fn judge_and_feed(
+/// Rows that the law has accepted, as they were decoded, and where they stand.
+pub(super) struct Accepted {
+    pub rows: RecordBatch,
+    /// Columns of the source that are there, ascending.
+    pub present: Vec<usize>,
+    pub places: Vec<Place>,
+}
+
+fn judge(
     setup: &SourceSetup,
     decoding: &mut Decoding,
     records: &Records,
     partitions: &mut BTreeMap<i32, Partition>,
     now_us: i64,
     verdicts: &mut Verdicts,
-    out: &mut Out,
-) {
+) -> Accepted {
     let decoded = decoding.decoder.decode(records, 0..records.len());
     count_records(records, partitions);
     for dead in &decoded.dead {
@@ -581,6 +659,7 @@ fn judge_and_feed(
     let times = event_times(setup, &decoding.present, &decoded);
     let mut keep = BooleanBufferBuilder::new(decoded.rows.len());
     let (mut late, mut late_rows) = (Vec::new(), Vec::new());
+    let mut places = Vec::new();
     let mut row = 0;
     while row < decoded.rows.len() {
         let of = records.records[decoded.rows[row] as usize].partition;
@@ -605,6 +684,9 @@ fn judge_and_feed(
                 Ok(()) => {
                     state.counts.accepted += 1;
                     keep.append(true);
+                    if setup.deduplicate.is_some() {
+                        places.push(Place { partition: of, offset: record.offset });
+                    }
                 }
                 Err((reason, watermark_us)) => {
                     state.counts.late += 1;
@@ -628,7 +710,7 @@ fn judge_and_feed(
         verdicts.late_into.push((into.table, into.rows(&decoded.batch, &decoding.present, late_rows, &late)));
     }
     verdicts.late.append(&mut late);
-    decoding.feed(kept(decoded.batch, keep), out);
+    Accepted { rows: kept(decoded.batch, keep), present: decoding.present.clone(), places }
 }
 
 fn count_records(records: &Records, partitions: &mut BTreeMap<i32, Partition>) {
@@ -685,6 +767,7 @@ mod tests {
             time_column: Some(0),
             bounds,
             late_into: None,
+            deduplicate: None,
         });
         reader.add_partitions(&[(0, 0)]);
         let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };

@@ -187,6 +187,7 @@ mod tests {
             error: None,
         };
         let source = SourceStats {
+            ids: Default::default(),
             oid: 1,
             schema: "public".into(),
             name: "a\"b".into(),

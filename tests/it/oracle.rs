@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use datafusion::datasource::MemTable;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -19,14 +19,14 @@ use riverrun::sql::{self, Name, Statement};
 
 use crate::db::{Db, lines};
 
-fn seeds(default: Range<u64>) -> Range<u64> {
+pub fn seeds(default: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("RIVERRUN_ORACLE_SEEDS") else { return default };
     let (from, to) = text.split_once("..").expect("RIVERRUN_ORACLE_SEEDS=FROM..TO");
     from.parse().expect("a seed")..to.parse().expect("a seed")
 }
 
 /// Over rows `r(k VARCHAR, v BIGINT, ts TIMESTAMPTZ)`.
-const QUERIES: &[&str] = &[
+pub const QUERIES: &[&str] = &[
     "SELECT k, v FROM r WHERE v > 0",
     "SELECT k, count(*) AS n, sum(v) AS s, min(v) AS lo, max(v) AS hi FROM r GROUP BY k",
     "SELECT count(*) AS n, sum(v) AS s, max(v) AS m FROM r",
@@ -57,7 +57,7 @@ const OVER_VIEWS: &[&str] = &[
 ];
 
 const MINUTE_US: i64 = 60_000_000;
-const START_US: i64 = 1_767_225_600_000_000;
+pub const START_US: i64 = 1_767_225_600_000_000;
 
 async fn create_views(db: &Db) {
     for (i, query) in QUERIES.iter().enumerate() {
@@ -123,12 +123,12 @@ async fn change(db: &Db, random: &mut StdRng) -> String {
 
 /// A partition's law, as simple as it can be written.
 #[derive(Default)]
-struct NaiveLaw {
-    watermark_us: Option<i64>,
+pub struct NaiveLaw {
+    pub watermark_us: Option<i64>,
 }
 
 impl NaiveLaw {
-    fn accepts(&mut self, time_us: i64) -> bool {
+    pub fn accepts(&mut self, time_us: i64) -> bool {
         let accepted = self.watermark_us.is_none_or(|w| time_us >= w - 20_000_000);
         if accepted {
             self.watermark_us = self.watermark_us.max(Some(time_us - 10_000_000));
@@ -155,7 +155,7 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
         ))
         .await;
         let mut laws: BTreeMap<i32, NaiveLaw> = BTreeMap::new();
-        let mut accepted: Vec<(Option<&str>, Option<i64>, i64)> = Vec::new();
+        let mut accepted: Vec<EventRow> = Vec::new();
         let mut sent = 0;
         let created_after = random.random_range(0..3);
         for step in 0..4 {
@@ -203,18 +203,20 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
     }
 }
 
-/// The batch engine's answer over these rows in the place of the source's.
-async fn over_rows(db: &Db, query: &str, rows: &[(Option<&str>, Option<i64>, i64)]) -> Vec<String> {
+/// `(k, v, ts)`.
+pub type EventRow = (Option<&'static str>, Option<i64>, i64);
+
+/// The batch engine's answer over these rows in the place of the source's, whose further columns nobody looks at.
+pub async fn over_rows(db: &Db, query: &str, rows: &[EventRow]) -> Vec<String> {
     let source = db.engine.catalog().resolve(&Name(vec!["r".into()]), &db.names).expect("the source");
-    let batch = RecordBatch::try_new(
-        source.columns.clone(),
-        vec![
-            Arc::new(rows.iter().map(|r| r.0).collect::<StringArray>()),
-            Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>()),
-            Arc::new(rows.iter().map(|r| Some(r.2)).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
-        ],
-    )
-    .expect("the source's columns");
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(rows.iter().map(|r| r.0).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>()),
+        Arc::new(rows.iter().map(|r| Some(r.2)).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
+    ];
+    let further = source.columns.fields().iter().skip(columns.len());
+    columns.extend(further.map(|field| arrow::array::new_null_array(field.data_type(), rows.len())));
+    let batch = RecordBatch::try_new(source.columns.clone(), columns).expect("the source's columns");
     let table = MemTable::try_new(source.columns.clone(), vec![vec![batch]]).expect("a table");
     let parsed = sql::parse(query).expect("a query").remove(0);
     let Statement::Query(query) = &parsed.statement else { panic!("not a query") };

@@ -146,8 +146,9 @@ impl AcrossPartitions {
 
     fn insert(&mut self, id: IdRef, mut new: Pending) {
         let first = self.ids.get(id).map_or(NONE, |settled| settled.first);
+        // A record that is read once more, as after a reset of the source, repeats itself: it goes behind.
         let (mut before, mut at) = (NONE, first);
-        while at != NONE && self.pending[at as usize].order() < new.order() {
+        while at != NONE && self.pending[at as usize].order() <= new.order() {
             (before, at) = (at, self.pending[at as usize].next);
         }
         new.next = at;

@@ -596,7 +596,7 @@ mod tests {
             }
             let end = clocks.iter().max().unwrap() + interval + 1;
             ids.settle(end).unwrap();
-            ids.settle(end + interval).unwrap();
+            ids.settle(end + interval + PARTS as i64).unwrap();
             assert_eq!((ids.ids(), ids.batches.len(), ids.pending.len()), (0, 0, 0), "seed {seed}");
         }
     }

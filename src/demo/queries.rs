@@ -17,6 +17,7 @@ files![
     "ad_events.sql",
     "by_country_device.sql",
     "ctr_per_ad.sql",
+    "day_so_far.sql",
     "minute_history.sql",
     "rollup.sql",
     "top_ads.sql",

@@ -9,6 +9,7 @@ use super::{EngineError, EngineOptions, Stats};
 use crate::catalog::{Catalog, NameContext, Oid};
 use crate::exec::Delta;
 use crate::planner::EventTimes;
+use crate::planner::stream_plan::StreamPlan;
 use crate::sql::{AlterSource, Drop, Name, OnConflict, Statement};
 
 /// The engine: one catalog, its dataflows, its ticks. Cheap to clone.
@@ -118,9 +119,15 @@ impl Engine {
         self.inner.flush().await
     }
 
-    /// What EXPLAIN ANALYZE says of a materialized view's dataflow: state and rows by operator and store.
-    pub async fn explain_view(&self, view: Oid) -> Result<Vec<String>, EngineError> {
-        self.inner.explain_view(view).await
+    /// What EXPLAIN says of a materialized view: its dataflow and the stores it reads; with ANALYZE also state and rows by
+    /// operator and store.
+    pub async fn explain_view(&self, view: Oid, analyze: bool) -> Result<Vec<String>, EngineError> {
+        self.inner.explain_view(view, analyze).await
+    }
+
+    /// What EXPLAIN says of a view that is not there yet: the dataflow, and the stores it would join or make.
+    pub async fn explain_plan(&self, plan: StreamPlan) -> Result<Vec<String>, EngineError> {
+        self.inner.explain_plan(plan).await
     }
 
     /// Figures for the tables of the schema `riverrun`, as of the last tick.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use super::alter::{Alteration, Change, Gap, Pending};
@@ -29,9 +29,12 @@ use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;
 use crate::exec::flow::{Feed, Flow, Input, Output};
+use crate::exec::horizon::Horizon;
 use crate::exec::law::SourceTime;
+use crate::exec::regroup::{Regrouped, Regrouping};
+use crate::exec::regroup_changes::RegroupedChanges;
 use crate::exec::store_snapshot::StoreSnapshot;
-use crate::exec::tail::{Tail, Times};
+use crate::exec::tail::{Tail, Times, shown};
 use crate::exec::window_view::WindowView;
 use crate::planner::stream_plan::StreamPlan;
 
@@ -79,12 +82,20 @@ pub(super) enum Request {
         reply: Reply<()>,
     },
     Topic(Seen),
-    /// Text for EXPLAIN ANALYZE.
+    /// Text for EXPLAIN.
     Explain {
-        view: Oid,
+        what: Explained,
         reply: Reply<Vec<String>>,
     },
     Stop,
+}
+
+/// What EXPLAIN is asked about.
+pub(super) enum Explained {
+    /// A view that runs, and with ANALYZE what it holds and has done.
+    View { oid: Oid, analyze: bool },
+    /// What a plan would become.
+    Plan(Box<StreamPlan>),
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Outcome<T>>;
@@ -139,6 +150,23 @@ pub(super) struct FeedUse {
     pub store: StoreId,
     pub view: WindowView,
     pub edge: Option<EdgeId>,
+    /// The store holds finer groups than the view's.
+    pub regrouped: Option<RegroupedUse>,
+}
+
+pub(super) struct RegroupedUse {
+    pub by: Arc<Regrouping>,
+    /// For readers, on their threads: a tick does not wait for it.
+    pub reader: Arc<Mutex<Regrouped>>,
+    pub edge: Option<RegroupedEdge>,
+}
+
+/// A change stream of a regrouped view. Its groups are made of all workers' keys, so it is followed here.
+pub(super) struct RegroupedEdge {
+    pub regrouped: Regrouped,
+    pub changes: RegroupedChanges,
+    /// What the first step says is for nobody: who begins there is given the content.
+    pub skips_first: bool,
 }
 
 pub(super) struct View {
@@ -188,6 +216,32 @@ pub(super) struct Coordinator {
     pub kept: Arc<Kept>,
     pub stats: Arc<RwLock<Arc<Stats>>>,
     pub tick_ms: f64,
+}
+
+impl View {
+    /// Tables and views whose changes it takes.
+    pub fn upstream(&self) -> impl Iterator<Item = Oid> {
+        self.flow.tail.iter().flat_map(|node| &node.inputs).filter_map(|input| match input {
+            Input::Object(oid) => Some(*oid),
+            _ => None,
+        })
+    }
+
+    /// The changes of regrouped feeds that somebody follows, by feed.
+    fn follow_regrouped(&mut self, data: &TickData, times: &dyn Times) -> Result<HashMap<usize, Delta>, EngineError> {
+        let mut deltas = HashMap::new();
+        for (i, feed) in self.feeds.iter_mut().enumerate() {
+            let Some(edge) = feed.regrouped.as_mut().and_then(|r| r.edge.as_mut()) else { continue };
+            let parts = data.snapshots.get(&feed.store).map(Vec::as_slice).unwrap_or_default();
+            let parts: Vec<StoreSnapshot> = parts.iter().map(|(_, part)| part.clone()).collect();
+            let shown = shown(Some(&Horizon::Source(self.flow.feeds[i].source)), times, self.plan.retention_us);
+            let delta = edge.changes.step(&mut edge.regrouped, &parts, &shown)?;
+            if !std::mem::take(&mut edge.skips_first) {
+                deltas.insert(i, delta);
+            }
+        }
+        Ok(deltas)
+    }
 }
 
 /// Everything that happened in a tick, while it is being put together.
@@ -324,7 +378,7 @@ impl Coordinator {
             }
             Request::Read { objects, allow_partial, reply } => asked.reads.push((objects, allow_partial, reply)),
             Request::Wait { ends, reply } => self.waits.push(Wait { ends, reply }),
-            Request::Explain { view, reply } => asked.explained.push((view, reply)),
+            Request::Explain { what, reply } => asked.explained.push((what, reply)),
         }
     }
 
@@ -336,10 +390,12 @@ impl Coordinator {
                 wanted.extend(self.store_read_by(*oid));
             }
         }
-        for view in self.views.values().filter(|v| v.made_in == tick) {
-            for upstream in view.object.depends_on.iter() {
-                wanted.extend(self.store_read_by(*upstream));
+        for view in self.views.values() {
+            if view.made_in == tick {
+                wanted.extend(view.upstream().filter_map(|upstream| self.store_read_by(upstream)));
             }
+            let followed = |feed: &&FeedUse| feed.regrouped.as_ref().is_some_and(|r| r.edge.is_some());
+            wanted.extend(view.feeds.iter().filter(followed).map(|feed| feed.store));
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -516,17 +572,22 @@ impl Coordinator {
                 objects.insert(upstream, deltas);
             }
         }
+        let nowhere = self.is_held(view);
+        let times: &dyn Times = if nowhere { &Nowhere } else { &self.times };
+        let regrouped = view.follow_regrouped(data, times)?;
         let feeds = &view.feeds;
         let passes = &view.passes;
         let external = |input: Input| -> Vec<Delta> {
             match input {
-                Input::Feed(i) => feeds[i].edge.and_then(|edge| data.edges.get(&edge)).cloned().unwrap_or_default(),
+                Input::Feed(i) => match regrouped.get(&i) {
+                    Some(delta) => vec![delta.clone()],
+                    None => feeds[i].edge.and_then(|edge| data.edges.get(&edge)).cloned().unwrap_or_default(),
+                },
                 Input::Pass(i) => data.passes.get(&passes[i]).cloned().unwrap_or_default(),
                 Input::Object(oid) => objects.get(&oid).cloned().unwrap_or_default(),
                 Input::Node(_) => Vec::new(),
             }
         };
-        let times: &dyn Times = if self.is_held(view) { &Nowhere } else { &self.times };
         let mut outputs = view.tail.step(&external, times, view.plan.retention_us)?;
         let deltas = match view.flow.last {
             Input::Node(node) => vec![outputs.swap_remove(node)],
@@ -655,8 +716,8 @@ impl Coordinator {
         for (objects, allow_partial, reply) in asked.reads {
             let _ = reply.send(self.version(&objects, allow_partial, data).map(Arc::new));
         }
-        for (view, reply) in asked.explained {
-            let _ = reply.send(self.explain(view));
+        for (what, reply) in asked.explained {
+            let _ = reply.send(self.explain(&what));
         }
         let waits = std::mem::take(&mut self.waits);
         for wait in waits {
@@ -708,5 +769,5 @@ struct Asked {
     altered: Vec<(Outcome<Pending>, Reply<Vec<String>>)>,
     written: Vec<(Outcome<WriteOutcome>, Reply<WriteOutcome>)>,
     reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
-    explained: Vec<(Oid, Reply<Vec<String>>)>,
+    explained: Vec<(Explained, Reply<Vec<String>>)>,
 }

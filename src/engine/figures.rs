@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::coordinator::{Coordinator, Source, Store, View};
+use super::coordinator::{Coordinator, Explained, RegroupedUse, Source, Store, View};
 use super::error::EngineError;
 use super::stats::{SliceStats, SourceStats, Stats, ViewStats};
 use super::worker::StoreReport;
@@ -72,6 +72,8 @@ impl Coordinator {
         let samples: Vec<String> = shortfall.sample.into_iter().chain(overflow).chain(left_out).collect();
         let tail = view.tail.state();
         let stored: usize = stores.iter().flat_map(|(_, s)| s.reports.values()).map(|r| r.bytes).sum();
+        let regrouped = view.feeds.iter().filter_map(|f| f.regrouped.as_ref()).map(regrouped_bytes);
+        let regrouped: usize = regrouped.map(|(reads, changes)| reads + changes).sum();
         let arranged = view.arrangement.as_ref().map_or(0, Arrangement::bytes);
         let late = |oid: &Oid| -> u64 {
             self.sources.get(oid).map_or(0, |s| s.partitions.values().map(|p| p.counts.late).sum())
@@ -86,7 +88,7 @@ impl Coordinator {
             watermark_us: super::version::watermark_of(&view.flow.horizons, &self.times),
             complete_from_us: stores.iter().filter_map(|(_, s)| complete_from(s)).chain(view.complete_from_us).max(),
             rows: view.arrangement.as_ref().map(|a| a.rows() as u64),
-            state_bytes: (stored + arranged + tail.iter().map(|t| t.2).sum::<usize>()) as u64,
+            state_bytes: (stored + arranged + regrouped + tail.iter().map(|t| t.2).sum::<usize>()) as u64,
             late_rows: view.targets.keys().map(late).sum(),
             forgotten_rows: stores.iter().flat_map(|(_, s)| s.reports.values()).map(|r| r.forgotten_rows).sum(),
             expression_errors: shortfall.errors,
@@ -97,11 +99,19 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn explain(&self, oid: Oid) -> Result<Vec<String>, EngineError> {
-        let Some(view) = self.views.get(&oid) else {
+    pub(super) fn explain(&self, what: &Explained) -> Result<Vec<String>, EngineError> {
+        let (oid, analyze) = match what {
+            Explained::View { oid, analyze } => (oid, *analyze),
+            Explained::Plan(plan) => return self.explain_plan(plan),
+        };
+        let Some(view) = self.views.get(oid) else {
             return Err(EngineError::Invalid { message: "there is no such view".into(), hint: String::new() });
         };
-        let mut lines = Vec::new();
+        let mut lines = self.explain_running(view);
+        if !analyze {
+            return Ok(lines);
+        }
+        lines.push(String::new());
         for (i, (name, rows, bytes)) in view.tail.state().into_iter().enumerate() {
             lines.push(format!("operator {i}: {name} rows={rows} bytes={bytes}"));
         }
@@ -117,10 +127,21 @@ impl Coordinator {
                 sum(|r| r.bytes),
                 store.users.len(),
             ));
+            if let Some(used) = &feed.regrouped {
+                let (reads, changes) = regrouped_bytes(used);
+                lines.push(format!("regrouped: bytes={reads} for reads, {changes} for changes"));
+            }
         }
         lines.push(format!("tail: time={:.3}ms rows_out={}", view.step_us as f64 / 1000.0, view.rows_out));
         Ok(lines)
     }
+}
+
+/// What a regrouped view keeps for reads, and for those that follow its changes. What a read is at work with is counted when it
+/// is done.
+fn regrouped_bytes(used: &RegroupedUse) -> (usize, usize) {
+    let reads = used.reader.try_lock().map_or(0, |reader| reader.bytes());
+    (reads, used.edge.as_ref().map_or(0, |edge| edge.regrouped.bytes() + edge.changes.bytes()))
 }
 
 /// Over all aggregations of a view: values shown as NULL because they do not fit, and what the first was.

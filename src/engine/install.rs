@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::coordinator::{Coordinator, FeedUse, NewSource, Request, Source, Store, View};
+use parking_lot::Mutex;
+
+use super::coordinator::{Coordinator, FeedUse, NewSource, RegroupedEdge, RegroupedUse, Request, Source, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;
 use super::topic::TopicWatch;
 use super::worker::{Command, attached_feed, attached_pass};
 use crate::catalog::{Object, ObjectKind, Oid};
 use crate::exec::arrangement::Arrangement;
+use crate::exec::derive::Derived;
 use crate::exec::exchange::StoreId;
 use crate::exec::flow::{Feed, Flow, Input, Objects, Output};
 use crate::exec::horizon::Horizon;
+use crate::exec::regroup::Regrouped;
+use crate::exec::regroup_changes::RegroupedChanges;
 use crate::exec::tail::Tail;
-use crate::exec::window_view::WindowView;
-use crate::planner::stream_plan::{Emit, Op, StreamPlan, Window};
+use crate::planner::stream_plan::{Emit, Op, StoreChoice, StreamPlan, Window};
 
 /// SEMANTICS 3.4: rows of windows are not copied more often than this.
 const MOST_COPIES: i64 = 1000;
@@ -96,6 +100,14 @@ impl Coordinator {
     pub(super) fn add_view(&mut self, object: Arc<Object>, plan: StreamPlan) -> Result<Vec<String>, EngineError> {
         let flow = Flow::of(&plan, self)?;
         let mut notices = self.check(&flow, &plan)?;
+        if plan.store == StoreChoice::Shared {
+            for feed in &flow.feeds {
+                let choice = self.choose(feed, &plan, true);
+                if choice.found.is_none() {
+                    return Err(self.not_shared(feed, &choice));
+                }
+            }
+        }
         let tail = Tail::new(&flow)?;
         let arrangement = match flow.output {
             Output::Rows(_) if plan.output().append_only => Some(Arrangement::append_only(flow.schema.clone())),
@@ -111,16 +123,15 @@ impl Coordinator {
         let mut feeds = Vec::new();
         for (i, feed) in flow.feeds.iter().enumerate() {
             let keep_us = plan.retention_us.and_then(|kept| Some(kept.saturating_add(feed.view.window?.size_us)));
-            let (store, view) = self.store_for(object.oid, feed, keep_us, &mut notices);
-            if self.is_whole(store) {
+            let read_in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
+            let mut use_of = self.store_for(object.oid, feed, &plan, read_in_place, keep_us, &mut notices)?;
+            if self.is_whole(use_of.store) {
                 targets.entry(feed.source).or_insert_with(|| Some(Vec::new()));
             } else {
                 targets.insert(feed.source, None);
             }
-            let read_in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
-            let mut use_of = FeedUse { store, view, edge: None };
             if !read_in_place {
-                self.add_edge(&mut use_of, plan.retention_us, true);
+                self.add_edge(&mut use_of, plan.retention_us, true)?;
             }
             feeds.push(use_of);
         }
@@ -132,7 +143,7 @@ impl Coordinator {
         }
         for input in flow.tail.iter().flat_map(|n| &n.inputs) {
             if let Input::Object(upstream) = input {
-                self.want_changes(*upstream);
+                self.want_changes(*upstream)?;
             }
         }
         if targets.values().any(Option::is_none) {
@@ -165,7 +176,7 @@ impl Coordinator {
     }
 
     /// What a view can be refused for only now that its parts are known.
-    fn check(&self, flow: &Flow, plan: &StreamPlan) -> Result<Vec<String>, EngineError> {
+    pub(super) fn check(&self, flow: &Flow, plan: &StreamPlan) -> Result<Vec<String>, EngineError> {
         let windowed = match &flow.output {
             Output::Feed { feed, .. } => flow.feeds[*feed].view.window.is_some(),
             Output::Aggregate { node, .. } => flow.tail[*node]
@@ -179,6 +190,12 @@ impl Coordinator {
                 message: "retention needs a view that ends in a GROUP BY of windows over a time with a watermark"
                     .into(),
                 hint: "Leave retention out, or group by window_start and window_end of HOP, TUMBLE or CUMULATE.".into(),
+            });
+        }
+        if plan.store != StoreChoice::Auto && flow.feeds.is_empty() {
+            return Err(EngineError::Invalid {
+                message: "store is for a view that groups rows of a source: this one reads no store".into(),
+                hint: "Leave store out.".into(),
             });
         }
         let mut notices = Vec::new();
@@ -204,30 +221,26 @@ impl Coordinator {
         Ok(notices)
     }
 
-    /// Does a view that is current read the store?
-    fn is_whole(&self, store: StoreId) -> bool {
-        let users = self.stores.get(&store).into_iter().flat_map(|store| store.users.keys());
-        users.filter_map(|oid| self.views.get(oid)).any(|view| view.current)
-    }
-
     /// A store that holds what the feed needs, or a new one.
     fn store_for(
         &mut self,
         view_oid: Oid,
         feed: &Feed,
+        plan: &StreamPlan,
+        read_in_place: bool,
         keep_us: Option<i64>,
         notices: &mut Vec<String>,
-    ) -> (StoreId, WindowView) {
-        let shared = self.stores.iter().find_map(|(&id, store)| Some((id, feed.read_from(&store.feed)?)));
-        let (id, view) = match shared {
-            Some((id, view)) => {
-                let users: Vec<String> = self.stores[&id]
-                    .users
-                    .keys()
-                    .filter_map(|oid| Some(format!("\"{}\"", self.views.get(oid)?.object.name)))
-                    .collect();
-                notices.push(format!("shares {} with {}", store_name(id), users.join(", ")));
-                (id, view)
+    ) -> Result<FeedUse, EngineError> {
+        let (id, view, regrouped) = match self.choose(feed, plan, read_in_place).found {
+            Some((id, derived)) => {
+                notices.push(self.joined(id, &derived));
+                match derived {
+                    Derived::Same(view) => (id, view, None),
+                    Derived::Regrouped(by) => {
+                        let reader = Arc::new(Mutex::new(Regrouped::new(by.clone())?));
+                        (id, feed.view.clone(), Some(RegroupedUse { by, reader, edge: None }))
+                    }
+                }
             }
             None => {
                 let id = self.fresh_id();
@@ -246,7 +259,7 @@ impl Coordinator {
                 };
                 self.stores.insert(id, store);
                 notices.push(format!("keeps its state in {}", store_name(id)));
-                (id, feed.view.clone())
+                (id, feed.view.clone(), None)
             }
         };
         let store = self.stores.get_mut(&id).expect("found or made above");
@@ -258,7 +271,7 @@ impl Coordinator {
         };
         store.users.insert(view_oid, wish);
         self.tell_keep(id);
-        (id, view)
+        Ok(FeedUse { store: id, view, edge: None, regrouped })
     }
 
     /// A store keeps what its most demanding view wants.
@@ -268,23 +281,32 @@ impl Coordinator {
         self.broadcast(|| Command::Keep { store: id, keep_us });
     }
 
-    fn add_edge(&mut self, feed: &mut FeedUse, retention_us: Option<i64>, tells_all: bool) {
+    fn add_edge(&mut self, feed: &mut FeedUse, retention_us: Option<i64>, tells_all: bool) -> Result<(), EngineError> {
+        if let Some(used) = &mut feed.regrouped {
+            let changes = RegroupedChanges::new(feed.view.clone())?;
+            let regrouped = Regrouped::new(used.by.clone())?;
+            used.edge = Some(RegroupedEdge { regrouped, changes, skips_first: !tells_all });
+            return Ok(());
+        }
         let edge = self.fresh_id();
         feed.edge = Some(edge);
         let (store, view) = (feed.store, feed.view.clone());
         self.broadcast(|| Command::AddEdge { edge, store, view: view.clone(), retention_us, tells_all });
+        Ok(())
     }
 
     /// A view's changes are wanted by another.
-    fn want_changes(&mut self, oid: Oid) {
-        let Some(mut view) = self.views.remove(&oid) else { return };
+    fn want_changes(&mut self, oid: Oid) -> Result<(), EngineError> {
+        let Some(mut view) = self.views.remove(&oid) else { return Ok(()) };
+        let mut added = Ok(());
         if let Output::Feed { feed, .. } = view.flow.output
-            && view.feeds[feed].edge.is_none()
+            && !view.feeds[feed].is_followed()
         {
             // Whoever begins now is given the content; the stream says what comes after.
-            self.add_edge(&mut view.feeds[feed], view.plan.retention_us, false);
+            added = self.add_edge(&mut view.feeds[feed], view.plan.retention_us, false);
         }
         self.views.insert(oid, view);
+        added
     }
 
     pub(super) fn remove(&mut self, oid: Oid) {
@@ -312,7 +334,7 @@ impl Coordinator {
                     source.watch = None;
                 }
             }
-            self.unwanted_changes(&view.object.depends_on);
+            self.unwanted_changes(view.upstream());
         }
         if self.sources.remove(&oid).is_some() {
             self.broadcast(|| Command::DropSource { source: oid });
@@ -322,13 +344,16 @@ impl Coordinator {
     }
 
     /// Nobody may want the changes of these any more.
-    fn unwanted_changes(&mut self, upstream: &[Oid]) {
+    fn unwanted_changes(&mut self, upstream: impl Iterator<Item = Oid>) {
         for oid in upstream {
-            if self.views.values().any(|v| v.object.depends_on.contains(oid)) {
+            if self.views.values().any(|v| v.upstream().any(|up| up == oid)) {
                 continue;
             }
-            let Some(view) = self.views.get_mut(oid) else { continue };
+            let Some(view) = self.views.get_mut(&oid) else { continue };
             let Output::Feed { feed, .. } = view.flow.output else { continue };
+            if let Some(used) = &mut view.feeds[feed].regrouped {
+                used.edge = None;
+            }
             if let Some(edge) = view.feeds[feed].edge.take() {
                 let store = view.feeds[feed].store;
                 self.broadcast(|| Command::DropEdge { edge, store });

@@ -18,6 +18,7 @@ mod install;
 mod jobs;
 mod read;
 mod reader;
+mod sharing;
 mod source_table;
 mod stats;
 mod table;
@@ -43,7 +44,7 @@ pub use error::EngineError;
 pub use stats::{Ids, JobPartition, JobStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
 pub use verdicts::Counts;
 
-use self::coordinator::{Coordinator, NewSource, Reply, Request};
+use self::coordinator::{Coordinator, Explained, NewSource, Reply, Request};
 use self::reader::SourceSetup;
 use self::stats::Kept;
 use self::verdicts::LateInto;
@@ -52,7 +53,7 @@ use crate::catalog::{Catalog, NameContext, Object, ObjectKind, Oid, Source};
 use crate::connector::{ColumnSpec, IncludeKind, JsonOptions, SourceOptions};
 use crate::exec::dedup::Deduplicate;
 use crate::exec::law::Bounds;
-use crate::planner;
+use crate::planner::{self, stream_plan::StreamPlan};
 use crate::sql::{Drop, Include, Name, Statement, interval_us};
 
 #[derive(Debug, Clone)]
@@ -73,6 +74,8 @@ pub const MOST_WORKERS: usize = 256;
 
 pub(crate) struct Inner {
     catalog: RwLock<Arc<Catalog>>,
+    /// The dataflows of materialized views, as they run.
+    plans: RwLock<planner::Plans>,
     /// One DDL statement at a time.
     ddl: tokio::sync::Mutex<()>,
     requests: Sender<Request>,
@@ -116,6 +119,7 @@ impl Inner {
         threads.push(thread::Builder::new().name("coordinator".into()).spawn(run).map_err(failed)?);
         Ok(Arc::new(Inner {
             catalog: RwLock::new(Arc::new(Catalog::new())),
+            plans: RwLock::default(),
             ddl: tokio::sync::Mutex::new(()),
             requests,
             stats,
@@ -181,8 +185,12 @@ impl Inner {
             }
             _ => None,
         };
-        let plan = definition.plan.map(Box::new);
-        notices.extend(self.ask(|reply| Request::Create { object, setup, plan, reply }).await?);
+        let plan = definition.plan.map(|plan| planner::onto_slices(plan, &self.plans.read()));
+        let running = plan.clone().map(Box::new);
+        notices.extend(self.ask(|reply| Request::Create { object, setup, plan: running, reply }).await?);
+        if let Some(plan) = plan {
+            self.plans.write().insert(oid, Arc::new(plan));
+        }
         *self.catalog.write() = Arc::new(next);
         Ok(DdlOutcome { tag, notices })
     }
@@ -237,6 +245,7 @@ impl Inner {
         let next = catalog.after_drop(&plan)?;
         *self.catalog.write() = Arc::new(next);
         let oids = plan.oids.clone();
+        self.plans.write().retain(|oid, _| !oids.contains(oid));
         self.ask(|reply| Request::Drop { oids, reply }).await?;
         let kind = match statement.kind {
             crate::sql::ObjectType::Source => "SOURCE",
@@ -259,8 +268,13 @@ impl Inner {
         self.ask(|reply| Request::Write { changes, reply }).await
     }
 
-    async fn explain_view(&self, view: Oid) -> Result<Vec<String>, EngineError> {
-        self.ask(|reply| Request::Explain { view, reply }).await
+    async fn explain_view(&self, oid: Oid, analyze: bool) -> Result<Vec<String>, EngineError> {
+        self.ask(|reply| Request::Explain { what: Explained::View { oid, analyze }, reply }).await
+    }
+
+    async fn explain_plan(&self, plan: StreamPlan) -> Result<Vec<String>, EngineError> {
+        let plan = Box::new(planner::onto_slices(plan, &self.plans.read()));
+        self.ask(|reply| Request::Explain { what: Explained::Plan(plan), reply }).await
     }
 
     async fn wait_for(&self, name: &Name, names: &NameContext, timeout: Option<Duration>) -> Result<(), EngineError> {

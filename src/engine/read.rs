@@ -1,6 +1,7 @@
 //! Views, tables and sources as DataFusion tables: immutable, as of one tick.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,14 +21,18 @@ use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
+use parking_lot::Mutex;
 
 use crate::exec::ExecError;
 use crate::exec::arrangement::Snapshot;
 use crate::exec::expr::Evaluator;
 use crate::exec::flow::{over_present, substitute};
 use crate::exec::id_set::IdSet;
-use crate::exec::keys::CHUNK;
+use crate::exec::keys::{CHUNK, KeySnapshot};
+use crate::exec::regroup::Regrouped;
+use crate::exec::slice_store::StoreLayout;
 use crate::exec::store_snapshot::StoreSnapshot;
+use crate::exec::window_cursor::WindowCursor;
 use crate::exec::window_view::{Group, Shown, WindowView, Within};
 use crate::planner::stream_plan::{Node, Op};
 
@@ -37,8 +42,7 @@ type Physical = Arc<dyn PhysicalExpr>;
 /// aggregation.
 #[derive(Clone)]
 pub struct WindowTable {
-    /// The store's parts, each with how it is read there.
-    parts: Vec<(StoreSnapshot, WindowView)>,
+    parts: Vec<Part>,
     shown: Shown,
     /// Over the aggregation's columns.
     filters: Vec<Physical>,
@@ -46,17 +50,31 @@ pub struct WindowTable {
     schema: SchemaRef,
 }
 
+/// A part of a store, or a whole one, and how it is read.
+#[derive(Clone)]
+pub struct Part {
+    pub view: WindowView,
+    pub rows: Rows,
+}
+
+/// Where the groups of a [`Part`] are.
+#[derive(Clone)]
+pub enum Rows {
+    Store(StoreSnapshot),
+    /// They are made of the finer ones of all parts of a store.
+    Regrouped {
+        parts: Arc<[StoreSnapshot]>,
+        by: Arc<Mutex<Regrouped>>,
+    },
+}
+
 impl WindowTable {
     /// `post`: the plan's filters and projections above the aggregation, bottom first.
-    pub fn new(
-        parts: Vec<(StoreSnapshot, WindowView)>,
-        shown: Shown,
-        post: &[Node],
-        schema: SchemaRef,
-    ) -> Result<Self, ExecError> {
+    pub fn new(parts: Vec<Part>, shown: Shown, post: &[Node], schema: SchemaRef) -> Result<Self, ExecError> {
         let (mut filters, mut columns): (Vec<Physical>, Vec<Physical>) = (Vec::new(), Vec::new());
-        if let Some((_, view)) = parts.first() {
-            columns = view
+        if let Some(part) = parts.first() {
+            columns = part
+                .view
                 .schema
                 .fields()
                 .iter()
@@ -82,8 +100,8 @@ impl WindowTable {
         let mut batches = Vec::new();
         for part in 0..self.parts.len() {
             let scan = self.scan_part(part, &all, &Within::default(), &[])?;
-            for window in scan.windows() {
-                batches.extend(scan.read(window)?);
+            for window in scan.into_windows() {
+                batches.extend(window?);
             }
         }
         Ok(batches)
@@ -95,7 +113,7 @@ impl WindowTable {
     }
 
     fn group_of(&self, output: usize) -> Option<Group> {
-        self.parts.first()?.1.group.get(self.origin(output)?).copied()
+        self.parts.first()?.view.group.get(self.origin(output)?).copied()
     }
 
     fn scan_part(
@@ -105,7 +123,8 @@ impl WindowTable {
         within: &Within,
         key_filters: &[Physical],
     ) -> Result<PartScan, ExecError> {
-        let (snapshot, view) = &self.parts[part];
+        let part = &self.parts[part];
+        let view = &part.view;
         let columns: Vec<Physical> = projection.iter().map(|&i| self.columns[i].clone()).collect();
         let mut needed: Vec<usize> =
             self.filters.iter().chain(&columns).flat_map(collect_columns).map(|c| c.index()).collect();
@@ -120,9 +139,11 @@ impl WindowTable {
             schema: Arc::new(self.schema.project(projection)?),
             needed,
             within: within.clone(),
-            only: keys_where(snapshot, key_filters)?,
-            snapshot: snapshot.clone(),
-            view: view.clone(),
+            only: match &part.rows {
+                Rows::Store(snapshot) => Only::Ids(keys_where(&snapshot.layout, &snapshot.keys, key_filters)?),
+                Rows::Regrouped { .. } => Only::Where(key_filters.to_vec(), Arc::default()),
+            },
+            part: part.clone(),
             shown: self.shown,
         })
     }
@@ -245,15 +266,15 @@ fn micros_of(value: &ScalarValue) -> Option<i64> {
 }
 
 /// Ids of the keys for which every filter is true; `None` without filters.
-fn keys_where(snapshot: &StoreSnapshot, filters: &[Physical]) -> Result<Option<Arc<IdSet>>, ExecError> {
+fn keys_where(layout: &StoreLayout, keys: &KeySnapshot, filters: &[Physical]) -> Result<Option<Arc<IdSet>>, ExecError> {
     if filters.is_empty() {
         return Ok(None);
     }
     let mut evaluators: Vec<Evaluator> = filters.iter().map(|f| Evaluator::new(f.clone())).collect();
-    let schema = Arc::new(Schema::new(snapshot.layout.keys.to_vec()));
-    let mut ids = IdSet::new(snapshot.keys.len);
-    for (i, chunk) in snapshot.keys.chunks.iter().enumerate() {
-        let rows = (snapshot.keys.len - i * CHUNK).min(CHUNK);
+    let schema = Arc::new(Schema::new(layout.keys.to_vec()));
+    let mut ids = IdSet::new(keys.len);
+    for (i, chunk) in keys.chunks.iter().enumerate() {
+        let rows = (keys.len - i * CHUNK).min(CHUNK);
         let batch = batch_of(&schema, chunk.to_vec(), rows)?;
         let mut mask = vec![true; rows];
         for evaluator in &mut evaluators {
@@ -276,14 +297,26 @@ fn batch_of(schema: &SchemaRef, columns: Vec<arrow::array::ArrayRef>, rows: usiz
     Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
 }
 
+/// The keys that a scan is about.
+#[derive(Clone)]
+enum Only {
+    /// `None`: all.
+    Ids(Option<Arc<IdSet>>),
+    /// Those for which these are true, worked out when the first window is read; ids are of the numbering that stands beside
+    /// them.
+    Where(Vec<Physical>, Arc<Mutex<Option<KnownIds>>>),
+}
+
+/// Ids, all if `None`, and the numbering that they are of.
+type KnownIds = (u64, Option<Arc<IdSet>>);
+
 /// One part of a scan: gives a window's batches at a time.
 #[derive(Clone)]
 struct PartScan {
-    snapshot: StoreSnapshot,
-    view: WindowView,
+    part: Part,
     shown: Shown,
     within: Within,
-    only: Option<Arc<IdSet>>,
+    only: Only,
     /// Columns of the aggregation that are read.
     needed: Vec<usize>,
     inner: SchemaRef,
@@ -294,12 +327,63 @@ struct PartScan {
 
 impl PartScan {
     fn windows(&self) -> Vec<i64> {
-        self.view.windows(&self.snapshot, &self.shown, &self.within)
+        match &self.part.rows {
+            Rows::Store(snapshot) => self.part.view.windows(snapshot, &self.shown, &self.within),
+            Rows::Regrouped { parts, .. } => {
+                let of_part = |part| self.part.view.windows(part, &self.shown, &self.within);
+                parts.iter().flat_map(of_part).collect::<BTreeSet<_>>().into_iter().collect()
+            }
+        }
     }
 
-    fn read(&self, end_us: i64) -> Result<Vec<RecordBatch>, ExecError> {
+    /// What the window that ends at `end_us` is read from, with the keys wanted of it.
+    fn cursor(&self, end_us: i64) -> Result<WindowCursor, ExecError> {
+        let (snapshot, only) = match (&self.part.rows, &self.only) {
+            (Rows::Store(snapshot), Only::Ids(only)) => (snapshot.clone(), only.clone()),
+            (Rows::Regrouped { parts, by }, Only::Where(filters, known)) => {
+                let mut by = by.lock();
+                let layout = by.plan().layout.clone();
+                let (numbering, keys) = by.keys(parts)?;
+                let mut known = known.lock();
+                let only = match &*known {
+                    Some((of, only)) if *of == numbering => only.clone(),
+                    _ => keys_where(&layout, &keys, filters)?,
+                };
+                *known = Some((numbering, only.clone()));
+                let range = self.part.view.slices_of(layout.grid, end_us);
+                (by.snapshot(parts, range, only.as_deref())?, only)
+            }
+            _ => return Err(ExecError::Invariant("a scan looks for keys where they are not".into())),
+        };
+        Ok(self.part.view.cursor(snapshot, only, &self.needed))
+    }
+
+    /// The batches of each window, one window after the other.
+    fn into_windows(self) -> impl Iterator<Item = Result<Vec<RecordBatch>, ExecError>> {
+        let windows = self.windows();
+        // A regrouped snapshot is of one window.
+        let one_for_all = matches!(self.part.rows, Rows::Store(_));
+        let mut kept = None;
+        (0..windows.len()).map(move |i| {
+            let mut cursor = match kept.take() {
+                Some(cursor) => cursor,
+                None => self.cursor(windows[i])?,
+            };
+            let next_us = windows.get(i + 1).filter(|_| one_for_all).copied();
+            let batches = self.read(&mut cursor, windows[i], next_us);
+            kept = one_for_all.then_some(cursor);
+            batches
+        })
+    }
+
+    fn read(
+        &self,
+        cursor: &mut WindowCursor,
+        end_us: i64,
+        next_us: Option<i64>,
+    ) -> Result<Vec<RecordBatch>, ExecError> {
         let mut batches = Vec::new();
-        for (rows, columns) in self.view.read(&self.snapshot, end_us, self.only.as_deref(), &self.needed)? {
+        for (rows, columns) in self.part.view.read(cursor, end_us, next_us, &self.needed)? {
             let mut batch = batch_of(&self.inner, columns, rows)?;
             for filter in &self.filters {
                 let mask = Evaluator::new(filter.clone()).evaluate_predicate(&batch)?;
@@ -330,8 +414,7 @@ impl PartitionStream for PartScan {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let scan = self.clone();
-        let batches = scan.windows().into_iter().flat_map(move |end| match scan.read(end) {
+        let batches = self.clone().into_windows().flat_map(|window| match window {
             Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(external(error))],
         });

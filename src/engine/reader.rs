@@ -819,7 +819,7 @@ mod tests {
         // The last row was at 4.9 s.
         assert_eq!(report.incomplete, [(Consumer::Pass(2), 4_900_001)]);
         reader.alter(SourceChange::Restart(vec![(0, 40)]), Some(4_500_000));
-        assert_eq!(reader.read(2000, &mut Vec::new()) > 0, true);
+        assert!(reader.read(2000, &mut Vec::new()) > 0);
         let report = reader.report(1, &mut Verdicts::default());
         let Counts { read, accepted, late, .. } = report.partitions[0].counts;
         // Those before 4.9 s are late now: the watermark stands there.

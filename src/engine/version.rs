@@ -9,7 +9,7 @@ use datafusion::catalog::TableProvider;
 use super::ReadVersion;
 use super::coordinator::{Coordinator, TickData, View};
 use super::error::EngineError;
-use super::read::{RowsTable, WindowTable};
+use super::read::{Part, Rows, RowsTable, WindowTable};
 use super::source_table::SourceTable;
 use super::worker::holds_empty_key;
 use crate::catalog::{ObjectKind, Oid};
@@ -143,13 +143,21 @@ fn window_table(
         Output::Feed { feed, post } => {
             let read = &view.feeds[*feed];
             let snapshots = data.snapshots.get(&read.store).map(Vec::as_slice).unwrap_or_default();
-            let parts: Vec<_> = snapshots
-                .iter()
-                .map(|(worker, snapshot)| {
-                    let shows_empty = read.view.shows_empty && holds_empty_key(*worker, workers);
-                    (snapshot.clone(), WindowView { shows_empty, ..read.view.clone() })
-                })
-                .collect();
+            let parts: Vec<Part> = match &read.regrouped {
+                Some(regrouped) => {
+                    let parts = snapshots.iter().map(|(_, snapshot)| snapshot.clone()).collect();
+                    let rows = Rows::Regrouped { parts, by: regrouped.reader.clone() };
+                    vec![Part { view: read.view.clone(), rows }]
+                }
+                None => snapshots
+                    .iter()
+                    .map(|(worker, snapshot)| {
+                        let shows_empty = read.view.shows_empty && holds_empty_key(*worker, workers);
+                        let view = WindowView { shows_empty, ..read.view.clone() };
+                        Part { view, rows: Rows::Store(snapshot.clone()) }
+                    })
+                    .collect(),
+            };
             (parts, Some(Horizon::Source(view.flow.feeds[*feed].source)), post)
         }
         Output::Aggregate { node, post } => {
@@ -158,7 +166,7 @@ fn window_table(
                 .aggregate
                 .as_ref()
                 .ok_or_else(|| ExecError::Invariant("a view's store has no aggregation".into()))?;
-            (vec![(snapshot, aggregate.view.clone())], horizon.clone(), post)
+            (vec![Part { view: aggregate.view.clone(), rows: Rows::Store(snapshot) }], horizon.clone(), post)
         }
     };
     let shown = shown(horizon.as_ref(), times, retention_us);

@@ -16,7 +16,7 @@ use super::slice_store::{Grid, StoreLayout};
 use super::state::Measure;
 use super::window_view::{Group, WindowView};
 use crate::planner::stream_plan::Oid;
-use crate::planner::stream_plan::{Aggregate, Call, Emit, Function, GroupColumn, Node, Op, ScanKind, StreamPlan};
+use crate::planner::stream_plan::{Aggregate, Emit, GroupColumn, Node, Op, ScanKind, StreamPlan};
 
 type Expr = Arc<dyn PhysicalExpr>;
 
@@ -55,8 +55,6 @@ pub struct Feed {
     pub keys: Vec<Expr>,
     pub args: Vec<Vec<Expr>>,
     pub call_filters: Vec<Option<Expr>>,
-    /// Names the function of each call, for comparison.
-    functions: Vec<String>,
     pub layout: Arc<StoreLayout>,
     pub view: WindowView,
 }
@@ -307,20 +305,6 @@ fn parts(
     Ok(Parts { keys, layout: Arc::new(StoreLayout { keys: key_fields, grid, measures }), view })
 }
 
-/// The call without its arguments and filter, which are compared over the source's schema.
-fn function_name(call: &Call) -> String {
-    let function = match &call.function {
-        Function::Count => "count".to_string(),
-        Function::Sum => "sum".to_string(),
-        Function::Min => "min".to_string(),
-        Function::Max => "max".to_string(),
-        Function::Avg => "avg".to_string(),
-        Function::ApproxDistinct => "approx_distinct".to_string(),
-        Function::DataFusion(function) => function.name().to_string(),
-    };
-    format!("{function} distinct={} {}", call.distinct, call.output.data_type())
-}
-
 impl Feed {
     fn new(
         aggregate: &Aggregate,
@@ -344,7 +328,6 @@ impl Feed {
             keys: over_source(&keys)?,
             args,
             call_filters,
-            functions: aggregate.calls.iter().map(function_name).collect(),
             layout,
             view,
         })
@@ -354,45 +337,6 @@ impl Feed {
     pub fn source_columns(&self) -> Vec<usize> {
         let all = self.filters.iter().chain(&self.time).chain(&self.keys).chain(self.args.iter().flatten());
         columns_of(all.chain(self.call_filters.iter().flatten()))
-    }
-
-    /// What the rows and keys of the store are, in words that are equal for equal stores.
-    fn identity(&self) -> String {
-        let mut filters: Vec<String> = self.filters.iter().map(|f| f.to_string()).collect();
-        filters.sort();
-        let time = self.time.as_ref().map(|t| t.to_string());
-        let keys: Vec<String> = self.keys.iter().map(|k| k.to_string()).collect();
-        format!("{} {filters:?} {time:?} {keys:?}", self.source)
-    }
-
-    fn call_identity(&self, call: usize) -> String {
-        let args: Vec<String> = self.args[call].iter().map(|a| a.to_string()).collect();
-        let filter = self.call_filters[call].as_ref().map(|f| f.to_string());
-        format!("{} {args:?} {filter:?}", self.functions[call])
-    }
-
-    /// How this feed's view is read from the store of `other`, if all it needs is there (SEMANTICS 3.2).
-    pub fn read_from(&self, other: &Feed) -> Option<WindowView> {
-        if self.identity() != other.identity() {
-            return None;
-        }
-        match (self.layout.grid, other.layout.grid) {
-            (None, None) => {}
-            (Some(mine), Some(theirs)) => {
-                if mine.width_us % theirs.width_us != 0 || mine.phase_us.rem_euclid(theirs.width_us) != theirs.phase_us
-                {
-                    return None;
-                }
-            }
-            _ => return None,
-        }
-        let measures = (0..self.args.len())
-            .map(|mine| {
-                let wanted = self.call_identity(mine);
-                (0..other.args.len()).find(|&theirs| other.call_identity(theirs) == wanted)
-            })
-            .collect::<Option<Vec<_>>>()?;
-        Some(WindowView { measures, ..self.view.clone() })
     }
 }
 

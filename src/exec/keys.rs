@@ -16,6 +16,7 @@ pub const CHUNK: usize = 8192;
 /// Interns group keys to ids 0, 1, 2, ... in the order of first sight. Ids are a cache of one process: nothing durable
 /// names them.
 pub struct KeyDictionary {
+    identity: Arc<()>,
     groups: Option<Box<dyn GroupValues>>,
     len: usize,
     frozen: Vec<Arc<Vec<ArrayRef>>>,
@@ -27,6 +28,8 @@ pub struct KeyDictionary {
 /// The keys as of a snapshot: id `i` is row `i % CHUNK` of chunk `i / CHUNK`.
 #[derive(Clone)]
 pub struct KeySnapshot {
+    /// One for all snapshots of one dictionary: ids that both know are equal.
+    pub identity: Arc<()>,
     pub chunks: Vec<Arc<Vec<ArrayRef>>>,
     pub len: usize,
 }
@@ -39,7 +42,14 @@ impl KeyDictionary {
         } else {
             Some(new_group_values(Arc::new(Schema::new(fields.to_vec())), &GroupOrdering::None)?)
         };
-        Ok(KeyDictionary { groups, len: 0, frozen: Vec::new(), tail: Vec::new(), scratch: Vec::new() })
+        Ok(KeyDictionary {
+            identity: Arc::new(()),
+            groups,
+            len: 0,
+            frozen: Vec::new(),
+            tail: Vec::new(),
+            scratch: Vec::new(),
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -119,7 +129,7 @@ impl KeyDictionary {
         } else if self.groups.is_none() && self.len > 0 {
             chunks.push(Arc::new(Vec::new()));
         }
-        Ok(KeySnapshot { chunks, len: self.len })
+        Ok(KeySnapshot { identity: self.identity.clone(), chunks, len: self.len })
     }
 }
 

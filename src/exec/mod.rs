@@ -5,6 +5,7 @@ pub mod arrangement;
 pub mod bucket;
 pub mod dedup;
 pub mod delta;
+pub mod derive;
 mod error;
 pub mod exchange;
 pub mod expr;
@@ -18,6 +19,8 @@ pub mod law;
 pub mod operator;
 pub mod overflows;
 pub mod panes;
+pub mod regroup;
+pub mod regroup_changes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;
@@ -30,6 +33,7 @@ pub mod tail;
 #[cfg(test)]
 pub(crate) mod text;
 pub mod window;
+pub mod window_cursor;
 pub mod window_view;
 
 pub use delta::Delta;

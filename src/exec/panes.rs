@@ -170,7 +170,7 @@ impl Panes {
                     continue;
                 }
                 let moves: usize = gone.iter().chain(&come).map(|r| cache.cost(closed, r)).sum();
-                let cost = total.batch.ids.len() + moves;
+                let cost = kept.bytes + moves;
                 if cost < least {
                     least = cost;
                     best = Some((i, gone, come));
@@ -193,7 +193,7 @@ impl Panes {
 
     /// Keeps the closed part of a window for the next one.
     pub fn keep_total(&self, range: Range<i64>, measures: &[usize], batch: SliceBatch) {
-        let bytes = batch.bytes();
+        let bytes = batch.bytes;
         let total = Total { range, measures: measures.to_vec(), batch };
         let mut cache = self.0.lock();
         if cache.totals.iter().any(|t| t.what.range == total.range && t.what.measures == total.measures) {
@@ -257,7 +257,7 @@ impl Panes {
         };
         let pane =
             if parts.len() == 1 { parts[0].clone() } else { merge_batches(closed.layout, &parts, closed.num_keys)? };
-        let bytes = if parts.len() == 1 { 0 } else { pane.bytes() };
+        let bytes = if parts.len() == 1 { 0 } else { pane.bytes };
         let mut cache = self.0.lock();
         let used = cache.tick();
         let kept = Kept { what: pane.clone(), bytes, used };
@@ -289,13 +289,13 @@ impl Cache {
         self.totals[at].what.clone()
     }
 
-    /// Rows to merge for a range: those of its panes, or of their slices where the panes have yet to be made.
+    /// Bytes to merge for a range: those of its panes, or of their slices where the panes have yet to be made.
     fn cost(&self, closed: &Closed<'_>, range: &Range<i64>) -> usize {
-        let rows = |(key, run): (Option<PaneKey>, &[Arc<SliceBatch>])| match key.and_then(|key| self.panes.get(&key)) {
-            Some(pane) => pane.what.ids.len(),
-            None => run.iter().map(|s| s.ids.len()).sum(),
+        let bytes = |(key, run): (Option<PaneKey>, &[Arc<SliceBatch>])| match key.and_then(|key| self.panes.get(&key)) {
+            Some(pane) => pane.what.bytes,
+            None => run.iter().map(|s| s.bytes).sum(),
         };
-        if range.is_empty() { 0 } else { runs(closed, range).into_iter().map(rows).sum() }
+        if range.is_empty() { 0 } else { runs(closed, range).into_iter().map(bytes).sum() }
     }
 
     /// Counts `bytes` more and makes room.

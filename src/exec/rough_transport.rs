@@ -252,8 +252,11 @@ mod tests {
 
     fn progress(sender: u32, tick: u64) -> Vec<SourceProgress> {
         let watermark_us = (tick > 3).then_some(-7);
-        let partitions =
-            vec![PartitionProgress { partition: sender as i32, watermark_us, idle_us: (tick % 2 == 0).then_some(5) }];
+        let partitions = vec![PartitionProgress {
+            partition: sender as i32,
+            watermark_us,
+            idle_us: tick.is_multiple_of(2).then_some(5),
+        }];
         vec![SourceProgress { source: 9, partitions, offsets: vec![(sender as i32, tick as i64)] }]
     }
 

@@ -21,12 +21,14 @@ pub struct SliceBatch {
     pub counts: Vec<i64>,
     /// One array per measure of the layout, in the measure's Arrow form.
     pub states: Vec<ArrayRef>,
+    /// Memory, roughly, which is also what it costs to merge.
+    pub bytes: usize,
 }
 
 impl SliceBatch {
-    pub fn bytes(&self) -> usize {
-        let states: usize = self.states.iter().map(|s| s.get_array_memory_size()).sum();
-        states + self.ids.capacity() * 4 + self.counts.capacity() * 8
+    pub fn new(slice: i64, ids: Vec<u32>, counts: Vec<i64>, states: Vec<ArrayRef>) -> Self {
+        let of_states: usize = states.iter().map(|s| s.get_array_memory_size()).sum();
+        SliceBatch { bytes: of_states + ids.capacity() * 4 + counts.capacity() * 8, slice, ids, counts, states }
     }
 }
 
@@ -144,20 +146,21 @@ impl Merging {
         let slots: Vec<u32> = (0..self.ids.len() as u32).filter(|&slot| self.counts[slot as usize] != 0).collect();
         let states =
             self.states.iter().map(|s| if slots.len() == self.ids.len() { s.states() } else { s.take(&slots) });
-        Ok(SliceBatch {
+        Ok(SliceBatch::new(
             slice,
-            states: states.collect::<Result<_, _>>()?,
-            counts: slots.iter().map(|&slot| self.counts[slot as usize]).collect(),
-            ids: slots.iter().map(|&slot| self.ids[slot as usize]).collect(),
-        })
+            slots.iter().map(|&slot| self.ids[slot as usize]).collect(),
+            slots.iter().map(|&slot| self.counts[slot as usize]).collect(),
+            states.collect::<Result<_, _>>()?,
+        ))
     }
 
-    pub fn finish(self) -> Result<Merged, ExecError> {
+    /// What has been merged so far, as SQL shows it; keys whose rows cancel are still there.
+    pub fn finish(&self) -> Result<Merged, ExecError> {
         let outputs: Vec<ArrayRef> = self.states.iter().map(|s| s.finish()).collect::<Result<_, _>>()?;
         // What has no NULL needs no second look.
-        let overflowed = |(s, o): (&Box<dyn States>, &ArrayRef)| if o.null_count() == 0 { 0 } else { s.overflowed() };
-        let overflowed = self.states.iter().zip(&outputs).map(overflowed).collect();
-        Ok(Merged { ids: self.ids, counts: self.counts, outputs, overflowed })
+        let pairs = self.states.iter().zip(&outputs);
+        let overflowed = pairs.map(|(s, o)| if o.null_count() == 0 { 0 } else { s.overflowed() }).collect();
+        Ok(Merged { ids: self.ids.clone(), counts: self.counts.clone(), outputs, overflowed })
     }
 }
 

@@ -165,12 +165,9 @@ impl OpenSlice {
             let column = column.states()?;
             states.push(if in_order { column } else { take(&column, &order, None)? });
         }
-        let batch = Arc::new(SliceBatch {
-            slice,
-            ids: order.values().iter().map(|&slot| self.ids[slot as usize]).collect(),
-            counts: order.values().iter().map(|&slot| self.counts[slot as usize]).collect(),
-            states,
-        });
+        let ids = order.values().iter().map(|&slot| self.ids[slot as usize]).collect();
+        let counts = order.values().iter().map(|&slot| self.counts[slot as usize]).collect();
+        let batch = Arc::new(SliceBatch::new(slice, ids, counts, states));
         self.cached = Some(batch.clone());
         Ok(batch)
     }
@@ -341,7 +338,7 @@ impl SliceStore {
             let batch = first.get_mut().batch(slice)?;
             first.remove();
             if !batch.ids.is_empty() {
-                self.closed_bytes += batch.bytes();
+                self.closed_bytes += batch.bytes;
                 Arc::make_mut(&mut self.closed).push(batch);
             }
         }
@@ -358,7 +355,7 @@ impl SliceStore {
         }
         self.first_kept = Some(first);
         let gone = self.closed.partition_point(|s| s.slice < first);
-        self.closed_bytes -= self.closed[..gone].iter().map(|s| s.bytes()).sum::<usize>();
+        self.closed_bytes -= self.closed[..gone].iter().map(|s| s.bytes).sum::<usize>();
         Arc::make_mut(&mut self.closed).drain(..gone);
         self.open = self.open.split_off(&first);
         self.panes.forget(first);
@@ -392,12 +389,8 @@ impl SliceStore {
         // Snapshots that were taken go on with the old numbers.
         self.panes = Arc::default();
         for slice in Arc::make_mut(&mut self.closed) {
-            *slice = Arc::new(SliceBatch {
-                slice: slice.slice,
-                ids: slice.ids.iter().map(|&id| renumbered[id as usize]).collect(),
-                counts: slice.counts.clone(),
-                states: slice.states.clone(),
-            });
+            let ids = slice.ids.iter().map(|&id| renumbered[id as usize]).collect();
+            *slice = Arc::new(SliceBatch::new(slice.slice, ids, slice.counts.clone(), slice.states.clone()));
         }
         for open in self.open.values_mut() {
             open.index = IdIndex::default();
@@ -506,7 +499,7 @@ impl SliceStore {
 
     /// (slice number, rows, bytes, closed) of every slice.
     pub fn slices(&self) -> impl Iterator<Item = (i64, usize, usize, bool)> {
-        let closed = self.closed.iter().map(|s| (s.slice, s.ids.len(), s.bytes(), true));
+        let closed = self.closed.iter().map(|s| (s.slice, s.ids.len(), s.bytes, true));
         closed.chain(self.open.iter().map(|(&slice, s)| (slice, s.ids.len(), s.bytes(), false)))
     }
 

@@ -32,41 +32,67 @@ impl StoreSnapshot {
         slices_in(&self.closed, &range).iter().chain(slices_in(&self.open, &range))
     }
 
-    /// Merges the slices of a range, for the keys in `only` if given; keys with no rows are left out. Cost: the rows of the
-    /// panes that cover it, or of the last reader's total and what has changed since; a binary search per pane and key where
-    /// `only` holds few.
-    pub fn merge(&self, range: Range<i64>, measures: &[usize], only: Option<&IdSet>) -> Result<Merged, ExecError> {
-        const FEW: usize = 64;
-        let closed = Closed {
+    /// Of so few keys each is found by binary search.
+    pub const FEW_KEYS: usize = 64;
+
+    fn closed(&self) -> Closed<'_> {
+        Closed {
             layout: &self.layout,
             num_keys: self.keys.len,
             first_kept: self.first_kept.unwrap_or(i64::MIN),
             before: self.closed_before,
             slices: &self.closed,
-        };
-        let closed_range = range.start..range.end.min(self.closed_before).max(range.start);
-        let open: Vec<Step> = slices_in(&self.open, &range).iter().cloned().map(Step::add).collect();
-        let few = only.filter(|only| only.len() <= FEW);
-        let steps = self.panes.steps(&closed, closed_range.clone(), measures)?;
-        if let Some(only) = few {
+        }
+    }
+
+    fn closed_part(&self, range: &Range<i64>) -> Range<i64> {
+        range.start..range.end.min(self.closed_before).max(range.start)
+    }
+
+    fn open_steps(&self, range: &Range<i64>) -> impl Iterator<Item = Step> {
+        slices_in(&self.open, range).iter().cloned().map(Step::add)
+    }
+
+    /// What to merge for a range: panes or a total for what is closed, and the open slices.
+    pub fn steps(&self, range: Range<i64>, measures: &[usize]) -> Result<Vec<Step>, ExecError> {
+        let mut steps = self.panes.steps(&self.closed(), self.closed_part(&range), measures)?;
+        steps.extend(self.open_steps(&range));
+        Ok(steps)
+    }
+
+    /// Batches that together are the slices of the range, few and large: panes of the closed ones, and the open ones.
+    pub fn cover(&self, range: Range<i64>) -> Result<Vec<Arc<SliceBatch>>, ExecError> {
+        let mut batches = self.panes.cover(&self.closed(), self.closed_part(&range))?;
+        batches.extend(slices_in(&self.open, &range).iter().cloned());
+        Ok(batches)
+    }
+
+    /// Merges the slices of a range, for the keys in `only` if given; keys with no rows are left out. Cost: the rows of the
+    /// panes that cover it, or of the last reader's total and what has changed since; a binary search per pane and key where
+    /// `only` holds few.
+    pub fn merge(&self, range: Range<i64>, measures: &[usize], only: Option<&IdSet>) -> Result<Merged, ExecError> {
+        if let Some(only) = only.filter(|only| only.len() <= Self::FEW_KEYS) {
             let mut merging = Merging::new(&self.layout, only.ids(), measures);
-            for step in steps.iter().chain(&open) {
+            for step in self.steps(range, measures)? {
                 merging.add_looked_up(&step.piece(measures), step.taken_away)?;
             }
             return merging.finish()?.without_empty();
         }
-        let mut present = ids_of(steps.iter().chain(&open).map(Step::ids), self.keys.len);
+        let closed_part = self.closed_part(&range);
+        let closed = self.panes.steps(&self.closed(), closed_part.clone(), measures)?;
+        let open: Vec<Step> = self.open_steps(&range).collect();
+        let mut present = ids_of(closed.iter().chain(&open).map(Step::ids), self.keys.len);
         if let Some(only) = only {
             present.keep_only(only);
             present.seal();
         }
         let all = only.is_none();
         let mut merging = Merging::new(&self.layout, present.ids(), measures);
-        for step in &steps {
+        for step in &closed {
             merging.add(&step.piece(measures), &present, all, step.taken_away)?;
         }
-        if all && steps.len() > 2 {
-            self.panes.keep_total(closed_range.clone(), measures, merging.batch(closed_range.start)?);
+        if all && closed.len() > 2 {
+            self.panes.keep_total(closed_part.clone(), measures, merging.batch(closed_part.start)?);
         }
         for step in &open {
             merging.add(&step.piece(measures), &present, all, false)?;

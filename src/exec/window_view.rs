@@ -18,6 +18,7 @@ use super::slice_batch::{Merged, by_chunk};
 use super::slice_store::{Grid, SliceStore, StoreLayout};
 use super::store_snapshot::StoreSnapshot;
 use super::window::{Windows, windows_of};
+use super::window_cursor::WindowCursor;
 use super::{Delta, ExecError};
 use crate::planner::stream_plan::{Emit, Window};
 
@@ -71,7 +72,7 @@ impl Default for Within {
 
 impl WindowView {
     /// The slices that make up the window that ends at `end_us`.
-    fn slices_of(&self, grid: Option<Grid>, end_us: i64) -> Range<i64> {
+    pub fn slices_of(&self, grid: Option<Grid>, end_us: i64) -> Range<i64> {
         match (self.window, grid) {
             (Some(window), Some(grid)) => grid.slice_of(window.start_of(end_us))..grid.slice_of(end_us),
             _ => 0..1,
@@ -80,14 +81,14 @@ impl WindowView {
 
     /// Ends of the windows that cover a slice, ascending. What contains its first moment covers all of it: the width
     /// divides the window and the phases agree.
-    fn windows_over(&self, grid: Option<Grid>, slice: i64) -> Windows {
+    pub(super) fn windows_over(&self, grid: Option<Grid>, slice: i64) -> Windows {
         match (self.window, grid) {
             (Some(window), Some(grid)) => windows_of(grid.start_us(slice), window),
             _ => Windows::once(0),
         }
     }
 
-    fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, end_us: i64) -> bool {
+    pub(super) fn shows(&self, first_kept_us: Option<i64>, shown: &Shown, end_us: i64) -> bool {
         let Some(window) = self.window else { return true };
         let whole = first_kept_us.is_none_or(|kept| window.start_of(end_us) >= kept);
         let kept = shown.horizon_us.is_none_or(|horizon| end_us > horizon);
@@ -122,27 +123,34 @@ impl WindowView {
         ends
     }
 
+    /// What [`WindowView::read`] reads `outputs` from; `only`: of these keys.
+    pub fn cursor(&self, snapshot: StoreSnapshot, only: Option<Arc<IdSet>>, outputs: &[usize]) -> WindowCursor {
+        WindowCursor::new(snapshot, outputs.iter().filter_map(|&o| self.measure_of(o)).collect(), only)
+    }
+
     fn within(&self, within: &Within, end_us: i64) -> bool {
         let Some(window) = self.window else { return true };
         within.ends.contains(&end_us) && within.starts.contains(&window.start_of(end_us))
     }
 
     /// The rows of the window that ends at `end_us`, in batches of at most [`super::keys::CHUNK`] rows, ascending by id, each with its
-    /// number of rows. `outputs` selects columns of the schema.
+    /// number of rows. `outputs` selects columns of the schema. `next_us`: the window that will be asked for next of this
+    /// cursor, which [`WindowView::cursor`] gives.
     pub fn read(
         &self,
-        snapshot: &StoreSnapshot,
+        cursor: &mut WindowCursor,
         end_us: i64,
-        only: Option<&IdSet>,
+        next_us: Option<i64>,
         outputs: &[usize],
     ) -> Result<Vec<(usize, Vec<ArrayRef>)>, ExecError> {
-        let measures: Vec<usize> = outputs.iter().filter_map(|&o| self.measure_of(o)).collect();
-        let range = self.slices_of(snapshot.layout.grid, end_us);
-        let mut merged = snapshot.merge(range, &measures, only)?;
+        let grid = cursor.snapshot().layout.grid;
+        let slices = |end_us| self.slices_of(grid, end_us);
+        let mut merged = cursor.merge(slices(end_us), next_us.map(slices).as_ref())?;
+        let snapshot = cursor.snapshot();
         let asked = outputs.iter().filter(|&&output| output >= self.group.len());
         asked.zip(&merged.overflowed).for_each(|(&output, &n)| self.overflows.add(n, self.schema.field(output)));
-        if self.shows_empty && merged.ids.is_empty() && only.is_none() {
-            merged = self.empty_group(&snapshot.layout, &measures)?;
+        if self.shows_empty && merged.ids.is_empty() && cursor.reads_all() {
+            merged = self.empty_group(&snapshot.layout, cursor.measures())?;
             return Ok(vec![(1, self.columns(&[], 1, end_us, &merged.outputs, outputs)?)]);
         }
         let mut batches = Vec::new();
@@ -373,8 +381,10 @@ impl Changes {
         self.closed_until_us = Some(final_until_us);
         let snapshot = store.snapshot()?;
         let all: Vec<usize> = (0..self.view.schema.fields().len()).collect();
-        for end in self.view.windows(&snapshot, shown, &within) {
-            for (_, columns) in self.view.read(&snapshot, end, None, &all)? {
+        let windows = self.view.windows(&snapshot, shown, &within);
+        let mut cursor = self.view.cursor(snapshot, None, &all);
+        for (i, &end) in windows.iter().enumerate() {
+            for (_, columns) in self.view.read(&mut cursor, end, windows.get(i + 1).copied(), &all)? {
                 out.whole.push(RecordBatch::try_new(self.view.schema.clone(), columns)?);
             }
         }
@@ -537,8 +547,11 @@ mod tests {
             let shown = Shown { horizon_us: None, final_until_us };
             let mut read = Expected::new();
             let view = &self.changes.view;
-            for end in view.windows(&snapshot, &shown, &Within::default()) {
-                for (_, columns) in view.read(&snapshot, end, None, &[0, 1, 2, 3, 4]).unwrap() {
+            let windows = view.windows(&snapshot, &shown, &Within::default());
+            let mut cursor = view.cursor(snapshot, None, &[0, 1, 2, 3, 4]);
+            for (i, &end) in windows.iter().enumerate() {
+                let next = windows.get(i + 1).copied();
+                for (_, columns) in view.read(&mut cursor, end, next, &[0, 1, 2, 3, 4]).unwrap() {
                     let batch = RecordBatch::try_new(view.schema.clone(), columns).unwrap();
                     for row in 0..batch.num_rows() {
                         let (end, key, n, s, m) = line(&batch, row);

@@ -19,7 +19,7 @@ use super::relations::references;
 use super::scope::Scope;
 use super::session::planning_state;
 use super::show_create;
-use super::stream_plan::{Emit, StreamPlan};
+use super::stream_plan::{Emit, StoreChoice, StreamPlan};
 use super::types::{arrow_type, output_type, sql_name, timestamptz};
 use crate::catalog::{
     Catalog, Deduplicate, LateColumn, LateRows, MaterializedView, NameContext, Object, ObjectKind, Oid, PG_TYPE,
@@ -237,14 +237,15 @@ impl Definer<'_> {
     }
 
     fn materialized_view(&self, create: &CreateMaterializedView) -> Result<Definition, PlanError> {
-        let mut retention_us = None;
+        let (mut retention_us, mut store) = (None, StoreChoice::Auto);
         for (key, value) in &create.options {
             match key.as_str() {
                 "retention" => retention_us = Some(retention(value)?),
+                "store" => store = store_choice(value)?,
                 _ => {
                     return Err(PlanError::Invalid(
                         Refusal::new(format!("unrecognized option of a materialized view: \"{key}\""))
-                            .hint("There is one: retention, such as WITH (retention = '30 days')."),
+                            .hint("There are retention, such as WITH (retention = '30 days'), and store = 'auto', 'own' or 'shared'."),
                     ));
                 }
             }
@@ -256,7 +257,8 @@ impl Definer<'_> {
         let analyzed = scope.analyze(scope.plan(query, &[])?)?;
         let names = column_names(&analyzed, &create.columns)?;
         let sql_types = Arc::clone(analyzed.schema());
-        let Lowered { plan, event_time, mut notices } = lower::lower(analyzed, &names, emit, retention_us, &scope)?;
+        let Lowered { plan, event_time, mut notices } =
+            lower::lower(analyzed, &names, emit, retention_us, store, &scope)?;
         notices.dedup();
         if let (Some(_), true) = (retention_us, event_time.is_empty()) {
             return Err(PlanError::Invalid(
@@ -478,6 +480,17 @@ fn retention(value: &str) -> Result<i64, PlanError> {
         return Err(PlanError::invalid(format!("retention must be longer than zero: '{value}'")));
     }
     Ok(micros)
+}
+
+fn store_choice(value: &str) -> Result<StoreChoice, PlanError> {
+    match value.to_ascii_lowercase().as_str() {
+        "auto" => Ok(StoreChoice::Auto),
+        "own" => Ok(StoreChoice::Own),
+        "shared" => Ok(StoreChoice::Shared),
+        _ => Err(PlanError::Invalid(
+            Refusal::new(format!("store cannot be '{value}'")).hint("It is 'auto', 'own' or 'shared'."),
+        )),
+    }
 }
 
 /// The output's column names: those given, then the query's own. Each must be unique.

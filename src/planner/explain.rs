@@ -10,7 +10,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, Literal};
 
 use super::stream_plan::{
-    Aggregate, Call, Emit, Function, GroupColumn, Micros, NodeId, Op, OrderBy, ScanKind, StreamPlan,
+    Aggregate, Call, Emit, Function, GroupColumn, Micros, NodeId, Op, OrderBy, ScanKind, StoreChoice, StreamPlan,
 };
 
 /// The text of a plan, without a closing line break.
@@ -33,6 +33,15 @@ impl Explain<'_> {
         }
         if let Some(retention) = self.plan.retention_us {
             view.push(format!("retention={}", Micros(retention)));
+        }
+        match self.plan.store {
+            StoreChoice::Auto => {}
+            StoreChoice::Own => view.push("store=own".into()),
+            StoreChoice::Shared => view.push("store=shared".into()),
+        }
+        if !self.plan.over.is_empty() {
+            let names: Vec<&str> = self.plan.over.iter().map(|(_, name)| name.as_str()).collect();
+            view.push(format!("read through the slices of [{}]", names.join(", ")));
         }
         if !view.is_empty() {
             writeln!(out, "View: {}", view.join(", "))?;
@@ -117,7 +126,7 @@ fn aggregate_text(aggregate: &Aggregate, input: &Schema, output: &Schema) -> Str
     parts.join(", ")
 }
 
-pub(super) fn call_text(call: &Call, input: &Schema) -> String {
+pub fn call_text(call: &Call, input: &Schema) -> String {
     let name = match &call.function {
         Function::Count => "count",
         Function::Sum => "sum",
@@ -153,7 +162,7 @@ fn names(schema: &Schema) -> String {
 }
 
 /// An expression with its columns by name, as the input calls them, and literals as SQL has them.
-pub(super) fn expr_text(expr: &Arc<dyn PhysicalExpr>, input: &Schema) -> String {
+pub fn expr_text(expr: &Arc<dyn PhysicalExpr>, input: &Schema) -> String {
     let named = |literals: bool| {
         let named = Arc::clone(expr).transform_up(|expr| {
             let name = match (expr.downcast_ref::<Column>(), expr.downcast_ref::<Literal>()) {

@@ -8,6 +8,7 @@
 //! 2. The scope analyzes the plan: every type is settled, and `postgres_rules` make arithmetic and aggregates exact.
 //! 3. `lower` refuses by name what cannot be kept, simplifies, and lowers the rest to a [`stream_plan::StreamPlan`], which
 //!    [`explain()`] prints.
+//!    [`onto_slices()`] puts it onto the slices under the views that it reads, as far as that is equal.
 //! 4. Out comes a [`Definition`]: the object for the catalog, with the SQL that makes it again (`show_create`), and the plan.
 //!
 //! The way of a SELECT: [`objects_in`] says what it reads; the engine gives the rows of these as of one tick; with them in
@@ -25,6 +26,7 @@ mod explain;
 mod functions;
 mod lower;
 mod names;
+mod onto_slices;
 mod postgres_functions;
 mod postgres_rules;
 mod query;
@@ -42,8 +44,9 @@ pub use define::{Definition, define};
 pub use dml::{DmlKind, DmlPlan, plan_dml};
 pub use error::{At, PlanError, Refusal};
 pub use event_time::{event_time_column, event_time_type};
-pub use explain::explain;
+pub use explain::{call_text, explain, expr_text};
 pub use names::{result_name, result_names};
+pub use onto_slices::{Plans, onto_slices};
 pub use query::{EventTimes, Reads, bind, parameter_types, plan_query};
 pub use relations::{definition_names, objects_in};
 pub use session::{Runtime, session};

@@ -137,8 +137,8 @@ fn rows_are_copied_where_slices_do_not_do() {
 #[test]
 fn aggregates() {
     assert_snapshot!(check("SELECT k, count(*) AS c, count(note) AS cn, sum(s) AS ss, sum(n) AS sn, avg(k) AS ak, avg(x) AS ax, min(d) AS d, max(DISTINCT note) AS m, sum(k + s) AS ks FROM facts GROUP BY k"), @r"
-    Project: k, count(*) AS c, count(note) AS cn, sum(CAST(s AS Int64)) AS ss, sum(CAST(n AS Decimal128(19, 0))) AS sn, avg(CAST(k AS Decimal128(31, 12))) AS ak, avg(x) AS ax, min(d) AS d, max(note) AS m, sum(CAST(k + CAST(s AS Int32) AS Int64)) AS ks
-      Aggregate: group=[k], calls=[count(*), count(note), sum(CAST(s AS Int64)), sum(CAST(n AS Decimal128(19, 0))), avg(CAST(k AS Decimal128(31, 12))), avg(x), min(d), max(note), sum(CAST(k + CAST(s AS Int32) AS Int64))]
+    Project: k, count(*) AS c, count(note) AS cn, sum(CAST(s AS Int64)) AS ss, sum(CAST(n AS Decimal128(19, 0))) AS sn, avg(CAST(k AS Decimal128(19, 0))) AS ak, avg(x) AS ax, min(d) AS d, max(note) AS m, sum(CAST(k + CAST(s AS Int32) AS Int64)) AS ks
+      Aggregate: group=[k], calls=[count(*), count(note), sum(CAST(s AS Int64)), sum(CAST(n AS Decimal128(19, 0))), avg(CAST(k AS Decimal128(19, 0))), avg(x), min(d), max(note), sum(CAST(k + CAST(s AS Int32) AS Int64))]
         Scan: table facts (oid 16387), columns=[k, s, n, x, d, note]
     ");
     assert_snapshot!(check("SELECT stddev(x) AS dev, approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY x) AS p90, approx_distinct(note) AS notes, bool_and(k > 0) AS positive FROM facts"), @r"
@@ -299,6 +299,6 @@ fn errors_say_where_and_what_instead() {
     "#);
     assert_snapshot!(check("CREATE MATERIALIZED VIEW v WITH (color = 'red') AS SELECT k FROM facts"), @r#"
     error: unrecognized option of a materialized view: "color"
-    hint: There is one: retention, such as WITH (retention = '30 days').
+    hint: There are retention, such as WITH (retention = '30 days'), and store = 'auto', 'own' or 'shared'.
     "#);
 }

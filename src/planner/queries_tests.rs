@@ -30,14 +30,18 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// The plans of a file's views.
 fn check(file: &str) -> String {
     let mut catalog = catalog(&read(&folder().join("ad_events.sql")));
-    let mut plans = Vec::new();
+    let (mut plans, mut running) = (Vec::new(), Plans::new());
     for parsed in sql::parse(&read(&folder().join(file))).expect("the file parses") {
         let definition = define(&parsed.statement, &catalog, &names()).expect("the file is fine");
         assert!(definition.notices.is_empty(), "{:?}", definition.notices);
-        if let Some(plan) = &definition.plan {
-            plans.push(format!("{}\n{}", definition.object.name, explain(plan)));
+        let name = definition.object.name.clone();
+        let (next, oid) = catalog.create(definition.object).expect("the name is free");
+        catalog = Arc::new(next);
+        if let Some(plan) = definition.plan {
+            let plan = onto_slices(plan, &running);
+            plans.push(format!("{name}\n{}", explain(&plan)));
+            running.insert(oid, Arc::new(plan));
         }
-        catalog = Arc::new(catalog.create(definition.object).expect("the name is free").0);
     }
     plans.join("\n\n")
 }
@@ -172,13 +176,15 @@ fn rollup() {
         Scan: source ad_events (oid 16384), columns=[event_type, country, ts] append-only
 
     country_5m
-    Project: country, window_start, window_end, CAST(sum(CAST(clicks AS Decimal128(19, 0))) AS Int64) AS clicks, CAST(sum(CAST(impressions AS Decimal128(19, 0))) AS Int64) AS impressions
-      Aggregate: TUMBLE(size=5m) of window_start, slice=5m, group=[country, window_start, window_end], calls=[sum(CAST(clicks AS Decimal128(19, 0))), sum(CAST(impressions AS Decimal128(19, 0)))]
-        Scan: materialized view country_1m (oid 16385), columns=[country, window_start, clicks, impressions]
+    View: read through the slices of [country_1m]
+      Project: country, window_start, window_end, count(*) FILTER (event_type = 'click') AS clicks, count(*) FILTER (event_type = 'impression') AS impressions
+        Aggregate: TUMBLE(size=5m) of ts, slice=5m, group=[country, window_start, window_end], calls=[count(*) FILTER (event_type = 'click'), count(*) FILTER (event_type = 'impression')]
+          Scan: source ad_events (oid 16384), columns=[event_type, country, ts] append-only
 
     country_1h
-    Project: country, window_start, window_end, CAST(sum(CAST(clicks AS Decimal128(19, 0))) AS Int64) AS clicks, CAST(sum(CAST(impressions AS Decimal128(19, 0))) AS Int64) AS impressions
-      Aggregate: TUMBLE(size=1h) of window_start, slice=1h, group=[country, window_start, window_end], calls=[sum(CAST(clicks AS Decimal128(19, 0))), sum(CAST(impressions AS Decimal128(19, 0)))]
-        Scan: materialized view country_5m (oid 16386), columns=[country, window_start, clicks, impressions]
+    View: read through the slices of [country_5m]
+      Project: country, window_start, window_end, count(*) FILTER (event_type = 'click') AS clicks, count(*) FILTER (event_type = 'impression') AS impressions
+        Aggregate: TUMBLE(size=1h) of ts, slice=1h, group=[country, window_start, window_end], calls=[count(*) FILTER (event_type = 'click'), count(*) FILTER (event_type = 'impression')]
+          Scan: source ad_events (oid 16384), columns=[event_type, country, ts] append-only
     ");
 }

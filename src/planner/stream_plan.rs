@@ -20,6 +20,20 @@ pub struct StreamPlan {
     /// A bound on the windows kept, in microseconds of event time behind the watermark (`WITH (retention = ...)`).
     pub retention_us: Option<i64>,
     pub emit: Emit,
+    pub store: StoreChoice,
+    /// The views, by OID and name, whose aggregations this plan reads in the place of their rows.
+    pub over: Vec<(Oid, String)>,
+}
+
+/// Whether an aggregation over a source may read a store that is there (`WITH (store = ...)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreChoice {
+    /// It reads one that holds what it needs, and makes its own else. One that has to be worked out from finer keys it reads
+    /// only where nobody waits for its changes tick by tick.
+    Auto,
+    Own,
+    /// It reads one, or is refused.
+    Shared,
 }
 
 /// When a window view shows a window.

@@ -21,9 +21,7 @@ use super::rows::{RowStream, RowsTag, texts};
 use super::session::Session;
 use super::sqlstate as code;
 use super::transaction::Tables;
-use crate::catalog::{
-    Catalog, NameContext, ObjectKind, Oid, PUBLIC, PgCatalog, SessionFacts, SystemScope, SystemTables, pg_functions,
-};
+use crate::catalog::{Catalog, ObjectKind, Oid, PgCatalog, SessionFacts, SystemScope, SystemTables, pg_functions};
 use crate::engine::TableChange;
 use crate::planner::{self, EventTimes, PlanError, Reads};
 use crate::sql::{self, Name, Statement};
@@ -251,8 +249,15 @@ impl Session {
         let plan_failed = |error: PlanError| code::from_plan(&error, text);
         if let Statement::CreateMaterializedView(_) = statement {
             let definition = planner::define(statement, &self.catalog(), &self.name_context()).map_err(plan_failed)?;
-            let dataflow = definition.plan.as_ref().map(planner::explain).unwrap_or_default();
-            return Ok(self.plan_lines(dataflow.lines().map(str::to_string)));
+            let engine = self.shared.engine.clone();
+            let asked = async {
+                match definition.plan {
+                    Some(plan) => engine.explain_plan(plan).await.map_err(PgError::from),
+                    None => Ok(Vec::new()),
+                }
+            };
+            let lines = self.interrupt.guard(asked).await?;
+            return Ok(self.plan_lines(lines));
         }
         if analyze && !matches!(statement, Statement::Query(_)) {
             return Err(PgError::unsupported("EXPLAIN ANALYZE of a statement that changes rows is not supported")
@@ -284,7 +289,7 @@ impl Session {
         Ok(self.plan_lines(lines))
     }
 
-    /// The dataflow of a materialized view, and with ANALYZE what it holds and has done.
+    /// The dataflow of a materialized view and the stores it reads, and with ANALYZE what it holds and has done.
     pub(super) async fn explain_view(&mut self, name: &Name, analyze: bool) -> Result<RowStream, PgError> {
         let catalog = self.catalog();
         let object = catalog.resolve(name, &self.name_context())?;
@@ -292,22 +297,9 @@ impl Session {
             let message = format!("\"{}\" is not a materialized view", object.name);
             return Err(PgError::new(code::WRONG_OBJECT_TYPE, message));
         }
-        let mut lines = Vec::new();
-        if let Some(parsed) = sql::parse(&object.sql)?.into_iter().next() {
-            // Definitions name what is outside `public` by its schema.
-            let names =
-                NameContext { search_path: vec![PUBLIC.to_string()], ..planner::definition_names(&object.database) };
-            let definition = planner::define(&parsed.statement, &catalog, &names)
-                .map_err(|error| code::from_plan(&error, &object.sql))?;
-            let dataflow = definition.plan.as_ref().map(planner::explain).unwrap_or_default();
-            lines.extend(dataflow.lines().map(str::to_string));
-        }
-        if analyze {
-            let engine = self.shared.engine.clone();
-            let asked = async { engine.explain_view(object.oid).await.map_err(PgError::from) };
-            lines.push(String::new());
-            lines.extend(self.interrupt.guard(asked).await?);
-        }
+        let engine = self.shared.engine.clone();
+        let asked = async { engine.explain_view(object.oid, analyze).await.map_err(PgError::from) };
+        let lines = self.interrupt.guard(asked).await?;
         Ok(self.plan_lines(lines))
     }
 

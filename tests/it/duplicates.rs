@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use riverrun::connector::{EmbeddedBroker, Producer};
 
 use crate::db::Db;
-use crate::oracle::{EventRow, NaiveLaw, QUERIES, START_US, over_rows, seeds};
+use crate::oracle::{DERIVED, FINE, NaiveLaw, QUERIES, Row, START_US, over_rows, seeds};
 
 const SECOND_US: i64 = 1_000_000;
 
@@ -20,7 +20,7 @@ struct Record {
     partition: i32,
     offset: i64,
     id: Option<u32>,
-    row: EventRow,
+    row: Row,
 }
 
 /// The rows that count: SEMANTICS 2.8, and where ids share a partition the order of its log.
@@ -137,10 +137,15 @@ fn json(record: &Record) -> String {
 }
 
 async fn create_views(db: &Db, suffix: &str) {
-    for (i, query) in QUERIES.iter().enumerate() {
+    for (i, query) in queries() {
         db.run(&format!("CREATE MATERIALIZED VIEW v{i}{suffix} AS {query}")).await;
     }
     db.run(&format!("CREATE MATERIALIZED VIEW closed{suffix} AS {CLOSED} EMIT ON WINDOW CLOSE")).await;
+}
+
+/// Some of them are derived from the store of another.
+fn queries() -> impl Iterator<Item = (usize, &'static str)> {
+    QUERIES.iter().chain(&FINE).chain(&DERIVED).copied().enumerate()
 }
 
 const CLOSED: &str = "SELECT k, window_end, count(*) AS n, sum(v) AS s, max(v) AS hi FROM TUMBLE(r, ts, INTERVAL '20 seconds') \
@@ -150,8 +155,8 @@ const CLOSED: &str = "SELECT k, window_end, count(*) AS n, sum(v) AS s, max(v) A
 async fn check(db: &Db, log: &Log, suffix: &str, case: &str) {
     db.run("WAIT FOR r").await;
     let kept = log.kept();
-    let rows: Vec<EventRow> = kept.iter().map(|record| record.row).collect();
-    for (i, query) in QUERIES.iter().enumerate() {
+    let rows: Vec<Row> = kept.iter().map(|record| record.row).collect();
+    for (i, query) in queries() {
         let view = db.rows(&format!("SELECT * FROM v{i}{suffix}")).await;
         assert_eq!(view, over_rows(db, query, &rows).await, "{case}: v{i}{suffix}\n{query}");
     }

@@ -56,6 +56,49 @@ const OVER_VIEWS: &[&str] = &[
     "SELECT k, s FROM v1 ORDER BY s DESC NULLS LAST, k LIMIT 2",
 ];
 
+/// A view whose store others are derived from, and one that is read from it as it stands.
+pub const FINE: [&str; 2] = [
+    "SELECT k, v % 3 AS m, window_start, window_end, count(*) AS n, sum(v) AS s, min(v) AS lo, max(v) AS hi, count(v) FILTER (WHERE v % 2 = 0) AS even, count(DISTINCT v) AS d, approx_distinct(v) AS about, bool_or(v > 5) AS big, sum(v::double precision / 8) AS eighths FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '1 minute') GROUP BY k, v % 3, window_start, window_end",
+    "SELECT v % 3 AS m, k, window_start, window_end, count(*) AS n, sum(v) AS s, min(v) AS lo, max(v) AS hi, count(v) FILTER (WHERE v % 2 = 0) AS even, sum(v::double precision / 8) AS eighths FROM TUMBLE(r, ts, INTERVAL '20 seconds') GROUP BY k, v % 3, window_start, window_end",
+];
+
+/// Views that are derived from that store: other windows, coarser keys, filters on keys, fewer or other calls.
+pub const DERIVED: [&str; 8] = [
+    "SELECT k, window_start, count(*) AS n, sum(v) AS s, avg(v) AS a, min(v) AS lo, max(v) AS hi FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '1 minute') GROUP BY k, window_start",
+    "SELECT v % 3 AS m, window_end, count(*) FILTER (WHERE k = 'a') AS a, sum(v) FILTER (WHERE k <> 'b') AS s, count(v) FILTER (WHERE v % 2 = 0 AND k = 'c') AS even FROM TUMBLE(r, ts, INTERVAL '1 minute') GROUP BY v % 3, window_end",
+    "SELECT window_start, count(*) AS n, count(DISTINCT v) AS d, approx_distinct(v) AS about, bool_or(v > 5) AS big FROM TUMBLE(r, ts, INTERVAL '40 seconds', INTERVAL '20 seconds') WHERE k = 'a' GROUP BY window_start",
+    "SELECT upper(k) AS u, window_start, sum(v::double precision / 8) AS eighths, count(*) AS n FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '2 minutes') WHERE v % 3 <> 1 AND k IS NOT NULL GROUP BY upper(k), window_start",
+    "SELECT window_start, k, v % 3 AS m, avg(v) AS a, max(v) AS hi FROM TUMBLE(r, ts, INTERVAL '20 seconds') GROUP BY v % 3, k, window_start",
+    "SELECT k, window_end, sum(v) AS s FROM TUMBLE(r, ts, INTERVAL '1 minute') GROUP BY k, window_end HAVING count(*) > 2",
+    "SELECT k = 'a' AS is_a, window_end, max(v) AS hi, min(v) FILTER (WHERE k IN ('b', 'c')) AS lo FROM HOP(r, ts, INTERVAL '40 seconds', INTERVAL '100 seconds') GROUP BY k = 'a', window_end",
+    "SELECT v % 3 AS m, k, window_start, count(*) AS n FROM HOP(r, ts, INTERVAL '1 minute', INTERVAL '3 minutes') WHERE k = 'b' GROUP BY k, v % 3, window_start",
+];
+
+/// Views over views, by name: over the two of [`FINE`], `f0` and `f1`, over each other, and over [`DERIVED`]. The first
+/// [`ON_SLICES`] are read from the store, too; the others follow changes.
+const OVER_FINE: [&str; 11] = [
+    "SELECT k, window_start, window_end, n, s * 2 AS twice FROM f0 WHERE k = 'a' AND n > 1",
+    "SELECT k, window_end, sum(n) AS n, sum(s) AS s, min(lo) AS lo, max(hi) AS hi, bool_or(big) AS big, sum(even) FILTER (WHERE m = 1) AS even, sum(s) FILTER (WHERE m <> 1) AS others FROM f0 GROUP BY k, window_end",
+    "SELECT window_start, sum(n)::bigint AS n, sum(eighths) AS e FROM TUMBLE(f1, window_start, INTERVAL '1 minute') GROUP BY window_start",
+    "SELECT k, window_end, sum(s) AS s, max(hi) AS hi FROM HOP(f1, window_start, INTERVAL '40 seconds', INTERVAL '2 minutes') WHERE m <> 0 GROUP BY k, window_end",
+    "SELECT window_start, window_end, sum(n) AS n FROM TUMBLE(o2, window_start, INTERVAL '3 minutes') GROUP BY window_start, window_end",
+    "SELECT k, window_start, sum(even) AS even FROM TUMBLE((SELECT *, window_end - INTERVAL '1 second' AS moment FROM f1), moment, INTERVAL '1 minute') GROUP BY k, window_start",
+    "SELECT window_end, count(*) AS groups, max(n) AS most FROM o1 GROUP BY window_end",
+    "SELECT k, window_end, n FROM (SELECT k, window_end, n, row_number() OVER (PARTITION BY window_end ORDER BY n DESC, k) AS place FROM o1) WHERE place = 1",
+    "SELECT n, count(*) AS windows FROM d2 GROUP BY n",
+    "SELECT k, sum(s) AS s FROM o3 GROUP BY k",
+    "SELECT window_start, sum(n) AS n FROM f0 WHERE n > 1 GROUP BY window_start",
+];
+const ON_SLICES: usize = 6;
+
+async fn create_derived(db: &Db) {
+    for (prefix, queries) in [("f", &FINE[..]), ("d", &DERIVED[..]), ("o", &OVER_FINE[..])] {
+        for (i, query) in queries.iter().enumerate() {
+            db.run(&format!("CREATE MATERIALIZED VIEW {prefix}{i} AS {query}")).await;
+        }
+    }
+}
+
 const MINUTE_US: i64 = 60_000_000;
 pub const START_US: i64 = 1_767_225_600_000_000;
 
@@ -76,16 +119,19 @@ async fn views_over_tables_equal_their_queries() {
         let db = Db::start(random.random_range(1..4));
         db.run("CREATE TABLE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ)").await;
         if random.random_bool(0.5) {
-            create_views(&db).await;
-        } else {
             change(&db, &mut random).await;
-            create_views(&db).await;
         }
+        create_views(&db).await;
+        create_derived(&db).await;
         for step in 0..8 {
             let statement = change(&db, &mut random).await;
             let views = QUERIES.iter().enumerate().map(|(i, q)| (format!("v{i}"), q.to_string()));
             let over = OVER_VIEWS.iter().enumerate().map(|(i, q)| (format!("w{i}"), q.replace("(v6)", "v6")));
-            for (view, query) in views.chain(over) {
+            let on_stores = [("f", &FINE[..]), ("d", &DERIVED[..]), ("o", &OVER_FINE[..])];
+            let on_stores = on_stores.into_iter().flat_map(|(prefix, queries)| {
+                queries.iter().enumerate().map(move |(i, q)| (format!("{prefix}{i}"), q.to_string()))
+            });
+            for (view, query) in views.chain(over).chain(on_stores) {
                 let kept = db.rows(&format!("SELECT * FROM {view}")).await;
                 let worked_out = db.rows(&query).await;
                 assert_eq!(kept, worked_out, "seed {seed}, step {step}: {view} after {statement}\n{query}");
@@ -147,47 +193,21 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
         let partitions = random.random_range(1..4);
         broker.create_topic(&topic, partitions).expect("a topic");
         let db = Db::start(random.random_range(1..4));
-        db.run(&format!(
-            "CREATE SOURCE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
-             WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{}', allowed_lateness = '20 seconds')
-             FORMAT PLAIN ENCODE JSON",
-            broker.servers()
-        ))
-        .await;
-        let mut laws: BTreeMap<i32, NaiveLaw> = BTreeMap::new();
-        let mut accepted: Vec<EventRow> = Vec::new();
-        let mut sent = 0;
+        db.run(&source_of(&topic, &broker)).await;
+        let mut events = Events::new(topic, partitions);
         let created_after = random.random_range(0..3);
         for step in 0..4 {
             if step == created_after {
                 create_views(&db).await;
             }
-            for _ in 0..random.random_range(1..60) {
-                sent += 1;
-                let partition = random.random_range(0..partitions);
-                let k = [Some("a"), Some("b"), Some("c"), None][random.random_range(0..4)];
-                let v = (!random.random_bool(0.1)).then(|| random.random_range(-9..9));
-                let late_us = if random.random_bool(0.2) { random.random_range(0..2) * MINUTE_US } else { 0 };
-                let time_us = START_US + sent * 2_000_000 + random.random_range(0..9) * 1_000_000 - late_us;
-                let json = format!(
-                    r#"{{"k":{},"v":{},"ts":{}}}"#,
-                    k.map_or("null".into(), |k| format!("{k:?}")),
-                    v.map_or("null".into(), |v: i64| v.to_string()),
-                    time_us / 1000
-                );
-                producer.send(&topic, Some(partition), None, Some(json.as_bytes()), 0).expect("a record sent");
-                if laws.entry(partition).or_default().accepts(time_us) {
-                    accepted.push((k, v, time_us));
-                }
-            }
-            producer.flush(Duration::from_secs(30)).expect("everything delivered");
+            events.send(&producer, &mut random);
             if step < created_after {
                 continue;
             }
             db.run("WAIT FOR r").await;
             for (i, query) in QUERIES.iter().enumerate() {
                 let kept = db.rows(&format!("SELECT * FROM v{i}")).await;
-                let worked_out = over_rows(&db, query, &accepted).await;
+                let worked_out = over_rows(&db, query, &events.accepted).await;
                 assert_eq!(kept, worked_out, "seed {seed}, step {step}: v{i}\n{query}");
             }
             for (i, query) in OVER_VIEWS.iter().enumerate() {
@@ -197,17 +217,146 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
             }
             let counts =
                 "SELECT sum(read), sum(accepted), sum(read - accepted - late - dead) FROM riverrun.source_partitions";
-            assert_eq!(db.rows(counts).await, [format!("{sent}|{}|0", accepted.len())], "seed {seed}");
+            assert_eq!(db.rows(counts).await, [format!("{}|{}|0", events.sent, events.accepted.len())], "seed {seed}");
         }
         db.engine.stop().await;
     }
 }
 
+/// Views derived from one store, and views over them, made before and after rows have come: they are complete at once, and hold
+/// no store of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn views_derived_from_a_store_equal_their_queries() {
+    let broker = EmbeddedBroker::start().expect("a broker");
+    let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+    for seed in seeds(0..4) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let topic = format!("derived{seed}");
+        let partitions = random.random_range(1..4);
+        broker.create_topic(&topic, partitions).expect("a topic");
+        let db = Db::start(random.random_range(1..4));
+        db.run(&source_of(&topic, &broker)).await;
+        let mut events = Events::new(topic, partitions);
+        let derived_in = random.random_range(0..3);
+        for step in 0..4 {
+            if step == 0 {
+                db.run(&format!("CREATE MATERIALIZED VIEW f0 AS {}", FINE[0])).await;
+            }
+            if step == derived_in {
+                db.run(&format!("CREATE MATERIALIZED VIEW f1 AS {}", FINE[1])).await;
+                for (prefix, queries) in [("d", &DERIVED[..]), ("o", &OVER_FINE[..])] {
+                    for (i, query) in queries.iter().enumerate() {
+                        db.run(&format!("CREATE MATERIALIZED VIEW {prefix}{i} AS {query}")).await;
+                    }
+                }
+                // Nothing is waited for here: what the store holds is there at once, if it was whole.
+                if step > 0 {
+                    check_derived(&db, &events.accepted, &format!("seed {seed}, just made")).await;
+                }
+            }
+            events.send(&producer, &mut random);
+            db.run("WAIT FOR r").await;
+            let kept = db.rows("SELECT * FROM f0").await;
+            assert_eq!(kept, over_rows(&db, FINE[0], &events.accepted).await, "seed {seed}, step {step}: f0");
+            if step >= derived_in {
+                check_derived(&db, &events.accepted, &format!("seed {seed}, step {step}")).await;
+            }
+        }
+        let stores = "SELECT DISTINCT stores FROM riverrun.materialized_views WHERE stores <> '' AND name <> 'o10'";
+        assert_eq!(
+            db.rows(stores).await.len(),
+            1,
+            "seed {seed}: all on one store: {:?}",
+            db.rows("SELECT name, stores FROM riverrun.materialized_views").await
+        );
+        for i in 0..OVER_FINE.len() {
+            let lines = db.engine.explain_view(oid(&db, &format!("o{i}")), false).await.expect("a plan").join("\n");
+            assert_eq!(lines.contains("read through the slices"), i < ON_SLICES, "o{i}\n{lines}");
+        }
+        db.engine.stop().await;
+    }
+}
+
+fn oid(db: &Db, name: &str) -> u32 {
+    db.engine.catalog().resolve(&Name(vec![name.into()]), &db.names).expect("the view").oid
+}
+
+async fn check_derived(db: &Db, accepted: &[Row], when: &str) {
+    for (prefix, queries) in [("f", &FINE[1..]), ("d", &DERIVED[..])] {
+        for (i, query) in queries.iter().enumerate() {
+            let view = if prefix == "f" { "f1".into() } else { format!("{prefix}{i}") };
+            let kept = db.rows(&format!("SELECT * FROM {view}")).await;
+            assert_eq!(kept, over_rows(db, query, accepted).await, "{when}: {view}\n{query}");
+        }
+    }
+    for (i, query) in OVER_FINE.iter().enumerate() {
+        let kept = db.rows(&format!("SELECT * FROM o{i}")).await;
+        assert_eq!(kept, db.rows(query).await, "{when}: o{i}\n{query}");
+    }
+    // Conditions that are pushed into the scan change nothing but what is read.
+    for view in ["d0", "o1", "o3"] {
+        for condition in ["k = 'a'", "k IS NULL", "k < 'c'", "k = 'b' OR k = 'z'"] {
+            let pushed = db.rows(&format!("SELECT * FROM {view} WHERE {condition}")).await;
+            let late = format!("SELECT * FROM (SELECT *, random() AS x FROM {view}) WHERE ({condition}) AND x >= 0");
+            let columns = db.rows(&late).await;
+            let columns: Vec<String> =
+                columns.iter().map(|line| line.rsplit_once('|').expect("x comes last").0.to_string()).collect();
+            assert_eq!(pushed, columns, "{when}: {view} WHERE {condition}");
+        }
+    }
+}
+
 /// `(k, v, ts)`.
-pub type EventRow = (Option<&'static str>, Option<i64>, i64);
+pub type Row = (Option<&'static str>, Option<i64>, i64);
+
+fn source_of(topic: &str, broker: &EmbeddedBroker) -> String {
+    format!(
+        "CREATE SOURCE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
+         WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{}', allowed_lateness = '20 seconds')
+         FORMAT PLAIN ENCODE JSON",
+        broker.servers()
+    )
+}
+
+/// Random events of a topic, late ones among them.
+struct Events {
+    topic: String,
+    partitions: i32,
+    laws: BTreeMap<i32, NaiveLaw>,
+    accepted: Vec<Row>,
+    sent: i64,
+}
+
+impl Events {
+    fn new(topic: String, partitions: i32) -> Events {
+        Events { topic, partitions, laws: BTreeMap::new(), accepted: Vec::new(), sent: 0 }
+    }
+
+    fn send(&mut self, producer: &Producer, random: &mut StdRng) {
+        for _ in 0..random.random_range(1..60) {
+            self.sent += 1;
+            let partition = random.random_range(0..self.partitions);
+            let k = [Some("a"), Some("b"), Some("c"), None][random.random_range(0..4)];
+            let v = (!random.random_bool(0.1)).then(|| random.random_range(-9..9));
+            let late_us = if random.random_bool(0.2) { random.random_range(0..2) * MINUTE_US } else { 0 };
+            let time_us = START_US + self.sent * 2_000_000 + random.random_range(0..9) * 1_000_000 - late_us;
+            let json = format!(
+                r#"{{"k":{},"v":{},"ts":{}}}"#,
+                k.map_or("null".into(), |k| format!("{k:?}")),
+                v.map_or("null".into(), |v: i64| v.to_string()),
+                time_us / 1000
+            );
+            producer.send(&self.topic, Some(partition), None, Some(json.as_bytes()), 0).expect("a record sent");
+            if self.laws.entry(partition).or_default().accepts(time_us) {
+                self.accepted.push((k, v, time_us));
+            }
+        }
+        producer.flush(Duration::from_secs(30)).expect("everything delivered");
+    }
+}
 
 /// The batch engine's answer over these rows in the place of the source's, whose further columns nobody looks at.
-pub async fn over_rows(db: &Db, query: &str, rows: &[EventRow]) -> Vec<String> {
+pub async fn over_rows(db: &Db, query: &str, rows: &[Row]) -> Vec<String> {
     let source = db.engine.catalog().resolve(&Name(vec!["r".into()]), &db.names).expect("the source");
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(rows.iter().map(|r| r.0).collect::<StringArray>()),

@@ -174,6 +174,23 @@ impl Measure {
         &self.key
     }
 
+    /// Over equal arguments: do states of the other call say what this one shows?
+    pub fn has_states_of(&self, other: &Measure) -> bool {
+        self.state_type == other.state_type && self.kind.has_states_of(&other.kind)
+    }
+
+    /// Over equal arguments: is it the same call?
+    pub fn is_shown_as(&self, other: &Measure) -> bool {
+        self.has_states_of(other)
+            && std::mem::discriminant(&self.kind) == std::mem::discriminant(&other.kind)
+            && self.output.data_type() == other.output.data_type()
+    }
+
+    /// `count(*)`, with or without a FILTER.
+    pub fn counts_rows(&self) -> bool {
+        matches!(self.kind, Kind::Count) && self.args.is_empty()
+    }
+
     /// No states yet.
     pub fn create(&self) -> Box<dyn States> {
         self.kind.create(self.output.data_type())
@@ -199,6 +216,23 @@ impl Kind {
             }
             _ => return Err(refusal(call, types)),
         })
+    }
+
+    fn has_states_of(&self, other: &Kind) -> bool {
+        use Kind::{AvgDecimal, AvgFloat, ByValue, Count, DataFusion, Extreme, Sketch, SumDecimal, SumFloat, SumInt};
+        match (self, other) {
+            (Count, Count) | (SumInt, SumInt) | (Sketch, Sketch) => true,
+            (SumDecimal { scale: a } | AvgDecimal { scale: a }, SumDecimal { scale: b } | AvgDecimal { scale: b }) => {
+                a == b
+            }
+            (SumFloat | AvgFloat, SumFloat | AvgFloat) => true,
+            (Extreme { max: a }, Extreme { max: b }) => a == b,
+            (DataFusion { expr: a, .. }, DataFusion { expr: b, .. }) => is_same_function(a, b),
+            (ByValue { columns: a, of: f, distinct: d }, ByValue { columns: b, of: g, distinct: e }) => {
+                a == b && d == e && std::mem::discriminant(&**f) == std::mem::discriminant(&**g) && f.has_states_of(g)
+            }
+            _ => false,
+        }
     }
 
     /// Whether the call must be kept as values by weight.
@@ -292,6 +326,16 @@ fn key(call: &Call, retracts: bool) -> String {
         name += &format!("[{} {} {}]", order.join(", "), expr.ignore_nulls(), expr.is_reversed());
     }
     format!("{name}({distinct}{}){filter} -> {} {input}", args.join(", "), call.output.data_type())
+}
+
+/// The same function of rows in the same order, arguments apart.
+fn is_same_function(a: &AggregateFunctionExpr, b: &AggregateFunctionExpr) -> bool {
+    let order = |e: &AggregateFunctionExpr| e.order_bys().iter().map(|o| o.options).collect::<Vec<_>>();
+    a.fun() == b.fun()
+        && order(a) == order(b)
+        && a.ignore_nulls() == b.ignore_nulls()
+        && a.is_reversed() == b.is_reversed()
+        && a.is_distinct() == b.is_distinct()
 }
 
 fn function_name(function: &Function) -> String {

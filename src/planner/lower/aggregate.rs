@@ -9,8 +9,9 @@ use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, NullTreatment, Sort};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, split_conjunction_owned};
 use datafusion::logical_expr::{Aggregate as LogicalAggregate, Expr, Extension, LogicalPlan};
-use datafusion::physical_expr::PhysicalSortExpr;
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
+use datafusion::physical_expr::expressions::CastExpr;
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 use super::substitute::substitute;
 use super::{Lowering, columns_of, index_of};
@@ -170,7 +171,12 @@ impl Lowering {
                 Function::Count
             }
             "sum" => Function::Sum,
-            "avg" => Function::Avg,
+            "avg" => {
+                for argument in &mut evaluated {
+                    *argument = as_summed(argument, schema.as_arrow())?;
+                }
+                Function::Avg
+            }
             "min" | "max" => {
                 // The least of the distinct values is the least of all.
                 distinct = false;
@@ -219,6 +225,19 @@ fn with_outputs(mut aggregate: Aggregate, output: &Schema) -> Aggregate {
         call.output = Arc::clone(&output.fields()[first + i]);
     }
     aggregate
+}
+
+/// The argument of `avg` of integers as that of their `sum`: an average of decimals is worked out from sum and count to the
+/// digits of its output, so those behind the point of the argument are for DataFusion alone. So the two share their states.
+fn as_summed(argument: &Arc<dyn PhysicalExpr>, input: &Schema) -> Result<Arc<dyn PhysicalExpr>, PlanError> {
+    if let Some(cast) = argument.downcast_ref::<CastExpr>()
+        && let DataType::Decimal128(_, 1..) = cast.cast_type()
+        && cast.expr().data_type(input)?.is_signed_integer()
+    {
+        let digits = DataType::Decimal128(19, 0);
+        return Ok(Arc::new(CastExpr::new(Arc::clone(cast.expr()), digits, None)));
+    }
+    Ok(Arc::clone(argument))
 }
 
 fn is_summable(data_type: &DataType) -> bool {

@@ -39,7 +39,7 @@ use super::event_time::event_time_columns;
 use super::functions::CheckedArithmetic;
 use super::names::result_name;
 use super::scope::{ObjectSource, Scope};
-use super::stream_plan::{Emit, Node, NodeId, Op, ScanKind, StreamPlan};
+use super::stream_plan::{Emit, Node, NodeId, Op, ScanKind, StoreChoice, StreamPlan};
 use super::types::{output_type, sql_name};
 use crate::catalog::ObjectKind;
 
@@ -61,6 +61,7 @@ pub(super) fn lower(
     names: &[String],
     emit: Emit,
     retention_us: Option<i64>,
+    store: StoreChoice,
     scope: &Scope,
 ) -> Result<Lowered, PlanError> {
     refuse::refuse(&analyzed)?;
@@ -74,7 +75,7 @@ pub(super) fn lower(
     }
     debug_assert_eq!(root + 1, lowering.nodes.len(), "the output is the last node");
     let event_time = lowering.event_time[root].clone();
-    let plan = StreamPlan { nodes: lowering.nodes, retention_us, emit };
+    let plan = StreamPlan { nodes: lowering.nodes, retention_us, emit, store, over: Vec::new() };
     Ok(Lowered { plan, event_time, notices: lowering.notices })
 }
 

@@ -1,0 +1,321 @@
+//! Reading coarser groups from a store of finer ones.
+//!
+//! A [`Regrouping`] says how; [`Regrouped`] does it and remembers. Each open slice and each pane of closed ones has an **image**:
+//! the same states grouped by the coarser keys, worked out when a read first needs it and used until the slice changes. So a
+//! read of a window costs the store's rows in those of its slices that have changed since they were last read, and then what it
+//! would cost in a store of its own. Everything that reads a store reads the images: they make up a [`StoreSnapshot`].
+//!
+//! A key of the store belongs to one worker; a coarser one is made of keys of several. So all parts are regrouped together.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{filter, take};
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
+
+use super::ExecError;
+use super::expr::Evaluator;
+use super::id_set::IdSet;
+use super::keys::{CHUNK, KeyDictionary, KeySnapshot};
+use super::panes::Panes;
+use super::slice_batch::SliceBatch;
+use super::slice_store::StoreLayout;
+use super::store_snapshot::StoreSnapshot;
+
+type Expr = Arc<dyn PhysicalExpr>;
+
+/// How groups are made of a store's. Expressions are over the store's key columns.
+#[derive(Debug)]
+pub struct Regrouping {
+    /// The store that is read.
+    pub fine: Arc<StoreLayout>,
+    /// Keys for which one of these is not true are left out.
+    pub filters: Vec<Expr>,
+    /// The coarser keys.
+    pub keys: Vec<Expr>,
+    pub measures: Vec<Origin>,
+    /// What comes out, on the store's grid.
+    pub layout: Arc<StoreLayout>,
+}
+
+/// Where a call's states come from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub held: Held,
+    /// Only those of keys for which this is true.
+    pub when: Option<Expr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The rows of each group.
+    Rows,
+    /// The store's measure at this index.
+    Measure(usize),
+}
+
+/// Images are kept up to this size for each view; those that were not used for longest go first.
+const MAX_IMAGE_BYTES: usize = 64 << 20;
+/// Up to so many of the store's keys are looked up one by one instead of working out a whole image.
+const FEW_KEYS: usize = 256;
+/// The group of a key that is left out.
+const NONE: u32 = u32::MAX;
+
+/// A regrouping at work. State: the coarser keys, 4 bytes for each of the store's keys, and the images.
+pub struct Regrouped {
+    plan: Arc<Regrouping>,
+    keys: KeyDictionary,
+    parts: Vec<Part>,
+    /// By the address of what they are of.
+    images: HashMap<usize, Image>,
+    image_bytes: usize,
+    reads: u64,
+    /// Raised when groups are numbered anew.
+    numbering: u64,
+}
+
+/// What is known of the keys of one part of the store, by id.
+#[derive(Default)]
+struct Part {
+    identity: Option<Arc<()>>,
+    groups: Vec<u32>,
+    /// By measure with a condition: is it true for the key?
+    conditions: Vec<Vec<bool>>,
+}
+
+struct Image {
+    /// Keeps its address from being used again, not its states.
+    of: Weak<SliceBatch>,
+    image: Arc<SliceBatch>,
+    bytes: usize,
+    used: u64,
+}
+
+impl Regrouped {
+    pub fn new(plan: Arc<Regrouping>) -> Result<Regrouped, ExecError> {
+        Ok(Regrouped {
+            keys: KeyDictionary::new(&plan.layout.keys)?,
+            plan,
+            parts: Vec::new(),
+            images: HashMap::new(),
+            image_bytes: 0,
+            reads: 0,
+            numbering: 0,
+        })
+    }
+
+    pub fn plan(&self) -> &Arc<Regrouping> {
+        &self.plan
+    }
+
+    pub fn bytes(&self) -> usize {
+        let known =
+            |p: &Part| p.groups.capacity() * size_of::<u32>() + p.conditions.iter().map(Vec::capacity).sum::<usize>();
+        self.keys.bytes() + self.image_bytes + self.parts.iter().map(known).sum::<usize>()
+    }
+
+    /// The coarser keys as of these parts, and the number of the numbering that their ids are of.
+    pub fn keys(&mut self, parts: &[StoreSnapshot]) -> Result<(u64, KeySnapshot), ExecError> {
+        self.follow(parts)?;
+        Ok((self.numbering, self.keys.snapshot()?))
+    }
+
+    /// The slices of a range, regrouped; with `only`, at least the groups in it.
+    pub fn snapshot(
+        &mut self,
+        parts: &[StoreSnapshot],
+        range: Range<i64>,
+        only: Option<&IdSet>,
+    ) -> Result<StoreSnapshot, ExecError> {
+        self.follow(parts)?;
+        self.reads += 1;
+        let mut slices = Vec::new();
+        for (part, snapshot) in parts.iter().enumerate() {
+            let few = only.and_then(|only| self.few_ids(part, only));
+            for batch in snapshot.cover(range.clone())? {
+                slices.push(self.image(part, &batch, few.as_deref())?);
+            }
+        }
+        slices.sort_by_key(|slice| slice.slice);
+        self.forget_images();
+        Ok(StoreSnapshot {
+            layout: self.plan.layout.clone(),
+            keys: self.keys.snapshot()?,
+            closed: Arc::default(),
+            open: slices,
+            first_kept: first_kept(parts),
+            closed_before: i64::MIN,
+            panes: Arc::<Panes>::default(),
+        })
+    }
+
+    /// Finds the group of every key that is new.
+    fn follow(&mut self, parts: &[StoreSnapshot]) -> Result<(), ExecError> {
+        let is_known = |(part, snapshot): (&Part, &StoreSnapshot)| {
+            part.identity.as_ref().is_none_or(|identity| Arc::ptr_eq(identity, &snapshot.keys.identity))
+        };
+        if self.parts.len() != parts.len() || !self.parts.iter().zip(parts).all(is_known) {
+            self.keys = KeyDictionary::new(&self.plan.layout.keys)?;
+            self.parts = parts.iter().map(|_| Part::default()).collect();
+            self.images.clear();
+            self.image_bytes = 0;
+            self.numbering += 1;
+        }
+        let schema: SchemaRef = Arc::new(Schema::new(self.plan.fine.keys.to_vec()));
+        for (part, snapshot) in self.parts.iter_mut().zip(parts) {
+            part.identity = Some(snapshot.keys.identity.clone());
+            while part.groups.len() < snapshot.keys.len {
+                let at = part.groups.len();
+                let (chunk, from) = (&snapshot.keys.chunks[at / CHUNK], at % CHUNK);
+                let rows = (snapshot.keys.len - at).min(CHUNK - from);
+                let columns = chunk.iter().map(|column| column.slice(from, rows)).collect();
+                let options = RecordBatchOptions::new().with_row_count(Some(rows));
+                let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
+                part.learn(&self.plan, &mut self.keys, &batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The ids in a part that belong to these groups, if they are few.
+    fn few_ids(&self, part: usize, only: &IdSet) -> Option<Vec<u32>> {
+        if only.len() > FEW_KEYS {
+            return None;
+        }
+        let groups = self.parts[part].groups.iter().enumerate();
+        let ids = groups.filter(|(_, group)| **group != NONE && only.contains(**group)).map(|(id, _)| id as u32);
+        let few: Vec<u32> = ids.take(FEW_KEYS + 1).collect();
+        (few.len() <= FEW_KEYS).then_some(few)
+    }
+
+    fn image(
+        &mut self,
+        part: usize,
+        slice: &Arc<SliceBatch>,
+        few: Option<&[u32]>,
+    ) -> Result<Arc<SliceBatch>, ExecError> {
+        let key = Arc::as_ptr(slice) as usize;
+        if let Some(known) = self.images.get_mut(&key) {
+            known.used = self.reads;
+            return Ok(known.image.clone());
+        }
+        if let Some(few) = few {
+            let rows = few.iter().filter_map(|id| slice.ids.binary_search(id).ok()).map(|row| row as u32).collect();
+            return Ok(Arc::new(self.regroup(part, slice, rows)?));
+        }
+        let rows = (0..slice.ids.len() as u32).collect();
+        let image = Arc::new(self.regroup(part, slice, rows)?);
+        let bytes = image.bytes;
+        self.images.insert(key, Image { of: Arc::downgrade(slice), image: image.clone(), bytes, used: self.reads });
+        self.image_bytes += bytes;
+        Ok(image)
+    }
+
+    /// These rows of a slice by their groups.
+    fn regroup(&self, part: usize, slice: &SliceBatch, rows: Vec<u32>) -> Result<SliceBatch, ExecError> {
+        let known = &self.parts[part];
+        let group_of = |row: &u32| known.groups[slice.ids[*row as usize] as usize];
+        let rows: Vec<u32> = rows.into_iter().filter(|row| group_of(row) != NONE).collect();
+        let mut present = IdSet::new(self.keys.len());
+        rows.iter().for_each(|row| present.insert(group_of(row)));
+        present.seal();
+        let slots: Vec<u32> = rows.iter().map(|row| present.rank(group_of(row))).collect();
+        let mut counts = vec![0; present.len()];
+        for (row, &slot) in rows.iter().zip(&slots) {
+            counts[slot as usize] += slice.counts[*row as usize];
+        }
+        let is_whole = rows.len() == slice.ids.len();
+        let rows = UInt32Array::from(rows);
+        let slots_of = UInt32Array::from(slots);
+        let mut states = Vec::with_capacity(self.plan.measures.len());
+        let mut conditions = known.conditions.iter();
+        for (origin, measure) in self.plan.measures.iter().zip(&self.plan.layout.measures) {
+            let all: ArrayRef = match origin.held {
+                Held::Measure(fine) => slice.states[fine].clone(),
+                Held::Rows => Arc::new(Int64Array::from(slice.counts.clone())),
+            };
+            let mut merged = measure.create();
+            merged.resize(present.len());
+            match &origin.when {
+                None if is_whole => merged.merge(slots_of.values(), &all)?,
+                None => merged.merge(slots_of.values(), &take(&all, &rows, None)?)?,
+                Some(_) => {
+                    let holds = conditions.next().expect("one for each condition of the plan");
+                    let holds = |row: &u32| holds[slice.ids[*row as usize] as usize];
+                    let mask: BooleanArray = rows.values().iter().map(|row| Some(holds(row))).collect();
+                    let rows: UInt32Array = rows.values().iter().copied().filter(|row| holds(row)).collect();
+                    let slots = filter(&slots_of, &mask)?;
+                    let slots = slots.as_any().downcast_ref::<UInt32Array>().expect("filter keeps the type");
+                    merged.merge(slots.values(), &take(&all, &rows, None)?)?;
+                }
+            }
+            states.push(merged.states()?);
+        }
+        Ok(SliceBatch::new(slice.slice, present.ids(), counts, states))
+    }
+
+    /// Lets go of images of slices that are gone, and of the oldest where there are too many.
+    fn forget_images(&mut self) {
+        let mut left = 0;
+        self.images.retain(|_, image| {
+            let stays = image.of.strong_count() > 0;
+            left += if stays { image.bytes } else { 0 };
+            stays
+        });
+        self.image_bytes = left;
+        if self.image_bytes <= MAX_IMAGE_BYTES {
+            return;
+        }
+        let mut by_age: Vec<_> = self.images.iter().map(|(key, image)| (image.used, *key, image.bytes)).collect();
+        by_age.sort_unstable();
+        for (_, key, bytes) in by_age {
+            if self.image_bytes <= MAX_IMAGE_BYTES {
+                break;
+            }
+            self.images.remove(&key);
+            self.image_bytes -= bytes;
+        }
+    }
+}
+
+impl Part {
+    /// Takes in the next keys.
+    fn learn(&mut self, plan: &Regrouping, keys: &mut KeyDictionary, batch: &RecordBatch) -> Result<(), ExecError> {
+        let mut stays: Option<BooleanArray> = None;
+        for filter in &plan.filters {
+            let passed = Evaluator::new(filter.clone()).evaluate_predicate(batch)?;
+            stays = Some(match stays {
+                None => passed,
+                Some(before) => arrow::compute::and(&before, &passed)?,
+            });
+        }
+        let kept = match &stays {
+            None => batch.clone(),
+            Some(mask) => arrow::compute::filter_record_batch(batch, mask)?,
+        };
+        let columns: Vec<ArrayRef> =
+            plan.keys.iter().map(|key| Evaluator::new(key.clone()).evaluate(&kept)).collect::<Result<_, _>>()?;
+        let mut ids = Vec::with_capacity(kept.num_rows());
+        keys.intern(&columns, kept.num_rows(), &mut ids)?;
+        let mut ids = ids.into_iter();
+        self.groups.extend((0..batch.num_rows()).map(|row| match &stays {
+            Some(mask) if !mask.value(row) => NONE,
+            _ => ids.next().expect("an id for each key that stays"),
+        }));
+        let conditions: Vec<&Expr> = plan.measures.iter().filter_map(|origin| origin.when.as_ref()).collect();
+        self.conditions.resize(conditions.len(), Vec::new());
+        for (known, condition) in self.conditions.iter_mut().zip(conditions) {
+            let holds = Evaluator::new(condition.clone()).evaluate_predicate(batch)?;
+            known.extend(holds.values().iter());
+        }
+        Ok(())
+    }
+}
+
+/// Windows that begin before this slice are no longer whole in some part.
+pub fn first_kept(parts: &[StoreSnapshot]) -> Option<i64> {
+    parts.iter().filter_map(|part| part.first_kept).max()
+}

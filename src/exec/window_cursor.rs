@@ -1,0 +1,103 @@
+//! Many windows in a row, each from the one before it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::ExecError;
+use super::id_set::IdSet;
+use super::panes::Step;
+use super::slice_batch::{Merged, Merging, ids_of};
+use super::store_snapshot::StoreSnapshot;
+
+/// Merges ranges of slices that move on and overlap, one after the other, in place: the slices that come are added, those
+/// that go are subtracted. Where that is not possible (states that cannot be subtracted, ranges that do not overlap) each
+/// range is merged by itself.
+pub struct WindowCursor {
+    snapshot: StoreSnapshot,
+    measures: Vec<usize>,
+    only: Option<Arc<IdSet>>,
+    invertible: bool,
+    run: Option<Run>,
+}
+
+struct Run {
+    range: Range<i64>,
+    /// Ids of all slices below this have a slot.
+    known_before: i64,
+    ids: IdSet,
+    merging: Merging,
+}
+
+impl WindowCursor {
+    /// `only`: for these keys, if given.
+    pub fn new(snapshot: StoreSnapshot, measures: Vec<usize>, only: Option<Arc<IdSet>>) -> Self {
+        // Few keys are found by binary search, which beats going over the slices.
+        let few = only.as_ref().is_some_and(|only| only.len() <= StoreSnapshot::FEW_KEYS);
+        let invertible = !few && measures.iter().all(|&m| snapshot.layout.measures[m].invertible());
+        WindowCursor { snapshot, measures, only, invertible, run: None }
+    }
+
+    pub fn snapshot(&self) -> &StoreSnapshot {
+        &self.snapshot
+    }
+
+    /// Whether it reads all keys.
+    pub fn reads_all(&self) -> bool {
+        self.only.is_none()
+    }
+
+    pub fn measures(&self) -> &[usize] {
+        &self.measures
+    }
+
+    /// What the slices of `range` say; `next`: the range that will be asked for after it. Keys with no rows are left out.
+    pub fn merge(&mut self, range: Range<i64>, next: Option<&Range<i64>>) -> Result<Merged, ExecError> {
+        let moves_on = self.run.as_ref().is_some_and(|run| {
+            (run.range.start..run.range.end).contains(&range.start)
+                && (run.range.end..=run.known_before).contains(&range.end)
+        });
+        if moves_on {
+            return self.move_on(range);
+        }
+        self.run = None;
+        let overlaps = next.is_some_and(|next| (range.start..range.end).contains(&next.start) && next.end >= range.end);
+        if !self.invertible || !overlaps {
+            return self.snapshot.merge(range, &self.measures, self.only.as_deref());
+        }
+        self.begin(range)
+    }
+
+    /// A new run. It has slots for the keys of one more window's length, so that it lasts until the windows no longer overlap
+    /// with the first, and holds at most twice the keys.
+    fn begin(&mut self, range: Range<i64>) -> Result<Merged, ExecError> {
+        let known_before = range.end.saturating_add(range.end.saturating_sub(range.start));
+        let slices = self.snapshot.slices(range.start..known_before).map(|s| s.ids.as_slice());
+        let mut ids = ids_of(slices, self.snapshot.keys.len);
+        if let Some(only) = &self.only {
+            ids.keep_only(only);
+            ids.seal();
+        }
+        let merging = Merging::new(&self.snapshot.layout, ids.ids(), &self.measures);
+        let mut run = Run { range: range.start..range.start, known_before, ids, merging };
+        for step in self.snapshot.steps(range.clone(), &self.measures)? {
+            run.merging.add(&step.piece(&self.measures), &run.ids, self.only.is_none(), step.taken_away)?;
+        }
+        run.range = range;
+        let merged = run.merging.finish()?;
+        self.run = Some(run);
+        merged.without_empty()
+    }
+
+    fn move_on(&mut self, range: Range<i64>) -> Result<Merged, ExecError> {
+        let run = self.run.as_mut().expect("asked before");
+        let all = self.only.is_none();
+        let come = self.snapshot.slices(run.range.end..range.end).map(|s| (s, false));
+        let gone = self.snapshot.slices(run.range.start..range.start).map(|s| (s, true));
+        for (slice, taken_away) in come.chain(gone) {
+            let step = Step::add(slice.clone());
+            run.merging.add(&step.piece(&self.measures), &run.ids, all, taken_away)?;
+        }
+        run.range = range;
+        run.merging.finish()?.without_empty()
+    }
+}

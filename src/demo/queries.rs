@@ -18,6 +18,7 @@ files![
     "by_country_device.sql",
     "ctr_per_ad.sql",
     "day_so_far.sql",
+    "duplicate_clicks.sql",
     "minute_history.sql",
     "rollup.sql",
     "top_ads.sql",

@@ -436,7 +436,12 @@ fn deduplicate(create: &CreateSource, columns: &Schema) -> Result<Option<Dedupli
         None => None,
         Some("true" | "on") => Some(true),
         Some("false" | "off") => Some(false),
-        Some(other) => return refuse(format!("option {SAME_PARTITION}: '{other}' is neither true nor false"), ""),
+        Some(other) => {
+            return refuse(
+                format!("option {SAME_PARTITION}: '{other}' is neither true nor false"),
+                "Write true, or leave it out.",
+            );
+        }
     };
     let Some(DeduplicateDef { columns: names, interval_us }) = &create.deduplicate else {
         return match same_partition {

@@ -286,11 +286,11 @@ impl AcrossPartitions {
         for part in parts_due(&mut self.swept, &mut self.next_part, until_us, interval_us) {
             self.ids.sweep(part, |settled| settled.first != NONE || !settled.has_expired(interval_us, until_us));
         }
-        if self.free.len() == self.pending.len() {
-            self.pending = Vec::new();
-            self.free = Vec::new();
+        self.merge_batches()?;
+        if self.free.len() * 4 > self.pending.len() * 3 {
+            self.compact_pending();
         }
-        self.merge_batches()
+        Ok(())
     }
 
     fn settle_id(&mut self, id: IdRef, until_us: i64) {
@@ -343,6 +343,31 @@ impl AcrossPartitions {
                 self.batches.insert(first, merged);
             }
         }
+    }
+
+    /// Gives back the room of the many that were pending, as while one partition was read ahead of another.
+    fn compact_pending(&mut self) {
+        let mut ids: Vec<IdRef> = self.batches.values().flat_map(|batch| batch.ids.iter().copied()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut pending = Vec::with_capacity(self.pending.len() - self.free.len());
+        for id in ids {
+            let Some(settled) = self.ids.get_mut(id) else { continue };
+            let mut at = std::mem::replace(&mut settled.first, NONE);
+            let first = pending.len() as u32;
+            while at != NONE {
+                let row = self.pending[at as usize];
+                at = row.next;
+                let next = if at == NONE { NONE } else { pending.len() as u32 + 1 };
+                pending.push(Pending { next, ..row });
+            }
+            if pending.len() as u32 > first {
+                settled.first = first;
+            }
+        }
+        debug_assert_eq!(pending.len(), self.pending.len() - self.free.len(), "every pending row is in a batch");
+        self.pending = pending;
+        self.free = Vec::new();
     }
 
     fn schema_of(&self, batches: &[(u32, Option<Batch>)]) -> arrow::datatypes::SchemaRef {

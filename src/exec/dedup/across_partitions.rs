@@ -566,7 +566,8 @@ mod tests {
             let interval = [1, 40, 300, 2_000][random.random_range(0..4)];
             let (partitions, slack) = (random.random_range(1..4), random.random_range(1..200));
             let mut ids = new(interval);
-            let (mut seen, mut kept): (Vec<Row>, BTreeMap<(i64, i64, i64), i64>) = Default::default();
+            let mut seen: Vec<Row> = Vec::new();
+            let mut kept: BTreeMap<(i64, i64, i64), i64> = BTreeMap::new();
             let mut duplicates = BTreeSet::new();
             let mut clocks = vec![0i64; partitions];
             let (mut offset, mut value_of) = (0, 0);

@@ -5,17 +5,6 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::exec::ExecError;
 
-/// Types whose values are equal exactly if they look equal. Floating-point numbers are not among them, and an interval has more than one
-/// form.
-pub fn can_be_id(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Utf8 | DataType::Binary | DataType::Boolean => true,
-        DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Decimal128(..) => true,
-        DataType::Date32 | DataType::Time64(_) | DataType::Timestamp(..) => true,
-        _ => false,
-    }
-}
-
 /// The ids of a batch's rows as bytes: equal ids have equal bytes, different ids different ones.
 pub struct IdKeys {
     columns: Vec<ArrayRef>,

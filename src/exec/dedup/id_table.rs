@@ -171,7 +171,8 @@ mod tests {
     #[test]
     fn it_is_a_map() {
         let mut random = StdRng::seed_from_u64(7);
-        let (mut table, mut plain): (IdTable<u64>, HashMap<Vec<u8>, (u64, IdRef)>) = Default::default();
+        let mut table: IdTable<u64> = IdTable::new();
+        let mut plain: HashMap<Vec<u8>, (u64, IdRef)> = HashMap::new();
         for step in 0..200_000u64 {
             let key = format!("id-{}", random.random_range(0..20_000)).into_bytes();
             let id = table.find_or_insert(&key, step).unwrap();
@@ -191,12 +192,6 @@ mod tests {
         assert!(table.bytes() < 100_000, "{}", table.bytes());
     }
 
-    impl<V: Copy> Default for IdTable<V> {
-        fn default() -> Self {
-            IdTable::new()
-        }
-    }
-
     /// The figures of README.
     #[test]
     fn a_million_ids_take_what_is_said() {
@@ -208,7 +203,7 @@ mod tests {
             let uuid = format!("\u{24}{:08x}-{:04x}-4000-8000-{:012x}", n * 2_654_435_761 % (1 << 32), n % 65_536, n);
             texts.find_or_insert(uuid.as_bytes(), value).unwrap();
         }
-        assert!((50_000_000..66_000_000).contains(&numbers.bytes()), "{}", numbers.bytes());
-        assert!((80_000_000..100_000_000).contains(&texts.bytes()), "{}", texts.bytes());
+        assert!((54_000_000..58_000_000).contains(&numbers.bytes()), "{}", numbers.bytes());
+        assert!((84_000_000..90_000_000).contains(&texts.bytes()), "{}", texts.bytes());
     }
 }

@@ -18,7 +18,7 @@ mod offset_set;
 mod within_partition;
 
 pub use across_partitions::{AcrossPartitions, Resolved};
-pub use id_key::{IdKeys, can_be_id};
+pub use id_key::IdKeys;
 pub use offset_set::OffsetSet;
 pub use within_partition::WithinPartition;
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use chrono_tz::Tz;
 use datafusion::error::DataFusionError;
 
 use super::AD_EVENTS;
@@ -158,6 +159,7 @@ async fn top_ads(engine: &Engine, names: &NameContext) -> Result<Vec<RecordBatch
         system: engine.stats(),
         functions: Vec::new(),
         now_us: now_us(),
+        zone: Tz::UTC,
         runtime: RUNTIME.clone(),
     };
     let plan = planner::plan_query(query, &reads, &[]).await?;

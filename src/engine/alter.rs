@@ -75,7 +75,9 @@ impl Inner {
         let catalog = self.catalog();
         let tag = "ALTER SOURCE".to_string();
         let object = match catalog.resolve(name, names) {
-            Err(error) if if_exists => return Ok(DdlOutcome { tag, notices: vec![format!("{error}, skipping")] }),
+            Err(error) if if_exists => {
+                return Ok(DdlOutcome { tag, notices: vec![format!("{error}, skipping")], created: None });
+            }
             object => object?,
         };
         let ObjectKind::Source(source) = &object.kind else {
@@ -109,7 +111,7 @@ impl Inner {
         let next = catalog.with_replaced(object.clone());
         let notices = self.ask(|reply| Request::Alter { object, alteration, reply }).await?;
         *self.catalog.write() = Arc::new(next);
-        Ok(DdlOutcome { tag, notices })
+        Ok(DdlOutcome { tag, notices, created: None })
     }
 }
 

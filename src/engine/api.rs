@@ -25,6 +25,8 @@ pub struct DdlOutcome {
     pub tag: String,
     /// NOTICEs in order.
     pub notices: Vec<String>,
+    /// The object that a CREATE made; none if there was one already (`IF NOT EXISTS`), and for namespaces.
+    pub created: Option<Oid>,
 }
 
 /// A change to one table, from one DML statement.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, BooleanBufferBuilder};
 
-use super::reader::{Attached, Consumer, Decoding, Out, SourceSetup, complete_behind, event_times, kept};
+use super::judge::{complete_behind, event_times, kept};
+use super::reader::{Attached, Consumer, Decoding, Out, SourceSetup};
 use crate::connector::{self, ConnectorError, PartitionOffset, Record, Records};
 use crate::exec::dedup::OffsetSet;
 use crate::exec::feed::Shortfall;

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use arrow::array::{BooleanArray, BooleanBufferBuilder, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 
-use super::reader::{Accepted, Consumer, Partition, SourceReader, SourceSetup};
+use super::judge::Accepted;
+use super::reader::{Consumer, Partition, SourceReader, SourceSetup};
 use super::stats::Ids;
 use super::verdicts::{DuplicateRow, Verdicts};
 use super::worker::{Worker, buckets_of, by_owner};

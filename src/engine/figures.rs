@@ -20,7 +20,7 @@ impl Coordinator {
             accepted: self.sources.values().flat_map(|s| s.partitions.values()).map(|p| p.counts.accepted).sum(),
             sources: self.sources.iter().map(|(&oid, source)| self.source_stats(oid, source)).collect(),
             views: self.views.values().map(|view| self.view_stats(view)).collect(),
-            slices: self.stores.iter().flat_map(|(&id, store)| slice_stats(id, store)).collect(),
+            slices: self.stores.iter().flat_map(|(&id, store)| self.slice_stats(id, store)).collect(),
             jobs,
             kept: self.kept.clone(),
             tables: self.tables.iter().map(|(&oid, t)| (oid, t.object.name.clone())).collect(),
@@ -99,6 +99,29 @@ impl Coordinator {
         }
     }
 
+    fn slice_stats(&self, id: StoreId, store: &Store) -> Vec<SliceStats> {
+        let grid = store.feed.layout.grid;
+        let names = store.users.keys().filter_map(|oid| Some(self.views.get(oid)?.object.name.as_str()));
+        let views: Arc<str> = names.collect::<Vec<_>>().join(", ").into();
+        let mut all = Vec::new();
+        for (&worker, report) in &store.reports {
+            for &(slice, rows, bytes, closed) in &report.slices {
+                all.push(SliceStats {
+                    store: store_name(id),
+                    worker,
+                    start_us: grid.map(|g| g.start_us(slice)),
+                    end_us: grid.map(|g| g.end_us(slice)),
+                    rows: rows as u64,
+                    bytes: bytes as u64,
+                    closed,
+                    generation: report.generation,
+                    views: views.clone(),
+                });
+            }
+        }
+        all
+    }
+
     pub(super) fn explain(&self, what: &Explained) -> Result<Vec<String>, EngineError> {
         let (oid, analyze) = match what {
             Explained::View { oid, analyze } => (oid, *analyze),
@@ -159,23 +182,4 @@ fn complete_from(store: &Store) -> Option<i64> {
 
 pub(super) fn store_name(id: StoreId) -> String {
     format!("store_{id}")
-}
-
-fn slice_stats(id: StoreId, store: &Store) -> Vec<SliceStats> {
-    let grid = store.feed.layout.grid;
-    let mut all = Vec::new();
-    for (&worker, report) in &store.reports {
-        for &(slice, rows, bytes, closed) in &report.slices {
-            all.push(SliceStats {
-                store: store_name(id),
-                worker,
-                start_us: grid.map(|g| g.start_us(slice)),
-                end_us: grid.map(|g| g.end_us(slice)),
-                rows: rows as u64,
-                bytes: bytes as u64,
-                closed,
-            });
-        }
-    }
-    all
 }

@@ -122,8 +122,8 @@ impl Coordinator {
             flow.passes.iter().map(|pass| (pass.rows.source, None)).collect();
         let mut feeds = Vec::new();
         for (i, feed) in flow.feeds.iter().enumerate() {
-            let keep_us = plan.retention_us.and_then(|kept| Some(kept.saturating_add(feed.view.window?.size_us)));
             let read_in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
+            let keep_us = self.wished_us(feed, &plan, read_in_place);
             let mut use_of = self.store_for(object.oid, feed, &plan, read_in_place, keep_us, &mut notices)?;
             if self.is_whole(use_of.store) {
                 targets.entry(feed.source).or_insert_with(|| Some(Vec::new()));
@@ -204,6 +204,15 @@ impl Coordinator {
                 notices.extend(copies(*window, "each row")?);
             }
         }
+        for (i, feed) in flow.feeds.iter().enumerate() {
+            let in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
+            if let (Some(window), Emit::OnUpdate, false) =
+                (feed.view.window, plan.emit, in_place || plan.over.is_empty())
+            {
+                let names: Vec<String> = plan.over.iter().map(|(_, name)| format!("\"{name}\"")).collect();
+                notices.extend(copies(window, &format!("each row of {}", names.join(", ")))?);
+            }
+        }
         for input in flow.tail.iter().flat_map(|n| &n.inputs) {
             let Input::Object(oid) = input else { continue };
             let Some(view) = self.views.get(oid) else { continue };
@@ -219,6 +228,17 @@ impl Coordinator {
             }
         }
         Ok(notices)
+    }
+
+    /// What a store must keep for a feed, by event time behind the watermark; `None`: all.
+    fn wished_us(&self, feed: &Feed, plan: &StreamPlan, read_in_place: bool) -> Option<i64> {
+        let size_us = feed.view.window.map(|window| window.size_us);
+        // What is followed over another view is needed until it is final: history is the other view's business.
+        if !read_in_place && !plan.over.is_empty() {
+            let source = self.sources.get(&feed.source);
+            return size_us?.checked_add(source.map_or(0, |s| s.setup.bounds.allowed_lateness_us));
+        }
+        Some(plan.retention_us?.saturating_add(size_us?))
     }
 
     /// A store that holds what the feed needs, or a new one.

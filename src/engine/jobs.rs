@@ -27,7 +27,7 @@ impl Inner {
         let oids = plan.oids.clone();
         self.ask(|reply| Request::Cancel { oids, reply }).await?;
         *self.catalog.write() = std::sync::Arc::new(next);
-        Ok(DdlOutcome { tag: "CANCEL JOB".into(), notices: plan.notices })
+        Ok(DdlOutcome { tag: "CANCEL JOB".into(), notices: plan.notices, created: None })
     }
 }
 

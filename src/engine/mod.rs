@@ -16,6 +16,7 @@ mod error;
 mod figures;
 mod install;
 mod jobs;
+mod judge;
 mod read;
 mod reader;
 mod sharing;
@@ -174,7 +175,7 @@ impl Inner {
         let (next, oid) = match made {
             Err(error) if definition.if_not_exists && error.is_already_there() => {
                 notices.push(format!("{error}, skipping"));
-                return Ok(DdlOutcome { tag, notices });
+                return Ok(DdlOutcome { tag, notices, created: None });
             }
             made => made?,
         };
@@ -192,7 +193,7 @@ impl Inner {
             self.plans.write().insert(oid, Arc::new(plan));
         }
         *self.catalog.write() = Arc::new(next);
-        Ok(DdlOutcome { tag, notices })
+        Ok(DdlOutcome { tag, notices, created: Some(oid) })
     }
 
     fn made_namespace(
@@ -210,7 +211,7 @@ impl Inner {
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(DdlOutcome { tag: tag.to_string(), notices })
+        Ok(DdlOutcome { tag: tag.to_string(), notices, created: None })
     }
 
     /// Checks a source's options and, as far as brokers answer, its topic.
@@ -255,7 +256,7 @@ impl Inner {
             crate::sql::ObjectType::Schema => "SCHEMA",
             crate::sql::ObjectType::Database => "DATABASE",
         };
-        Ok(DdlOutcome { tag: format!("DROP {kind}"), notices: plan.notices })
+        Ok(DdlOutcome { tag: format!("DROP {kind}"), notices: plan.notices, created: None })
     }
 
     async fn read(&self, objects: &[Oid], allow_partial: bool) -> Result<Arc<dyn ReadVersion>, EngineError> {

@@ -141,7 +141,7 @@ impl WindowTable {
             within: within.clone(),
             only: match &part.rows {
                 Rows::Store(snapshot) => Only::Ids(keys_where(&snapshot.layout, &snapshot.keys, key_filters)?),
-                Rows::Regrouped { .. } => Only::Where(key_filters.to_vec(), Arc::default()),
+                Rows::Regrouped { .. } => Only::Where(key_filters.to_vec()),
             },
             part: part.clone(),
             shown: self.shown,
@@ -302,13 +302,29 @@ fn batch_of(schema: &SchemaRef, columns: Vec<arrow::array::ArrayRef>, rows: usiz
 enum Only {
     /// `None`: all.
     Ids(Option<Arc<IdSet>>),
-    /// Those for which these are true, worked out when the first window is read; ids are of the numbering that stands beside
-    /// them.
-    Where(Vec<Physical>, Arc<Mutex<Option<KnownIds>>>),
+    /// Those for which these are true, of groups that are yet to be made.
+    Where(Vec<Physical>),
 }
 
-/// Ids, all if `None`, and the numbering that they are of.
-type KnownIds = (u64, Option<Arc<IdSet>>);
+/// What a window is made of, and the groups wanted of it. `known`: those groups, as of a numbering.
+fn regroup(
+    by: &mut Regrouped,
+    parts: &[StoreSnapshot],
+    view: &WindowView,
+    end_us: i64,
+    filters: &[Physical],
+    known: &mut Option<(u64, Option<Arc<IdSet>>)>,
+) -> Result<(StoreSnapshot, Option<Arc<IdSet>>), ExecError> {
+    let layout = by.plan().layout.clone();
+    let (numbering, keys) = by.keys(parts)?;
+    let only = match known.take() {
+        Some((of, only)) if of == numbering => only,
+        _ => keys_where(&layout, &keys, filters)?,
+    };
+    *known = Some((numbering, only.clone()));
+    let range = view.slices_of(layout.grid, end_us);
+    Ok((by.snapshot(parts, range, only.as_deref())?, only))
+}
 
 /// One part of a scan: gives a window's batches at a time.
 #[derive(Clone)]
@@ -326,54 +342,31 @@ struct PartScan {
 }
 
 impl PartScan {
-    fn windows(&self) -> Vec<i64> {
-        match &self.part.rows {
-            Rows::Store(snapshot) => self.part.view.windows(snapshot, &self.shown, &self.within),
-            Rows::Regrouped { parts, .. } => {
-                let of_part = |part| self.part.view.windows(part, &self.shown, &self.within);
-                parts.iter().flat_map(of_part).collect::<BTreeSet<_>>().into_iter().collect()
+    /// The batches of each window, one window after the other.
+    fn into_windows(self) -> Box<dyn Iterator<Item = Result<Vec<RecordBatch>, ExecError>> + Send> {
+        let view = self.part.view.clone();
+        match (self.part.rows.clone(), self.only.clone()) {
+            (Rows::Store(snapshot), Only::Ids(only)) => {
+                let windows = view.windows(&snapshot, &self.shown, &self.within);
+                let mut cursor = view.cursor(snapshot, only, &self.needed);
+                Box::new(
+                    (0..windows.len()).map(move |i| self.read(&mut cursor, windows[i], windows.get(i + 1).copied())),
+                )
+            }
+            (Rows::Regrouped { parts, by }, Only::Where(filters)) => {
+                let of_part = |part| view.windows(part, &self.shown, &self.within);
+                let windows: BTreeSet<i64> = parts.iter().flat_map(of_part).collect();
+                let mut known = None;
+                Box::new(windows.into_iter().map(move |end_us| {
+                    let (snapshot, only) = regroup(&mut by.lock(), &parts, &view, end_us, &filters, &mut known)?;
+                    self.read(&mut view.cursor(snapshot, only, &self.needed), end_us, None)
+                }))
+            }
+            _ => {
+                let wrong = ExecError::Invariant("a scan looks for keys where they are not".into());
+                Box::new(std::iter::once(Err(wrong)))
             }
         }
-    }
-
-    /// What the window that ends at `end_us` is read from, with the keys wanted of it.
-    fn cursor(&self, end_us: i64) -> Result<WindowCursor, ExecError> {
-        let (snapshot, only) = match (&self.part.rows, &self.only) {
-            (Rows::Store(snapshot), Only::Ids(only)) => (snapshot.clone(), only.clone()),
-            (Rows::Regrouped { parts, by }, Only::Where(filters, known)) => {
-                let mut by = by.lock();
-                let layout = by.plan().layout.clone();
-                let (numbering, keys) = by.keys(parts)?;
-                let mut known = known.lock();
-                let only = match &*known {
-                    Some((of, only)) if *of == numbering => only.clone(),
-                    _ => keys_where(&layout, &keys, filters)?,
-                };
-                *known = Some((numbering, only.clone()));
-                let range = self.part.view.slices_of(layout.grid, end_us);
-                (by.snapshot(parts, range, only.as_deref())?, only)
-            }
-            _ => return Err(ExecError::Invariant("a scan looks for keys where they are not".into())),
-        };
-        Ok(self.part.view.cursor(snapshot, only, &self.needed))
-    }
-
-    /// The batches of each window, one window after the other.
-    fn into_windows(self) -> impl Iterator<Item = Result<Vec<RecordBatch>, ExecError>> {
-        let windows = self.windows();
-        // A regrouped snapshot is of one window.
-        let one_for_all = matches!(self.part.rows, Rows::Store(_));
-        let mut kept = None;
-        (0..windows.len()).map(move |i| {
-            let mut cursor = match kept.take() {
-                Some(cursor) => cursor,
-                None => self.cursor(windows[i])?,
-            };
-            let next_us = windows.get(i + 1).filter(|_| one_for_all).copied();
-            let batches = self.read(&mut cursor, windows[i], next_us);
-            kept = one_for_all.then_some(cursor);
-            batches
-        })
     }
 
     fn read(

@@ -7,25 +7,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, BooleanArray, BooleanBufferBuilder, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
 use super::duplicates::{TakenIn, take_in};
+use super::judge::{complete_behind, judge};
 use super::stats::PartitionStats;
-use super::verdicts::{Counts, DeadLetter, LateInto, LateRow, Verdicts};
+use super::verdicts::{Counts, LateInto, Verdicts};
 use super::worker::{PassId, ReadRows};
 use crate::catalog::Oid;
 use crate::connector::{
-    self, ColumnSpec, ConnectorError, Decoded, Health, JsonDecoder, JsonOptions, PartitionOffset, Records,
-    SourceOptions,
+    self, ColumnSpec, ConnectorError, Health, JsonDecoder, JsonOptions, PartitionOffset, Records, SourceOptions,
 };
-use crate::exec::dedup::{AcceptedRows, Deduplicate, OffsetSet, Place, WithinPartition};
+use crate::exec::dedup::{AcceptedRows, Deduplicate, OffsetSet, WithinPartition};
 use crate::exec::exchange::{SourceProgress, StoreId};
-use crate::exec::feed::{FeedStep, PassStep, Shortfall, micros};
+use crate::exec::feed::{FeedStep, PassStep, Shortfall};
 use crate::exec::flow::{Feed, Pass};
-use crate::exec::law::{Bounds, PartitionLaw, PartitionProgress, Row, Terms};
+use crate::exec::law::{Bounds, PartitionLaw, PartitionProgress, Terms};
 use crate::exec::{Delta, ExecError};
 
 /// One poll brings about this much at most: enough to amortise a batch, little enough to stay in cache.
@@ -85,16 +84,16 @@ impl SourceSetup {
 
 pub(super) struct Partition {
     start: i64,
-    position: i64,
+    pub position: i64,
     end: Option<i64>,
     /// When the topic last told its end.
     end_seen_us: i64,
     /// Since when it has stood at its end.
-    at_end_since_us: Option<i64>,
+    pub at_end_since_us: Option<i64>,
     /// How long it is known to have stood there, if it is idle.
-    idle_us: Option<i64>,
-    law: PartitionLaw,
-    marks: Marks,
+    pub idle_us: Option<i64>,
+    pub law: PartitionLaw,
+    pub marks: Marks,
     pub counts: Counts,
     /// Where the ids of one are in no other.
     pub ids: Option<WithinPartition>,
@@ -189,9 +188,13 @@ impl SourceReader {
         &self.setup.bounds
     }
 
-    pub fn add_partitions(&mut self, partitions: &[(i32, i64)]) {
+    /// Partitions with where to begin, while the source stands at this watermark.
+    pub fn add_partitions(&mut self, partitions: &[(i32, i64)], source_watermark_us: Option<i64>) {
         let terms = Terms { bounds: self.setup.bounds, floor_us: self.floor_us, watermark_us: None };
         for &(partition, start) in partitions {
+            let mut law = PartitionLaw::new(start, terms);
+            // Its first row may come before the tick ends.
+            law.source_stands_at(source_watermark_us, true);
             self.partitions.entry(partition).or_insert_with(|| Partition {
                 start,
                 position: start,
@@ -199,7 +202,7 @@ impl SourceReader {
                 end_seen_us: i64::MIN,
                 at_end_since_us: None,
                 idle_us: None,
-                law: PartitionLaw::new(start, terms),
+                law,
                 marks: Marks::default(),
                 counts: Counts::default(),
                 ids: None,
@@ -306,7 +309,9 @@ impl SourceReader {
                     let (offset, before_us) = (state.position, state.law.watermark_us());
                     match change {
                         SourceChange::Bounds(bounds) => state.law.alter(offset, bounds, floor_us),
-                        SourceChange::Watermark { to_us } => drop(state.law.take_back(offset, to_us, floor_us)),
+                        SourceChange::Watermark { to_us } => {
+                            state.law.take_back(offset, to_us, floor_us);
+                        }
                         SourceChange::Restart(_) => {}
                     }
                     self.altered.push(Altered { partition, offset, before_us, terms: state.law.terms() });
@@ -483,13 +488,9 @@ impl SourceReader {
         progress
     }
 
-    /// An idle partition, and one from which nothing has come, begin at the source's watermark when a row comes.
     pub fn source_stands_at(&mut self, watermark_us: Option<i64>) {
         for state in self.partitions.values_mut() {
-            // What was dead or late has not brought it further.
-            let new = state.position == state.start || state.law.watermark_us().is_none();
-            let begins = state.idle_us.is_some() || new;
-            state.law.raise_when_it_returns(if begins { watermark_us } else { None });
+            state.law.source_stands_at(watermark_us, state.idle_us.is_some());
         }
     }
 
@@ -612,218 +613,6 @@ impl Decoding {
     }
 }
 
-/// The event time from which on nothing is lost that a partition accepted before its watermark was this.
-pub(super) fn complete_behind(setup: &SourceSetup, watermark_us: Option<i64>) -> Option<i64> {
-    // No accepted row has a later event time than made the watermark.
-    let newest_us = watermark_us.zip(setup.bounds.delay_us).map(|(w, delay)| w.saturating_add(delay));
-    newest_us.map(|us| us.saturating_add(1))
-}
-
-/// Rows that the law has accepted, as they were decoded, and where they stand.
-pub(super) struct Accepted {
-    pub rows: RecordBatch,
-    /// Columns of the source that are there, ascending.
-    pub present: Vec<usize>,
-    pub places: Vec<Place>,
-}
-
-fn judge(
-    setup: &SourceSetup,
-    decoding: &mut Decoding,
-    records: &Records,
-    partitions: &mut BTreeMap<i32, Partition>,
-    now_us: i64,
-    verdicts: &mut Verdicts,
-) -> Accepted {
-    let decoded = decoding.decoder.decode(records, 0..records.len());
-    count_records(records, partitions);
-    for dead in &decoded.dead {
-        let record = &records.records[dead.record as usize];
-        if let Some(partition) = partitions.get_mut(&record.partition) {
-            partition.counts.dead += 1;
-        }
-        verdicts.dead.push(DeadLetter {
-            source: setup.source,
-            partition: record.partition,
-            offset: record.offset,
-            timestamp_ms: record.timestamp_ms,
-            payload: records.value(dead.record as usize).unwrap_or_default().to_vec(),
-            reason: dead.reason.clone(),
-        });
-    }
-    for &record in &decoded.skipped {
-        if let Some(partition) = partitions.get_mut(&records.records[record as usize].partition) {
-            partition.counts.skipped += 1;
-        }
-    }
-    let times = event_times(setup, &decoding.present, &decoded);
-    let mut keep = BooleanBufferBuilder::new(decoded.rows.len());
-    let (mut late, mut late_rows) = (Vec::new(), Vec::new());
-    let mut places = Vec::new();
-    let mut row = 0;
-    while row < decoded.rows.len() {
-        let of = records.records[decoded.rows[row] as usize].partition;
-        // Records come in runs of one partition.
-        let Some(state) = partitions.get_mut(&of) else {
-            keep.append(false);
-            row += 1;
-            continue;
-        };
-        let first = &records.records[decoded.rows[row] as usize];
-        state.marks.add(Mark { offset: first.offset, watermark_us: state.law.watermark_us() });
-        while row < decoded.rows.len() {
-            let index = decoded.rows[row] as usize;
-            let record = &records.records[index];
-            if record.partition != of {
-                break;
-            }
-            let event_time_us = times.as_ref().and_then(|t| t.is_valid(row).then(|| t.value(row)));
-            let arrival_us = if record.log_append_time { record.timestamp_ms.saturating_mul(1000) } else { now_us };
-            let seen = Row { offset: record.offset, event_time_us, arrival_us, arrival_in_log: record.log_append_time };
-            match state.law.judge(seen) {
-                Ok(()) => {
-                    state.counts.accepted += 1;
-                    keep.append(true);
-                    if setup.deduplicate.is_some() {
-                        places.push(Place { partition: of, offset: record.offset });
-                    }
-                }
-                Err((reason, watermark_us)) => {
-                    state.counts.late += 1;
-                    keep.append(false);
-                    late_rows.push(row as u32);
-                    late.push(LateRow {
-                        source: setup.source,
-                        partition: of,
-                        offset: record.offset,
-                        event_time_us,
-                        watermark_us,
-                        payload: records.value(index).unwrap_or_default().to_vec(),
-                        reason,
-                    });
-                }
-            }
-            row += 1;
-        }
-    }
-    if let Some(into) = setup.late_into.as_ref().filter(|_| !late.is_empty()) {
-        verdicts.late_into.push((into.table, into.rows(&decoded.batch, &decoding.present, late_rows, &late)));
-    }
-    verdicts.late.append(&mut late);
-    Accepted { rows: kept(decoded.batch, keep), present: decoding.present.clone(), places }
-}
-
-fn count_records(records: &Records, partitions: &mut BTreeMap<i32, Partition>) {
-    for run in records.records.chunk_by(|a, b| a.partition == b.partition) {
-        if let Some(state) = partitions.get_mut(&run[0].partition) {
-            state.counts.read += run.len() as u64;
-            state.position = state.position.max(run[run.len() - 1].offset + 1);
-            state.idle_us = None;
-            state.at_end_since_us = None;
-        }
-    }
-}
-
-/// Event times of the decoded rows in microseconds; `None` for a source without a watermark.
-pub(super) fn event_times(
-    setup: &SourceSetup,
-    present: &[usize],
-    decoded: &Decoded,
-) -> Option<arrow::array::Int64Array> {
-    let at = present.binary_search(&setup.time_column?).expect("the time column is always built");
-    Some(micros(decoded.batch.column(at)).expect("the planner checked that the column is a time"))
-}
-
-pub(super) fn kept(batch: RecordBatch, mut keep: BooleanBufferBuilder) -> RecordBatch {
-    let mask = BooleanArray::new(keep.finish(), None);
-    if mask.true_count() == batch.num_rows() {
-        return batch;
-    }
-    filter_record_batch(&batch, &mask).expect("one bit per row")
-}
-
 #[cfg(test)]
-mod tests {
-    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-
-    use super::*;
-
-    /// Ten rows a second from 1970-01-01T00:00:00 on, fifty of them, in one partition.
-    fn reader(bounds: Bounds) -> SourceReader {
-        let zone = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-        let spec = ColumnSpec { name: "ts".into(), data_type: zone.clone(), not_null: false, include: None };
-        let mut options: BTreeMap<String, String> = [("connector", "datagen"), ("datagen.rows.total", "50")]
-            .map(|(key, value)| (key.to_string(), value.to_string()))
-            .into();
-        SourceOptions::fix_start(&mut options, 0);
-        let columns = vec![spec];
-        let schema = Arc::new(Schema::new(vec![Field::new("ts", zone, true)]));
-        let mut reader = SourceReader::new(SourceSetup {
-            source: 1,
-            options: SourceOptions::parse(&options, &columns).expect("options"),
-            decode: JsonOptions::default(),
-            columns,
-            schema: schema.clone(),
-            time_column: Some(0),
-            bounds,
-            late_into: None,
-            deduplicate: None,
-        });
-        reader.add_partitions(&[(0, 0)]);
-        let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
-        reader.attach(Attached::Pass(1, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) })));
-        reader
-    }
-
-    fn idle_us(reader: &mut SourceReader, now_us: i64) -> Option<i64> {
-        reader.progress(1, now_us).partitions[0].idle_us
-    }
-
-    #[test]
-    fn a_partition_is_idle_as_far_as_the_topic_has_told_of_its_end() {
-        let mut reader = reader(Bounds { delay_us: Some(0), idle_timeout_us: 100, ..Bounds::default() });
-        while reader.read(1000, &mut Vec::new()) > 0 {}
-        assert_eq!(idle_us(&mut reader, 5000), None, "its end is not known");
-        reader.set_ends(&[(0, 50)], &[(0, 0)], 6000);
-        assert_eq!(idle_us(&mut reader, 9000), None, "nobody has told since");
-        reader.set_ends(&[(0, 50)], &[(0, 0)], 6099);
-        assert_eq!(idle_us(&mut reader, 9000), None);
-        reader.set_ends(&[(0, 50)], &[(0, 0)], 6100);
-        assert_eq!(idle_us(&mut reader, 9000), Some(100));
-        reader.set_ends(&[(0, 51)], &[(0, 0)], 6200);
-        assert_eq!(idle_us(&mut reader, 9000), None, "there is more");
-    }
-
-    #[test]
-    fn nobody_reads_for_nobody() {
-        let mut reader = reader(Bounds { delay_us: Some(0), ..Bounds::default() });
-        assert!(reader.read(1000, &mut Vec::new()) > 0);
-        reader.detach(Consumer::Pass(1));
-        assert!(reader.reader.is_none() && reader.read(1000, &mut Vec::new()) == 0);
-        let report = reader.report(1, &mut Verdicts::default());
-        assert_eq!((report.partitions[0].position, report.partitions[0].counts.accepted), (50, 50));
-    }
-
-    #[test]
-    fn reading_goes_on_elsewhere_with_the_counts_there_were() {
-        let mut reader = reader(Bounds { delay_us: Some(0), ..Bounds::default() });
-        while reader.read(1000, &mut Vec::new()) > 0 {}
-        let lost = ConnectorError::OffsetLost { partition: 0, offset: 50, reason: "gone".into() };
-        reader.lose(0, &lost);
-        // A view that comes now finds no history there.
-        let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
-        let pass = Pass { rows, schema: Arc::new(Schema::empty()) };
-        reader.attach(Attached::Pass(2, Arc::new(pass)));
-        let report = reader.report(1, &mut Verdicts::default());
-        assert_eq!(report.partitions[0].error, Some(lost.to_string()));
-        // The last row was at 4.9 s.
-        assert_eq!(report.incomplete, [(Consumer::Pass(2), 4_900_001)]);
-        reader.alter(SourceChange::Restart(vec![(0, 40)]), Some(4_500_000));
-        assert!(reader.read(2000, &mut Vec::new()) > 0);
-        let report = reader.report(1, &mut Verdicts::default());
-        let Counts { read, accepted, late, .. } = report.partitions[0].counts;
-        // Those before 4.9 s are late now: the watermark stands there.
-        assert_eq!((report.partitions[0].position, read, accepted, late), (50, 60, 51, 9));
-        assert_eq!(report.partitions[0].error, None);
-    }
-}
+#[path = "reader_tests.rs"]
+mod tests;

@@ -143,7 +143,7 @@ pub struct ViewStats {
     /// Rows without a time, which stand in no window.
     pub rows_without_window: u64,
     pub error_sample: Option<String>,
-    /// Names of the stores it reads, and of the other views that read them.
+    /// Names of the stores it reads.
     pub stores: Vec<String>,
 }
 
@@ -156,6 +156,10 @@ pub struct SliceStats {
     pub rows: u64,
     pub bytes: u64,
     pub closed: bool,
+    /// The tick in which rows last came to the worker's part of the store.
+    pub generation: u64,
+    /// Names of the views that read the store.
+    pub views: Arc<str>,
 }
 
 /// What did not count, in chunks that readers share.
@@ -336,6 +340,8 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("rows", Int64),
             ("bytes", Int64),
             ("closed", Boolean),
+            ("generation", Int64),
+            ("views", Utf8),
         ],
         "late_rows" => vec![
             ("source", Utf8),
@@ -521,6 +527,8 @@ impl Stats {
                 count(self.slices.iter().map(|s| s.rows)),
                 count(self.slices.iter().map(|s| s.bytes)),
                 Arc::new(self.slices.iter().map(|s| Some(s.closed)).collect::<BooleanArray>()),
+                count(self.slices.iter().map(|s| s.generation)),
+                text(self.slices.iter().map(|s| Some(&*s.views))),
             ],
             "late_rows" => {
                 let chunks = all(&self.kept.late);

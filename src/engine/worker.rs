@@ -157,6 +157,8 @@ pub(super) struct StoreReport {
     pub slices: Vec<(i64, usize, usize, bool)>,
     pub keys: usize,
     pub bytes: usize,
+    /// The tick in which rows last came.
+    pub generation: u64,
     pub forgotten_rows: u64,
     pub first_kept: Option<i64>,
     pub shortfall: Shortfall,
@@ -182,6 +184,8 @@ struct Part {
     held: bool,
     keep_us: Option<i64>,
     failed: bool,
+    /// The tick in which rows last came.
+    generation: u64,
 }
 
 struct Edge {
@@ -333,7 +337,8 @@ impl Worker {
             }
             Command::AddPartitions { source, partitions } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
-                    reader.add_partitions(&partitions);
+                    let watermark_us = self.times.get(&source).and_then(|time| time.watermark_us);
+                    reader.add_partitions(&partitions, watermark_us);
                 }
             }
             Command::Ends { source, ends, lows } => {
@@ -385,7 +390,16 @@ impl Worker {
         });
         match made {
             Ok((store, before)) => {
-                let part = Part { source, store, before, edges: Vec::new(), held: true, keep_us: None, failed: false };
+                let part = Part {
+                    source,
+                    store,
+                    before,
+                    edges: Vec::new(),
+                    held: true,
+                    keep_us: None,
+                    failed: false,
+                    generation: 0,
+                };
                 self.stores.insert(id, part);
             }
             Err(error) => self.fail(Consumer::Store(id), &error),
@@ -489,7 +503,10 @@ impl Worker {
             return Ok(());
         }
         match &mut part.before {
-            None => part.store.apply(&rows),
+            None => {
+                part.generation = self.tick;
+                part.store.apply(&rows)
+            }
             // What is taken back may cancel in number and not in value: it goes as it is.
             Some(before) if before.rests_ticks == 0 && rows.weights.is_none() => {
                 before.rows += rows.rows;
@@ -516,7 +533,10 @@ impl Worker {
         add: impl FnOnce(&mut SliceStore) -> Result<(), ExecError>,
     ) -> Result<(), ExecError> {
         match self.stores.get_mut(&id) {
-            Some(part) => add(&mut part.store),
+            Some(part) => {
+                part.generation = self.tick;
+                add(&mut part.store)
+            }
             None => Ok(()),
         }
     }
@@ -546,7 +566,7 @@ impl Worker {
             }
         }
         self.sent.fill(0);
-        (self.tick, self.round) = if last { (self.tick + 1, 0) } else { (self.tick, self.round + 1) };
+        self.round += 1;
         loop {
             if let Some(input) = self.inbox.complete(last) {
                 return Some(input);
@@ -628,6 +648,8 @@ impl Worker {
             }
         }
         self.settle_ids();
+        // What is sent from here on belongs to the next tick.
+        (self.tick, self.round) = (tick + 1, 0);
         self.bytes_this_tick = 0;
         self.history_time = Duration::ZERO;
         self.begin_waiting();
@@ -706,6 +728,7 @@ impl Worker {
                     slices: part.store.slices().collect(),
                     keys: part.store.num_keys(),
                     bytes: part.store.bytes() + part.edges.iter().map(|e| e.changes.bytes()).sum::<usize>(),
+                    generation: part.generation,
                     forgotten_rows: part.store.forgotten_rows(),
                     first_kept: part.store.first_kept(),
                     shortfall: self

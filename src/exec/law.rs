@@ -131,7 +131,9 @@ pub struct PartitionLaw {
     terms: Terms,
     /// The watermark as rows make it that did not lie ahead of the clock of their arrival.
     plausible_us: Option<i64>,
-    /// Set while the partition is idle or new: what its watermark is raised to when a row comes.
+    /// The partition is new or has been idle, and no row has come since: the first one finds the watermark raised,
+    away: bool,
+    /// to this, the source's.
     raise_to_us: Option<i64>,
     facts: Facts,
     /// For a second reader, which looks facts up and makes none: what is before this offset has been applied.
@@ -144,6 +146,7 @@ impl PartitionLaw {
         PartitionLaw {
             terms,
             plausible_us: None,
+            away: true,
             raise_to_us: None,
             facts: Facts::begin(offset, terms),
             replayed_to: None,
@@ -180,9 +183,11 @@ impl PartitionLaw {
         self.facts.trim(first);
     }
 
-    /// Says that the partition is idle (or new) while the source stands at this watermark.
-    pub fn raise_when_it_returns(&mut self, source_watermark_us: Option<i64>) {
-        self.raise_to_us = source_watermark_us;
+    /// The source stands at this watermark by now; `idle`: without waiting for this partition. It need not be idle any more
+    /// when it delivers a row, since its end may be seen to move on before, or a record without a verdict of ours may come.
+    pub fn source_stands_at(&mut self, watermark_us: Option<i64>, idle: bool) {
+        self.away |= idle;
+        self.raise_to_us = watermark_us.filter(|_| self.away);
     }
 
     /// From the row at `offset` on other bounds hold. `floor_us` is what is final by now, and stays so.
@@ -211,6 +216,7 @@ impl PartitionLaw {
     pub fn restart(&mut self, offset: i64, floor_us: Option<i64>) {
         self.terms.floor_us = self.terms.floor_us.max(floor_us);
         self.facts = Facts::begin(offset, self.terms);
+        self.away = true;
     }
 
     /// The verdict on the partition's next row. `Err` gives the reason and the watermark it was held against.
@@ -240,6 +246,7 @@ impl PartitionLaw {
     }
 
     fn raise(&mut self, offset: i64) {
+        self.away = false;
         // A raise that changes nothing is no fact.
         if let Some(raise_to_us) = self.raise_to_us.take()
             && self.terms.watermark_us < Some(raise_to_us)
@@ -387,7 +394,7 @@ mod tests {
     fn a_second_reader_comes_to_the_same_verdicts() {
         let mut first = fresh();
         let mut seen = check(&mut first, 0, &[(Some(100), 0)]);
-        first.raise_when_it_returns(Some(300));
+        first.source_stands_at(Some(300), true);
         seen += "\n";
         // Late only because the partition had been idle; from the future only by the clock of its arrival.
         seen += &check(&mut first, 1, &[(Some(294), 0), (Some(5000), 0), (Some(400), 0)]);
@@ -395,6 +402,28 @@ mod tests {
         let rows = [(Some(100), 9000), (Some(294), 9000), (Some(5000), 9000), (Some(400), 9000)];
         assert_eq!(check(&mut second, 0, &rows), seen);
         assert!(seen.contains("late") && seen.contains("future"));
+    }
+
+    #[test]
+    fn who_was_away_is_raised_by_the_next_row_idle_still_or_not() {
+        let mut law = fresh();
+        law.source_stands_at(Some(50), false);
+        let mut seen = check(&mut law, 0, &[(Some(40), 0), (Some(100), 0)]);
+        law.source_stands_at(Some(200), true);
+        // Its end is seen to move on before the record comes.
+        law.source_stands_at(Some(300), false);
+        seen += "\n";
+        seen += &check(&mut law, 2, &[(Some(294), 0), (Some(305), 0)]);
+        law.source_stands_at(Some(400), false);
+        seen += "\n";
+        seen += &check(&mut law, 4, &[(Some(300), 0)]);
+        insta::assert_snapshot!(seen, @r"
+        late(Some(50)) Some(50)
+        accepted Some(90)
+        late(Some(300)) Some(300)
+        accepted Some(300)
+        accepted Some(300)
+        ");
     }
 
     #[test]
@@ -450,7 +479,7 @@ mod tests {
     fn facts_are_forgotten_with_their_offsets() {
         let mut law = fresh();
         check(&mut law, 0, &[(Some(100), 0), (Some(5000), 0), (Some(5000), 0)]);
-        law.raise_when_it_returns(Some(300));
+        law.source_stands_at(Some(300), true);
         check(&mut law, 3, &[(Some(5000), 0), (Some(400), 0)]);
         law.alter(5, Bounds { max_future_us: 9000, ..BOUNDS }, None);
         check(&mut law, 5, &[(Some(5000), 0)]);

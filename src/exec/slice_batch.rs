@@ -158,8 +158,8 @@ impl Merging {
     pub fn finish(&self) -> Result<Merged, ExecError> {
         let outputs: Vec<ArrayRef> = self.states.iter().map(|s| s.finish()).collect::<Result<_, _>>()?;
         // What has no NULL needs no second look.
-        let pairs = self.states.iter().zip(&outputs);
-        let overflowed = pairs.map(|(s, o)| if o.null_count() == 0 { 0 } else { s.overflowed() }).collect();
+        let values = self.states.iter().zip(&outputs);
+        let overflowed = values.map(|(s, o)| if o.null_count() == 0 { 0 } else { s.overflowed() }).collect();
         Ok(Merged { ids: self.ids.clone(), counts: self.counts.clone(), outputs, overflowed })
     }
 }

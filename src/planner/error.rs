@@ -60,18 +60,35 @@ pub enum PlanError {
     /// 22003, also while a query runs.
     #[error("{0}")]
     OutOfRange(Refusal),
-    /// 22P02, 22007: fix the data; also while a query runs.
+    /// 22P02, 22007, 22003: fix the data; also while a query runs. Arrow's cast of a text or a number, of which only the message
+    /// says more.
     #[error("{0}")]
     InvalidText(Refusal),
+    /// 22P02: the text is no value of the type; also while a query runs.
+    #[error("{0}")]
+    InvalidValue(Refusal),
+    /// 22007: the text is no date, time or interval; also while a query runs.
+    #[error("{0}")]
+    InvalidDatetime(Refusal),
+    /// 22008: a date, time or interval beyond what the type can hold; also while a query runs.
+    #[error("{0}")]
+    DatetimeOverflow(Refusal),
     /// 53200: let the query hold less at once.
     #[error("{0}")]
     OutOfMemory(Refusal),
+    /// 54000: a value larger than any may be; also while a query runs.
+    #[error("{0}")]
+    TooLarge(Refusal),
+    /// 54011: select fewer columns.
+    #[error("{0}")]
+    TooManyColumns(Refusal),
 }
 
 /// A message, what would work instead, and where in the text.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Refusal {
     pub message: String,
+    pub detail: Option<String>,
     pub hint: Option<String>,
     pub at: Option<At>,
 }
@@ -91,7 +108,12 @@ impl fmt::Display for Refusal {
 
 impl Refusal {
     pub fn new(message: impl Into<String>) -> Refusal {
-        Refusal { message: message.into(), hint: None, at: None }
+        Refusal { message: message.into(), ..Refusal::default() }
+    }
+
+    pub fn detail(mut self, detail: impl Into<String>) -> Refusal {
+        self.detail = Some(detail.into());
+        self
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Refusal {
@@ -144,7 +166,7 @@ impl PlanError {
     pub fn detail(&self) -> Option<String> {
         match self {
             PlanError::Catalog { error, .. } => error.detail(),
-            _ => None,
+            other => other.refusal().and_then(|refusal| refusal.detail.clone()),
         }
     }
 
@@ -187,7 +209,12 @@ impl PlanError {
             | PlanError::NotReady(r)
             | PlanError::OutOfRange(r)
             | PlanError::InvalidText(r)
-            | PlanError::OutOfMemory(r) => Some(r),
+            | PlanError::InvalidValue(r)
+            | PlanError::InvalidDatetime(r)
+            | PlanError::DatetimeOverflow(r)
+            | PlanError::OutOfMemory(r)
+            | PlanError::TooLarge(r)
+            | PlanError::TooManyColumns(r) => Some(r),
         }
     }
 
@@ -209,7 +236,12 @@ impl PlanError {
             | PlanError::NotReady(r)
             | PlanError::OutOfRange(r)
             | PlanError::InvalidText(r)
-            | PlanError::OutOfMemory(r) => Some(r),
+            | PlanError::InvalidValue(r)
+            | PlanError::InvalidDatetime(r)
+            | PlanError::DatetimeOverflow(r)
+            | PlanError::OutOfMemory(r)
+            | PlanError::TooLarge(r)
+            | PlanError::TooManyColumns(r) => Some(r),
         }
     }
 }
@@ -232,7 +264,10 @@ impl From<DataFusionError> for PlanError {
         match error {
             DataFusionError::External(error) => match error.downcast::<PlanError>() {
                 Ok(error) => *error,
-                Err(other) => PlanError::invalid(other.to_string()),
+                Err(error) => match error.downcast::<ArrowError>() {
+                    Ok(error) => of_arrow(*error),
+                    Err(other) => PlanError::invalid(other.to_string()),
+                },
             },
             DataFusionError::Context(_, inner) => PlanError::from(*inner),
             DataFusionError::Diagnostic(diagnostic, inner) => {
@@ -298,17 +333,26 @@ pub(super) fn duplicate_column(name: &str) -> PlanError {
 fn of_arrow(error: ArrowError) -> PlanError {
     match error {
         ArrowError::DivideByZero => PlanError::DivisionByZero,
+        // Its text is `Overflow happened on: a + b`, in front of which the type of the error says the same.
         ArrowError::ArithmeticOverflow(message) => {
-            PlanError::OutOfRange(Refusal::new(format!("value out of range: {}", first_lower(&message))))
+            let operation = message.split_once(": ").map_or(message.as_str(), |(_, operation)| operation);
+            PlanError::OutOfRange(Refusal::new("value out of range").detail(operation))
         }
-        ArrowError::ParseError(message) => PlanError::InvalidText(Refusal::new(first_lower(&message))),
-        ArrowError::CastError(message) if message.starts_with("Can't cast value") => {
-            PlanError::OutOfRange(Refusal::new(format!("value out of range: {}", first_lower(&message))))
+        ArrowError::ParseError(message) | ArrowError::CastError(message) => {
+            PlanError::InvalidText(Refusal::new(first_lower(&message)))
         }
-        ArrowError::CastError(message) => PlanError::InvalidText(Refusal::new(first_lower(&message))),
+        ArrowError::MemoryError(message) => {
+            PlanError::OutOfMemory(Refusal::new(format!("out of memory: {}", first_lower(&message))))
+        }
+        ArrowError::OffsetOverflowError(_) => {
+            PlanError::TooLarge(Refusal::new("the texts of one batch of rows are larger than 2 GiB"))
+        }
         ArrowError::ExternalError(inner) => match inner.downcast::<DataFusionError>() {
             Ok(inner) => PlanError::from(*inner),
-            Err(other) => of_message(&other.to_string()),
+            Err(inner) => match inner.downcast::<PlanError>() {
+                Ok(inner) => *inner,
+                Err(other) => of_message(&other.to_string()),
+            },
         },
         other => of_message(&other.to_string()),
     }
@@ -345,12 +389,6 @@ fn of_message(message: &str) -> PlanError {
             "a correlated subquery of this form is not supported",
             "Correlate by equalities joined with AND, or write a join.",
         );
-    }
-    if message.contains("Divide by zero") || message.contains("divide by zero") {
-        return PlanError::DivisionByZero;
-    }
-    if message.contains("Overflow happened") || message.contains("overflow") {
-        return PlanError::OutOfRange(Refusal::new(format!("value out of range: {}", first_lower(message))));
     }
     if message.contains("must be in GROUP BY") || message.contains("must appear in the GROUP BY") {
         let message = match message.split("olumn \"").nth(1).and_then(|rest| rest.split('"').next()) {

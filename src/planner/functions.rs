@@ -1,20 +1,20 @@
 //! Scalar functions that the planner owns: constants of a read (event times and the clock), which are folded to literals so
-//! that they can be pushed into scans, and integer arithmetic that notices an overflow.
+//! that they can be pushed into scans.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::compute::kernels::numeric::{add, mul, sub};
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
+use chrono_tz::Tz;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature, Volatility,
+    ColumnarValue, Expr, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
-use datafusion::physical_expr_common::datum::apply;
 
 use super::error::{PlanError, Refusal};
+use super::moment::utc_to_local;
 use super::relations::parse_name;
 use super::types::{UTC, timestamp, timestamptz};
 use super::{EventTimes, event_time_type};
@@ -165,13 +165,13 @@ impl ScalarUDFImpl for EventTime {
 pub struct Clock {
     name: &'static str,
     returns: DataType,
-    /// Microseconds since the epoch; `None` where there is no clock.
-    now_us: Option<i64>,
+    /// Microseconds since the epoch, and the zone of local clocks; `None` where there is no clock.
+    now: Option<(i64, Tz)>,
     signature: Signature,
 }
 
 impl Clock {
-    pub fn functions(now_us: Option<i64>) -> Vec<ScalarUDF> {
+    pub fn functions(now: Option<(i64, Tz)>) -> Vec<ScalarUDF> {
         let time = DataType::Time64(TimeUnit::Microsecond);
         [
             ("now", timestamptz()),
@@ -186,21 +186,22 @@ impl Clock {
             ("localtime", time),
         ]
         .into_iter()
-        .map(|(name, returns)| Clock { name, returns, now_us, signature: Signature::nullary(Volatility::Stable) })
+        .map(|(name, returns)| Clock { name, returns, now, signature: Signature::nullary(Volatility::Stable) })
         .map(ScalarUDF::from)
         .collect()
     }
 
     fn value(&self) -> std::result::Result<ScalarValue, PlanError> {
         const DAY_US: i64 = 86_400_000_000;
-        let Some(now) = self.now_us else {
+        let Some((now, zone)) = self.now else {
             return Err(PlanError::NotReady(Refusal::new(format!("{}() cannot be evaluated here", self.name))));
         };
+        let local = utc_to_local(now, &zone);
         Ok(match &self.returns {
             DataType::Timestamp(_, Some(_)) => ScalarValue::TimestampMicrosecond(Some(now), Some(UTC.into())),
-            DataType::Timestamp(_, None) => ScalarValue::TimestampMicrosecond(Some(now), None),
-            DataType::Date32 => ScalarValue::Date32(i32::try_from(now.div_euclid(DAY_US)).ok()),
-            _ => ScalarValue::Time64Microsecond(Some(now.rem_euclid(DAY_US))),
+            DataType::Timestamp(_, None) => ScalarValue::TimestampMicrosecond(local, None),
+            DataType::Date32 => ScalarValue::Date32(local.and_then(|us| i32::try_from(us.div_euclid(DAY_US)).ok())),
+            _ => ScalarValue::Time64Microsecond(local.map(|us| us.rem_euclid(DAY_US))),
         })
     }
 }
@@ -258,58 +259,4 @@ fn fold(expr: Expr) -> Result<Transformed<Expr>> {
         return Ok(Transformed::no(expr));
     };
     Ok(Transformed::yes(Expr::Literal(value, None)))
-}
-
-/// `+`, `-` and `*` of two integers of one type; an overflow is an error instead of a wrong number.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct CheckedArithmetic {
-    pub op: Operator,
-    signature: Signature,
-}
-
-impl CheckedArithmetic {
-    /// `None` for an operator that cannot overflow unnoticed.
-    pub fn call(op: Operator, left: Expr, right: Expr) -> Option<Expr> {
-        matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply).then(|| {
-            let function = CheckedArithmetic { op, signature: Signature::any(2, Volatility::Immutable) };
-            ScalarUDF::from(function).call(vec![left, right])
-        })
-    }
-}
-
-impl ScalarUDFImpl for CheckedArithmetic {
-    fn name(&self) -> &str {
-        match self.op {
-            Operator::Plus => "checked_add",
-            Operator::Minus => "checked_sub",
-            _ => "checked_mul",
-        }
-    }
-
-    fn display_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(match args {
-            [left, right] => format!("{left} {} {right}", self.op),
-            _ => self.name().to_string(),
-        })
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, args: &[DataType]) -> Result<DataType> {
-        match args {
-            [left, right] if left == right && left.is_integer() => Ok(left.clone()),
-            _ => exec_err!("{} takes two integers of one type", self.name()),
-        }
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [left, right] = args.args.as_slice() else { return exec_err!("{} takes two arguments", self.name()) };
-        match self.op {
-            Operator::Plus => apply(left, right, add),
-            Operator::Minus => apply(left, right, sub),
-            _ => apply(left, right, mul),
-        }
-    }
 }

@@ -17,7 +17,9 @@
 //! [`plan_dml`].
 
 mod alter;
+mod arithmetic;
 mod assign_windows;
+mod bounded;
 mod define;
 mod dml;
 mod error;
@@ -25,6 +27,7 @@ mod event_time;
 mod explain;
 mod functions;
 mod lower;
+pub mod moment;
 mod names;
 mod onto_slices;
 mod postgres_functions;
@@ -36,6 +39,7 @@ mod select;
 mod session;
 mod show_create;
 pub mod stream_plan;
+mod text_input;
 mod types;
 mod window_relation;
 
@@ -50,6 +54,7 @@ pub use onto_slices::{Plans, onto_slices};
 pub use query::{EventTimes, Reads, bind, parameter_types, plan_query};
 pub use relations::{definition_names, objects_in};
 pub use session::{Runtime, session};
+pub use text_input::{bytea, interval_value};
 pub use types::{arrow_type, sql_name, timestamp, timestamptz};
 
 #[cfg(test)]

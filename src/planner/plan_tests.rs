@@ -105,7 +105,7 @@ fn windows_are_looked_for_below_projections_and_filters() {
                 Scan: source ad_events (oid 16384), columns=[event_type, user_id, country, device, ts] append-only
     ");
     assert_snapshot!(check("SELECT window_end, round(100.0 * count(*) FILTER (WHERE event_type = 'click') / nullif(count(*), 0)) AS ctr FROM HOP(clicks, ts, '1 minute', '1 hour') GROUP BY window_end"), @r"
-    Project: window_end, round(100 * CAST(count(*) FILTER (event_type = 'click') AS Float64) / CAST(nullif(count(*), 0) AS Float64)) AS ctr
+    Project: window_end, round(numeric_div(100.0 * CAST(count(*) FILTER (event_type = 'click') AS Decimal128(20, 0)), CAST(nullif(count(*), 0) AS Decimal128(20, 0)))) AS ctr
       Aggregate: HOP(slide=1m, size=1h) of ts, slice=1m, group=[window_end], calls=[count(*) FILTER (event_type = 'click'), count(*)]
         Filter: event_type = 'click' append-only
           Scan: source ad_events (oid 16384), columns=[event_type, ts] append-only

@@ -114,7 +114,7 @@ fn top_ads() {
 fn ctr_per_ad() {
     assert_snapshot!(check("ctr_per_ad.sql"), @r"
     ad_ctr
-    Project: ad_id, window_start, window_end, count(*) FILTER (event_type = 'click') AS clicks, count(*) FILTER (event_type = 'impression') AS impressions, round(100 * CAST(count(*) FILTER (event_type = 'click') AS Float64) / CAST(nullif(count(*) FILTER (event_type = 'impression'), 0) AS Float64), 2) AS ctr_percent
+    Project: ad_id, window_start, window_end, count(*) FILTER (event_type = 'click') AS clicks, count(*) FILTER (event_type = 'impression') AS impressions, round(numeric_div(100.0 * CAST(count(*) FILTER (event_type = 'click') AS Decimal128(20, 0)), CAST(nullif(count(*) FILTER (event_type = 'impression'), 0) AS Decimal128(20, 0))), 2) AS ctr_percent
       Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[ad_id, window_start, window_end], calls=[count(*) FILTER (event_type = 'click'), count(*) FILTER (event_type = 'impression')]
         Scan: source ad_events (oid 16384), columns=[ad_id, event_type, ts] append-only
     ");
@@ -129,9 +129,12 @@ fn by_country_device() {
         Scan: source ad_events (oid 16384), columns=[event_type, user_id, country, device, ts] append-only
 
     country_podium
-    Project: device, window_end, CAST(row_number AS Int64) AS place, country, clicks
-      TopN: partition=[device, window_end], order=[clicks DESC, country], limit=3, row_number
-        Scan: materialized view country_device (oid 16385), columns=[country, device, window_end, clicks]
+    View: read through the slices of [country_device]
+      Project: device, window_end, CAST(row_number AS Int64) AS place, country, clicks
+        TopN: partition=[device, window_end], order=[clicks DESC, country], limit=3, row_number
+          Project: country, device, window_end, count(*) FILTER (event_type = 'click') AS clicks
+            Aggregate: HOP(slide=10s, size=5m) of ts, slice=10s, group=[country, device, window_start, window_end], calls=[count(*) FILTER (event_type = 'click')]
+              Scan: source ad_events (oid 16384), columns=[event_type, user_id, country, device, ts] append-only
     ");
 }
 

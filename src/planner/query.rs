@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
+use chrono_tz::Tz;
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, DataFusionError};
@@ -21,6 +22,9 @@ use super::scope::{ObjectSource, Scope};
 use super::session::{Runtime, session_state};
 use super::types::output_type;
 use crate::catalog::{Catalog, NameContext, Oid, SystemTables};
+
+/// The most columns of a result, as in Postgres.
+const MOST_COLUMNS: usize = 1664;
 
 /// Constants of the read's tick. `None` is NULL, before the first row; an error is a refusal with its text, such as for an
 /// object without a watermark.
@@ -48,6 +52,8 @@ pub struct Reads {
     pub functions: Vec<ScalarUDF>,
     /// `now()`: the start of the transaction, in microseconds since the epoch.
     pub now_us: i64,
+    /// Where times without a zone are local.
+    pub zone: Tz,
     pub runtime: Arc<Runtime>,
 }
 
@@ -81,6 +87,10 @@ pub async fn plan_query(
         planned => planned?,
     };
     let plan = prepare(plan, &scope)?;
+    if plan.schema().fields().len() > MOST_COLUMNS {
+        let message = format!("target lists can have at most {MOST_COLUMNS} entries");
+        return Err(PlanError::TooManyColumns(Refusal::new(message)));
+    }
     bind(with_output_types(plan)?, reads)
 }
 

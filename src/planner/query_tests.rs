@@ -82,6 +82,7 @@ fn reads(catalog: Arc<Catalog>, tables: HashMap<Oid, Arc<dyn TableProvider>>) ->
         functions: pg_functions(&scope),
         system: Arc::new(PgCatalog::new(scope)),
         now_us: NOW_US,
+        zone: chrono_tz::Tz::UTC,
         runtime: Runtime::new(64 << 20).expect("a runtime"),
     }
 }
@@ -175,7 +176,7 @@ fn numbers_are_exact() {
     1 | 18446744073709551614 | 15.0000000000000000 | 2 | 30
     2 | 1 | 30.0000000000000000 | 1 | 30
     ");
-    assert_snapshot!(check("SELECT n + 1 AS n FROM facts WHERE k = 1"), @r"error: value out of range: overflow happened on: 9223372036854775807 + 1");
+    assert_snapshot!(check("SELECT n + 1 AS n FROM facts WHERE k = 1"), @r"error: value out of range");
     assert_snapshot!(check("SELECT k * 2000000000 AS a, -s AS b, 7 / 2 AS c FROM facts ORDER BY s"), @r"
     a: bigint, b: smallint, c: bigint
     2000000000 | -10 | 3

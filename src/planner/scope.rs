@@ -78,7 +78,7 @@ impl Scope {
     pub fn plan_in(&self, query: ast::Query, context: &mut PlannerContext) -> Result<LogicalPlan, PlanError> {
         let mut statement = ast::Statement::Query(Box::new(query));
         compat::rewrite(&mut statement);
-        rewrite_operators(&mut statement);
+        rewrite_operators(&mut statement)?;
         Ok(SqlToRel::new(self).sql_statement_to_plan_with_context(statement, context)?)
     }
 

@@ -1,12 +1,14 @@
 //! DataFusion's session, set up for Postgres' SQL and our types.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
+use chrono_tz::Tz;
 use datafusion::catalog::Session;
-use datafusion::common::Result;
-use datafusion::common::config::Dialect;
+use datafusion::common::config::{ConfigEntry, ConfigExtension, ConfigOptions, Dialect, ExtensionOptions};
+use datafusion::common::{Result, exec_err};
 use datafusion::execution::context::{QueryPlanner, SessionContext};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -18,6 +20,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::SessionConfig;
 
 use super::assign_windows::WindowsPlanner;
+use super::bounded::Bounded;
 use super::functions::{Clock, EventTime};
 use super::postgres_functions::MEANT_OTHERWISE;
 use super::types::{SqlTypes, UTC};
@@ -48,6 +51,42 @@ impl Runtime {
     }
 }
 
+/// The connection's TimeZone, for the rules that plans go through. UTC where there is no connection: in definitions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SessionZone(Tz);
+
+impl SessionZone {
+    pub fn of(options: &ConfigOptions) -> Tz {
+        options.extensions.get::<SessionZone>().map_or(Tz::UTC, |zone| zone.0)
+    }
+}
+
+impl ConfigExtension for SessionZone {
+    const PREFIX: &'static str = "session_zone";
+}
+
+impl ExtensionOptions for SessionZone {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn cloned(&self) -> Box<dyn ExtensionOptions> {
+        Box::new(*self)
+    }
+
+    fn set(&mut self, key: &str, _: &str) -> Result<()> {
+        exec_err!("session_zone has no option {key}")
+    }
+
+    fn entries(&self) -> Vec<ConfigEntry> {
+        Vec::new()
+    }
+}
+
 /// Plans what is not executed: definitions of objects.
 static PLANNING: LazyLock<SessionState> = LazyLock::new(|| base(Arc::new(RuntimeEnv::default())));
 
@@ -64,8 +103,12 @@ pub fn session(reads: &Reads) -> Result<SessionContext> {
 pub(super) fn session_state(reads: &Reads) -> Result<SessionState> {
     let mut functions = reads.functions.clone();
     functions.extend(EventTime::functions(&reads.catalog, &reads.names, reads.event_times.as_ref()));
-    functions.extend(Clock::functions(Some(reads.now_us)));
-    with_functions(&reads.runtime.base, functions)
+    functions.extend(Clock::functions(Some((reads.now_us, reads.zone))));
+    let mut state = with_functions(&reads.runtime.base, functions)?;
+    if reads.zone != Tz::UTC {
+        state.config_mut().options_mut().extensions.insert(SessionZone(reads.zone));
+    }
+    Ok(state)
 }
 
 fn with_functions(base: &SessionState, functions: Vec<ScalarUDF>) -> Result<SessionState> {
@@ -87,6 +130,7 @@ fn base(environment: Arc<RuntimeEnv>) -> SessionState {
     options.sql_parser.enable_ident_normalization = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
+    options.sql_parser.parse_float_as_decimal = true;
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(environment)
@@ -102,7 +146,8 @@ fn base(environment: Arc<RuntimeEnv>) -> SessionState {
         let removed = state.deregister_udf(name);
         debug_assert!(removed.is_ok());
     }
-    for function in postgres_functions::functions() {
+    let bounded = Bounded::functions(|name| state.scalar_functions().get(name).cloned());
+    for function in postgres_functions::functions().into_iter().chain(bounded) {
         let replaced = state.register_udf(Arc::new(function));
         debug_assert!(replaced.is_ok());
     }

@@ -20,6 +20,10 @@ pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, None)
 }
 
+pub fn time() -> DataType {
+    DataType::Time64(TimeUnit::Microsecond)
+}
+
 /// The Arrow type of a column or a cast. An error names the type that is refused.
 pub fn arrow_type(sql: &ast::DataType) -> Result<DataType, PlanError> {
     use ast::DataType as Sql;
@@ -46,9 +50,7 @@ pub fn arrow_type(sql: &ast::DataType) -> Result<DataType, PlanError> {
         Sql::Text | Sql::String(None) => DataType::Utf8,
         Sql::Bytea => DataType::Binary,
         Sql::Date => DataType::Date32,
-        Sql::Time(None | Some(6), TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
-            DataType::Time64(TimeUnit::Microsecond)
-        }
+        Sql::Time(None | Some(6), TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => time(),
         Sql::Timestamp(None | Some(6), zone) => match zone {
             TimezoneInfo::None | TimezoneInfo::WithoutTimeZone => timestamp(),
             TimezoneInfo::Tz | TimezoneInfo::WithTimeZone => timestamptz(),

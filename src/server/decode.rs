@@ -2,14 +2,13 @@
 
 use std::str;
 
-use arrow::compute::kernels::cast_utils::{Parser, parse_interval_month_day_nano, string_to_datetime};
-use arrow::datatypes::{Date32Type, IntervalMonthDayNano, Time64MicrosecondType};
+use arrow::datatypes::IntervalMonthDayNano;
 use bytes::Buf;
-use chrono::{NaiveDateTime, TimeZone, Utc};
 use chrono_tz::Tz;
 use datafusion::common::ScalarValue;
 
 use crate::catalog::PgType;
+use crate::planner::{self, PlanError, moment};
 
 use super::encode::Format;
 use super::error::PgError;
@@ -51,6 +50,7 @@ pub fn utf8(bytes: &[u8]) -> Result<&str, PgError> {
 /// A value from its text, as Postgres' input functions read it.
 pub fn from_text(text: &str, pg_type: &PgType, zone: Tz) -> Result<ScalarValue, PgError> {
     let invalid = || code::invalid_text(pg_type.sql_name, text);
+    let refused = |error: PlanError| code::from_plan(&error, "");
     let trimmed = text.trim();
     Ok(match pg_type.name {
         "bool" => ScalarValue::Boolean(Some(bool_of(trimmed).ok_or_else(invalid)?)),
@@ -68,26 +68,15 @@ pub fn from_text(text: &str, pg_type: &PgType, zone: Tz) -> Result<ScalarValue, 
         "numeric" => {
             decimal(trimmed).map_err(|too_large| if too_large { out_of_range(text, pg_type) } else { invalid() })?
         }
-        "bytea" => ScalarValue::Binary(Some(bytea(text).ok_or_else(invalid)?)),
-        "date" => ScalarValue::Date32(Some(Date32Type::parse(trimmed).ok_or_else(invalid)?)),
-        "timestamp" => {
-            let local = zone_suffix(trimmed).map_or(trimmed, |at| trimmed[..at].trim_end());
-            ScalarValue::TimestampMicrosecond(
-                Some(naive(local).ok_or_else(invalid)?.and_utc().timestamp_micros()),
-                None,
-            )
-        }
+        "bytea" => ScalarValue::Binary(Some(planner::bytea(text).map_err(refused)?)),
+        "date" => ScalarValue::Date32(Some(moment::date(text).map_err(refused)?)),
+        "timestamp" => ScalarValue::TimestampMicrosecond(Some(moment::timestamp(text).map_err(refused)?), None),
         "timestamptz" => {
-            let moment = match zone_suffix(trimmed) {
-                Some(_) => string_to_datetime(&Utc, trimmed).map_err(|_| invalid())?,
-                None => local_to_utc(naive(trimmed).ok_or_else(invalid)?, zone).ok_or_else(invalid)?,
-            };
-            ScalarValue::TimestampMicrosecond(Some(moment.timestamp_micros()), Some("UTC".into()))
+            let read = moment::timestamptz(text, zone).map_err(refused)?;
+            ScalarValue::TimestampMicrosecond(Some(read), Some("UTC".into()))
         }
-        "time" => ScalarValue::Time64Microsecond(Some(Time64MicrosecondType::parse(trimmed).ok_or_else(invalid)?)),
-        "interval" => {
-            ScalarValue::IntervalMonthDayNano(Some(parse_interval_month_day_nano(trimmed).map_err(|_| invalid())?))
-        }
+        "time" => ScalarValue::Time64Microsecond(Some(moment::time(text).map_err(refused)?)),
+        "interval" => ScalarValue::IntervalMonthDayNano(Some(planner::interval_value(text).map_err(refused)?)),
         // oid and its kin: four bytes without a sign.
         _ if pg_type.len == 4 && pg_type.arrow().is_integer() => {
             let value: i64 = int_of(text, pg_type)?;
@@ -118,6 +107,10 @@ fn from_binary(mut bytes: &[u8], pg_type: &PgType) -> Result<ScalarValue, PgErro
     let wrong = || PgError::new(code::INVALID_BINARY_REPRESENTATION, "incorrect binary data format");
     let fixed = |size: usize| if bytes.len() == size { Ok(()) } else { Err(wrong()) };
     let late = || PgError::new(code::DATETIME_FIELD_OVERFLOW, format!("{} out of range", pg_type.sql_name));
+    let infinite = || {
+        PgError::unsupported(format!("infinite values of type {} are not supported", pg_type.sql_name))
+            .hint("Use NULL, or a moment far away such as '9999-12-31'.")
+    };
     let epoch_us = POSTGRES_EPOCH_DAYS * MICROS_PER_DAY;
     Ok(match pg_type.name {
         "bool" => {
@@ -151,12 +144,18 @@ fn from_binary(mut bytes: &[u8], pg_type: &PgType) -> Result<ScalarValue, PgErro
         "bytea" => ScalarValue::Binary(Some(bytes.to_vec())),
         "date" => {
             fixed(4)?;
-            let days = i64::from(bytes.get_i32()) + POSTGRES_EPOCH_DAYS;
+            let days = match bytes.get_i32() {
+                i32::MIN | i32::MAX => return Err(infinite()),
+                days => i64::from(days) + POSTGRES_EPOCH_DAYS,
+            };
             ScalarValue::Date32(Some(i32::try_from(days).map_err(|_| late())?))
         }
         "timestamp" | "timestamptz" => {
             fixed(8)?;
-            let micros = bytes.get_i64().checked_add(epoch_us).ok_or_else(late)?;
+            let micros = match bytes.get_i64() {
+                i64::MIN | i64::MAX => return Err(infinite()),
+                micros => micros.checked_add(epoch_us).ok_or_else(late)?,
+            };
             let zone = (pg_type.name == "timestamptz").then(|| "UTC".into());
             ScalarValue::TimestampMicrosecond(Some(micros), zone)
         }
@@ -312,55 +311,6 @@ fn decimal(text: &str) -> Result<ScalarValue, bool> {
     Ok(ScalarValue::Decimal128(Some(value), precision as u8, scale as i8))
 }
 
-/// `\x` and hex digits, or the escape format.
-fn bytea(text: &str) -> Option<Vec<u8>> {
-    if let Some(hex) = text.strip_prefix("\\x") {
-        let digits: Vec<u8> = hex.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
-        let nibble = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
-        if !digits.len().is_multiple_of(2) {
-            return None;
-        }
-        return digits.chunks_exact(2).map(|pair| Some(nibble(pair[0])? << 4 | nibble(pair[1])?)).collect();
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'\\' {
-            bytes.push(first);
-        } else if tail.first() == Some(&b'\\') {
-            bytes.push(b'\\');
-            rest = &tail[1..];
-        } else {
-            let octal = tail.get(..3).filter(|digits| digits.iter().all(|d| (b'0'..=b'7').contains(d)))?;
-            let value = octal.iter().fold(0u32, |sum, d| sum * 8 + u32::from(d - b'0'));
-            bytes.push(u8::try_from(value).ok()?);
-            rest = &tail[3..];
-        }
-    }
-    Some(bytes)
-}
-
-/// Where the zone begins in a text like `2026-01-02 03:04:05+02`, if it has one.
-fn zone_suffix(text: &str) -> Option<usize> {
-    let time = text.find(':')?;
-    text[time..].find(|c: char| matches!(c, '+' | '-') || c.is_ascii_alphabetic()).map(|at| time + at)
-}
-
-fn naive(text: &str) -> Option<NaiveDateTime> {
-    string_to_datetime(&Utc, text).ok().map(|moment| moment.naive_utc())
-}
-
-/// A local time that a clock skips counts with the offset before the gap; one that it shows twice is the first.
-fn local_to_utc(local: NaiveDateTime, zone: Tz) -> Option<chrono::DateTime<Utc>> {
-    if let Some(moment) = zone.from_local_datetime(&local).earliest() {
-        return Some(moment.with_timezone(&Utc));
-    }
-    let earlier = local.checked_sub_signed(chrono::TimeDelta::hours(3))?;
-    let before = zone.from_local_datetime(&earlier).earliest()?;
-    before.with_timezone(&Utc).checked_add_signed(chrono::TimeDelta::hours(3))
-}
-
 /// The elements of `{a,"b c",NULL}`. `None` if the text is no array of one dimension.
 fn split_array(text: &str) -> Option<Vec<Option<String>>> {
     let inner = text.trim().strip_prefix('{')?.strip_suffix('}')?;
@@ -437,7 +387,14 @@ mod tests {
         check("numeric", ".", "22P02: invalid input syntax for type numeric: \".\"");
         check("bytea", "\\x00fF", "Binary(\"0,255\")");
         check("bytea", "a\\\\\\001", "Binary(\"97,92,1\")");
-        check("date", "2026-02-30", "22007: invalid input syntax for type date: \"2026-02-30\"");
+        check("date", "2026-02-30", "22008: date/time field value out of range: \"2026-02-30\"");
+        check("timestamp", "infinity", "0A000: infinite values of type timestamp without time zone are not supported");
+        check(
+            "interval",
+            "1 day 02:03:04",
+            "IntervalMonthDayNano(\"IntervalMonthDayNano { months: 0, days: 1, nanoseconds: 7384000000000 }\")",
+        );
+        check("bytea", "\\x0", "22P02: invalid hexadecimal data: odd number of digits");
         check("timestamp", "1970-01-01 00:00:01+05", "TimestampMicrosecond(1000000, None)");
         check("timestamptz", "1970-01-01 00:00:01+01", "TimestampMicrosecond(-3599000000, Some(\"UTC\"))");
         check("timestamptz", "2026-07-01 02:00:00", "TimestampMicrosecond(1782864000000000, Some(\"UTC\"))");

@@ -14,6 +14,7 @@
 
 mod compute;
 mod copy;
+mod copy_in;
 mod decode;
 mod encode;
 mod error;

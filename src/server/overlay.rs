@@ -50,7 +50,7 @@ struct State {
 
 fn converter(schema: &Schema, columns: impl IntoIterator<Item = usize>) -> Result<RowConverter, PgError> {
     let fields = columns.into_iter().map(|i| SortField::new(schema.field(i).data_type().clone())).collect();
-    RowConverter::new(fields).map_err(|error| from_arrow(&error))
+    RowConverter::new(fields).map_err(from_arrow)
 }
 
 impl State {
@@ -93,7 +93,7 @@ impl State {
     }
 
     fn whole_rows(&self, rows: &RecordBatch) -> Result<Vec<OwnedRow>, PgError> {
-        let rows = self.whole.convert_columns(rows.columns()).map_err(|error| from_arrow(&error))?;
+        let rows = self.whole.convert_columns(rows.columns()).map_err(from_arrow)?;
         Ok(rows.iter().map(|row| row.owned()).collect())
     }
 
@@ -101,7 +101,7 @@ impl State {
     fn keys_of(&self, rows: &RecordBatch) -> Result<Vec<OwnedRow>, PgError> {
         let Some((columns, converter)) = &self.key else { return Ok(Vec::new()) };
         let columns: Vec<_> = columns.iter().map(|&i| rows.column(i).clone()).collect();
-        let keys = converter.convert_columns(&columns).map_err(|error| from_arrow(&error))?;
+        let keys = converter.convert_columns(&columns).map_err(from_arrow)?;
         Ok(keys.iter().map(|key| key.owned()).collect())
     }
 
@@ -160,7 +160,7 @@ impl State {
             }
             inserted.extend(std::iter::repeat_n(i as u64, change.delta.weight(i) as usize));
         }
-        let taken = take_record_batch(rows, &UInt64Array::from(inserted)).map_err(|error| from_arrow(&error))?;
+        let taken = take_record_batch(rows, &UInt64Array::from(inserted)).map_err(from_arrow)?;
         self.append(taken)
     }
 
@@ -172,7 +172,7 @@ impl State {
             let alive = self.alive[start..end].to_vec().into();
             let part = filter_record_batch(&part, &alive)
                 .and_then(|rows| RecordBatch::try_new(Arc::clone(&object.columns), rows.columns().to_vec()));
-            kept.push(part.map_err(|error| from_arrow(&error))?);
+            kept.push(part.map_err(from_arrow)?);
             start = end;
         }
         let table = MemTable::try_new(Arc::clone(&object.columns), vec![kept]);

@@ -51,7 +51,7 @@ impl Prepared {
 impl Session {
     /// Plans a text of one statement. `oids` are the parameter types that the client knows, 0 for those it does not.
     pub async fn prepare(&mut self, text: Arc<str>, oids: &[u32]) -> Result<Prepared, PgError> {
-        let mut statements = self.parse(&text)?;
+        let mut statements = self.parse(&text).await?;
         if statements.len() > 1 {
             let message = "cannot insert multiple commands into a prepared statement";
             return Err(PgError::new(code::SYNTAX_ERROR, message));

@@ -1,5 +1,6 @@
 //! Queries: names → one tick's rows → a plan → a stream.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -18,12 +19,12 @@ use super::overlay::overlay;
 use super::pg_type::PgColumn;
 use super::prepared::Prepared;
 use super::rows::{RowStream, RowsTag, texts};
-use super::session::Session;
+use super::session::{SHORT_TEXT_BYTES, Session};
 use super::sqlstate as code;
 use super::transaction::Tables;
 use crate::catalog::{Catalog, ObjectKind, Oid, PgCatalog, SessionFacts, SystemScope, SystemTables, pg_functions};
 use crate::engine::TableChange;
-use crate::planner::{self, EventTimes, PlanError, Reads};
+use crate::planner::{self, DmlPlan, EventTimes, PlanError, Reads};
 use crate::sql::{self, Name, Statement};
 
 /// Batches as they come, or the error that ends them.
@@ -56,6 +57,7 @@ impl Session {
             system,
             functions,
             now_us,
+            zone: self.settings().zone(),
             runtime: Arc::clone(&self.shared.runtime),
         }
     }
@@ -68,8 +70,14 @@ impl Session {
     /// What a statement may see, with the rows of the objects it names as of one tick, and the block's own changes on top.
     pub(super) async fn reads_for(&mut self, statement: &Statement, text: &str) -> Result<Reads, PgError> {
         let catalog = self.catalog();
-        let objects = planner::objects_in(statement, &catalog, &self.name_context())
-            .map_err(|error| code::from_plan(&error, text))?;
+        let names = self.name_context();
+        let objects = if text.len() <= SHORT_TEXT_BYTES {
+            planner::objects_in(statement, &catalog, &names)
+        } else {
+            let (statement, catalog) = (statement.clone(), Arc::clone(&catalog));
+            self.work(async move { planner::objects_in(&statement, &catalog, &names) }).await?
+        };
+        let objects = objects.map_err(|error| code::from_plan(&error, text))?;
         let (mut tables, event_times) = self.version(&objects).await?;
         let changed = self.block.transaction().map(super::transaction::Transaction::changed).unwrap_or_default();
         for oid in objects.iter().filter(|oid| changed.contains(oid)) {
@@ -111,6 +119,15 @@ impl Session {
         Ok(RowStream::new(columns, RowsTag::Select, batches, Arc::clone(&self.interrupt)))
     }
 
+    /// Has something computed on the threads of queries, unless the statement is stopped first. What was begun is not heard of
+    /// any more then, but goes on to its next pause: what it works on is bounded.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, PgError> {
+        self.interrupt.guard(self.shared.compute.place().run(work)).await
+    }
+
     async fn plan(
         &self,
         query: &ast::Query,
@@ -118,9 +135,21 @@ impl Session {
         declared: &[Option<DataType>],
         text: &str,
     ) -> Result<LogicalPlan, PgError> {
-        let planned =
-            async { planner::plan_query(query, reads, declared).await.map_err(|error| code::from_plan(&error, text)) };
-        self.interrupt.guard(planned).await
+        let (query, reads, declared) = (query.clone(), reads.clone(), declared.to_vec());
+        let planned = self.work(async move { planner::plan_query(&query, &reads, &declared).await }).await?;
+        planned.map_err(|error| code::from_plan(&error, text))
+    }
+
+    pub(super) async fn plan_change(
+        &self,
+        statement: &Statement,
+        reads: &Reads,
+        declared: &[Option<DataType>],
+        text: &str,
+    ) -> Result<DmlPlan, PgError> {
+        let (statement, reads, declared) = (statement.clone(), reads.clone(), declared.to_vec());
+        let planned = self.work(async move { planner::plan_dml(&statement, &reads, &declared).await }).await?;
+        planned.map_err(|error| code::from_plan(&error, text))
     }
 
     /// Optimises a plan with its parameters in place, and starts it.
@@ -140,14 +169,11 @@ impl Session {
         let context = planner::session(reads).map_err(failed)?;
         let state = context.state();
         let place = self.shared.compute.place();
-        let started = async {
-            let started = place.run(async move {
-                let physical = state.create_physical_plan(&plan).await?;
-                execute_stream(physical, context.task_ctx())
-            });
-            started.await?.map_err(failed)
-        };
-        let stream = self.interrupt.guard(started).await?;
+        let started = self.work(async move {
+            let physical = state.create_physical_plan(&plan).await?;
+            execute_stream(physical, context.task_ctx())
+        });
+        let stream = started.await?.map_err(failed)?;
         Ok(stream::try_unfold(stream, move |mut stream| {
             let (text, place) = (Arc::clone(&text), place.clone());
             async move {
@@ -214,8 +240,7 @@ impl Session {
                 (plan, matches!(statement, Statement::Query(_)))
             }
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-                let dml = planner::plan_dml(statement, &reads, declared).await.map_err(failed)?;
-                (dml.plan, false)
+                (self.plan_change(statement, &reads, declared, text).await?.plan, false)
             }
             Statement::Explain { statement, .. } => {
                 let inner = Box::pin(self.plan_to_describe(statement, declared, text)).await?;
@@ -248,7 +273,9 @@ impl Session {
         let text = &prepared.text;
         let plan_failed = |error: PlanError| code::from_plan(&error, text);
         if let Statement::CreateMaterializedView(_) = statement {
-            let definition = planner::define(statement, &self.catalog(), &self.name_context()).map_err(plan_failed)?;
+            let (statement, catalog, names) = (statement.clone(), self.catalog(), self.name_context());
+            let defined = self.work(async move { planner::define(&statement, &catalog, &names) }).await?;
+            let definition = defined.map_err(plan_failed)?;
             let engine = self.shared.engine.clone();
             let asked = async {
                 match definition.plan {
@@ -268,7 +295,7 @@ impl Session {
         let plan = match statement {
             Statement::Query(query) => self.plan(query, &reads, &prepared.declared(), text).await?,
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-                planner::plan_dml(statement, &reads, &prepared.declared()).await.map_err(plan_failed)?.plan
+                self.plan_change(statement, &reads, &prepared.declared(), text).await?.plan
             }
             _ => {
                 return Err(PgError::unsupported("EXPLAIN of this statement is not supported")

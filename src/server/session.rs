@@ -13,7 +13,8 @@ use datafusion::common::ScalarValue;
 use parking_lot::Mutex;
 
 use super::compute::Compute;
-use super::copy::{CopyIn, CopyOut};
+use super::copy::CopyOut;
+use super::copy_in::CopyIn;
 use super::error::{Notice, PgError};
 use super::interrupt::Interrupt;
 use super::prepared::Prepared;
@@ -25,6 +26,9 @@ use crate::catalog::{DEFAULT_DATABASE, NameContext};
 use crate::engine::Engine;
 use crate::planner::Runtime;
 use crate::sql::{self, FetchCount, Isolation, Parsed, Set, Statement};
+
+/// What is read sooner than it is brought to another thread.
+pub(super) const SHORT_TEXT_BYTES: usize = 16 << 10;
 
 /// What all sessions of a server share.
 pub struct Shared {
@@ -157,8 +161,12 @@ impl Session {
     }
 
     /// The statements of a text.
-    pub fn parse(&self, text: &str) -> Result<Vec<Parsed>, PgError> {
-        Ok(sql::parse(text)?)
+    pub async fn parse(&self, text: &Arc<str>) -> Result<Vec<Parsed>, PgError> {
+        if text.len() <= SHORT_TEXT_BYTES {
+            return Ok(sql::parse(text)?);
+        }
+        let text = Arc::clone(text);
+        Ok(self.work(async move { sql::parse(&text) }).await??)
     }
 
     /// From here on the running statement can be cancelled and has its time.
@@ -354,7 +362,6 @@ impl Session {
         self.writable(what)?;
         let names = self.name_context();
         let engine = self.shared.engine.clone();
-        let catalog = engine.catalog();
         // Not interrupted: a statement that was begun has its effect, and the client learns of it.
         let outcome = match statement {
             Statement::Drop(drop) => engine.drop(drop, &names).await,
@@ -362,14 +369,19 @@ impl Session {
                 engine.alter_source(name, *if_exists, change, &names).await
             }
             Statement::CancelJobs { ids } => engine.cancel_jobs(ids, &names).await,
-            create => engine.create(create, &names).await,
+            create => {
+                let create = create.clone();
+                self.shared.compute.place().run(async move { engine.create(&create, &names).await }).await?
+            }
         };
         let outcome = outcome.map_err(|error| code::from_engine(error, &prepared.text))?;
         for notice in outcome.notices {
             self.notice(notice);
         }
         match statement {
-            Statement::CreateTable(create) if create.query.is_some() => self.fill(create, &catalog, prepared).await,
+            Statement::CreateTable(create) if create.query.is_some() => {
+                self.fill(create, outcome.created, prepared).await
+            }
             _ => Ok(Response::Done(outcome.tag)),
         }
     }

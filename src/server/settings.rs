@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono_tz::{TZ_VARIANTS, Tz};
+use chrono_tz::Tz;
 use parking_lot::Mutex;
 
 use super::decode::bool_of;
@@ -14,6 +14,7 @@ use super::error::{NoticeLevel, PgError};
 use super::sqlstate as code;
 use super::text::FloatDigits;
 use crate::catalog::{self, SERVER_VERSION};
+use crate::planner::moment;
 
 const SERVER_VERSION_NUM: &str = "150000";
 
@@ -400,8 +401,7 @@ fn show_millis(millis: u64) -> String {
 
 /// A zone by its IANA name, in any case.
 fn parse_zone(name: &str) -> Option<Tz> {
-    let name = name.trim();
-    TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(name)).copied()
+    moment::named_zone(name.trim())
 }
 
 /// `a, "B"` → a and B. `None` if it is no list of names.

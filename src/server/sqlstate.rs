@@ -60,6 +60,8 @@ pub const OUT_OF_MEMORY: &str = "53200";
 pub const TOO_MANY_CONNECTIONS: &str = "53300";
 pub const SERIALIZATION_FAILURE: &str = "40001";
 pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
+pub const STATEMENT_TOO_COMPLEX: &str = "54001";
+pub const TOO_MANY_COLUMNS: &str = "54011";
 pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 pub const OBJECT_IN_USE: &str = "55006";
 pub const CANT_CHANGE_RUNTIME_PARAM: &str = "55P02";
@@ -76,7 +78,8 @@ impl From<SqlError> for PgError {
             SqlError::Unsupported { .. } => FEATURE_NOT_SUPPORTED,
             SqlError::Value { .. } => INVALID_PARAMETER_VALUE,
             SqlError::DuplicateColumn { .. } => DUPLICATE_COLUMN,
-            SqlError::TooDeep { .. } => PROGRAM_LIMIT_EXCEEDED,
+            SqlError::TooDeep { .. } | SqlError::TooComplex { .. } => STATEMENT_TOO_COMPLEX,
+            SqlError::TooManyColumns { .. } => TOO_MANY_COLUMNS,
         };
         let (position, hint) = (error.position(), error.hint().map(Box::from));
         PgError { position, hint, ..PgError::new(code, error.to_string()) }
@@ -130,8 +133,14 @@ pub fn from_plan(error: &PlanError, text: &str) -> PgError {
         PlanError::WrongObject(_) => PgError::new(WRONG_OBJECT_TYPE, message),
         PlanError::NotReady(_) => PgError::new(OBJECT_NOT_IN_PREREQUISITE_STATE, message),
         PlanError::DivisionByZero => PgError::new(DIVISION_BY_ZERO, message),
+        PlanError::OutOfRange(_) => PgError::new(NUMERIC_VALUE_OUT_OF_RANGE, message),
+        PlanError::InvalidValue(_) => PgError::new(INVALID_TEXT_REPRESENTATION, message),
+        PlanError::InvalidDatetime(_) => PgError::new(INVALID_DATETIME_FORMAT, message),
+        PlanError::DatetimeOverflow(_) => PgError::new(DATETIME_FIELD_OVERFLOW, message),
         PlanError::OutOfMemory(_) => PgError::new(OUT_OF_MEMORY, message),
-        PlanError::Invalid(_) | PlanError::OutOfRange(_) | PlanError::InvalidText(_) => from_message(&message),
+        PlanError::TooLarge(_) => PgError::new(PROGRAM_LIMIT_EXCEEDED, message),
+        PlanError::TooManyColumns(_) => PgError::new(TOO_MANY_COLUMNS, message),
+        PlanError::Invalid(_) | PlanError::InvalidText(_) => from_message(&message),
     };
     PgError {
         hint: error.hint().map(Into::into).or(mapped.hint),
@@ -187,7 +196,7 @@ fn from_exec(error: ExecError) -> PgError {
         ExecError::DuplicateKey { .. } => PgError::new(UNIQUE_VIOLATION, message),
         ExecError::RowMissing { .. } => PgError::new(SERIALIZATION_FAILURE, message),
         ExecError::DataFusion(error) => from_datafusion(*error, ""),
-        ExecError::Arrow(error) => from_arrow(&error),
+        ExecError::Arrow(error) => from_arrow(*error),
         ExecError::State { .. } | ExecError::NegativeWeight { .. } | ExecError::Invariant(_) => {
             PgError::new(INTERNAL_ERROR, message)
         }
@@ -231,19 +240,12 @@ fn own_error(error: &(dyn std::error::Error + 'static)) -> Option<PgError> {
     None
 }
 
-pub fn from_arrow(error: &ArrowError) -> PgError {
-    match error {
-        ArrowError::ExternalError(inner) => {
-            own_error(inner.as_ref()).unwrap_or_else(|| from_message(&inner.to_string()))
-        }
-        ArrowError::MemoryError(_) | ArrowError::OffsetOverflowError(_) => {
-            PgError::new(OUT_OF_MEMORY, "out of memory").detail(error.to_string())
-        }
-        other => from_message(&other.to_string()),
-    }
+pub fn from_arrow(error: ArrowError) -> PgError {
+    from_datafusion(DataFusionError::ArrowError(Box::new(error), None), "")
 }
 
-/// DataFusion and Arrow tell most errors of data apart by their text alone.
+/// DataFusion and Arrow tell some errors of data apart by their text alone. Each phrase has its case in
+/// `phrases_of_libraries_are_understood`.
 fn from_message(message: &str) -> PgError {
     let line = message.lines().next().unwrap_or(message).trim_end_matches('.');
     // Arrow: "Cannot cast string 'x' to value of Int64 type".
@@ -255,19 +257,10 @@ fn from_message(message: &str) -> PgError {
     if let Some((value, _)) = quoted_after(line, "rror parsing timestamp from '") {
         return invalid_text("timestamp", value);
     }
-    if line.contains("nvalid input syntax for type interval") {
-        return invalid_text("interval", line.split('"').nth(1).unwrap_or_default());
-    }
-    if line.contains("ivide by zero") || line.contains("division by zero") {
-        return PgError::new(DIVISION_BY_ZERO, "division by zero");
-    }
     if let Some((_, data_type)) = line.split_once("an't cast value ").and_then(|(_, rest)| rest.split_once(" to type "))
     {
         let name = pg_type::in_postgres_words(data_type);
         return PgError::new(NUMERIC_VALUE_OUT_OF_RANGE, format!("{name} out of range"));
-    }
-    if let Some((_, operation)) = line.split_once("verflow happened on: ") {
-        return PgError::new(NUMERIC_VALUE_OUT_OF_RANGE, "value out of range").detail(operation);
     }
     if line.contains("verflow") || line.contains("out of range") {
         return PgError::new(NUMERIC_VALUE_OUT_OF_RANGE, "value out of range").detail(pg_type::in_postgres_words(line));
@@ -337,27 +330,60 @@ mod tests {
         let arrow = |error: ArrowError| DataFusionError::ArrowError(Box::new(error), None);
         ran(arrow(ArrowError::DivideByZero), "22012: division by zero");
         ran(arrow(ArrowError::ArithmeticOverflow("Overflow happened on: 1 + 2".into())), "22003: value out of range");
-        ran(
-            arrow(ArrowError::CastError("Cannot cast string 'it's' to value of Int64 type".into())),
-            "22P02: invalid input syntax for type bigint: \"it's\"",
-        );
-        ran(
-            arrow(ArrowError::ParseError("Error parsing timestamp from 'x': error parsing date".into())),
-            "22007: invalid input syntax for type timestamp: \"x\"",
-        );
-        ran(
-            arrow(ArrowError::CastError("Can't cast value 300000 to type Int16".into())),
-            "22003: smallint out of range",
-        );
-        ran(
-            DataFusionError::Plan("Cannot coerce arithmetic expression Utf8 + Int64 to valid types".into()),
-            "42883: operator does not exist: text + bigint \
-             [No operator matches the given types. You might need to add explicit type casts.]",
-        );
+        ran(arrow(ArrowError::MemoryError("1 TiB".into())), "53200: out of memory: 1 TiB");
+        let typed = PlanError::InvalidValue(Refusal::new("invalid hexadecimal digit: \"g\""));
+        ran(arrow(ArrowError::ExternalError(Box::new(typed.clone()))), "22P02: invalid hexadecimal digit: \"g\"");
+        ran(DataFusionError::External(Box::new(typed)), "22P02: invalid hexadecimal digit: \"g\"");
         let boxed = DataFusionError::External(Box::new(CatalogError::NoSchema("s".into())));
         ran(DataFusionError::Context("while".into(), Box::new(boxed)), "3F000: schema \"s\" does not exist");
         let own = PgError::new(QUERY_CANCELED, "canceling statement due to user request");
         ran(DataFusionError::External(Box::new(own)), "57014: canceling statement due to user request");
+    }
+
+    #[test]
+    fn phrases_of_libraries_are_understood() {
+        let cast = |text: &str| DataFusionError::ArrowError(Box::new(ArrowError::CastError(text.into())), None);
+        let ran_as = |text: &str| DataFusionError::Execution(text.into());
+        let planned = |text: &str| DataFusionError::Plan(text.into());
+        let operator = "[No operator matches the given types. You might need to add explicit type casts.]";
+        ran(
+            cast("Cannot cast string 'it's' to value of Int64 type"),
+            "22P02: invalid input syntax for type bigint: \"it's\"",
+        );
+        ran(
+            cast("Cannot cast value 'x' to value of Boolean type"),
+            "22P02: invalid input syntax for type boolean: \"x\"",
+        );
+        ran(cast("Can't cast value 300000 to type Int16"), "22003: smallint out of range");
+        ran(
+            DataFusionError::ArrowError(
+                Box::new(ArrowError::ParseError("Error parsing timestamp from 'x': error parsing date".into())),
+                None,
+            ),
+            "22007: invalid input syntax for type timestamp: \"x\"",
+        );
+        ran(ran_as("Overflow happened on FACTORIAL(30)"), "22003: value out of range");
+        ran(ran_as("value 1 is out of range"), "22003: value out of range");
+        ran(
+            planned("Cannot create filter with non-boolean predicate 't.v' returning Utf8"),
+            "42804: argument of WHERE must be type boolean, not type text",
+        );
+        ran(ran_as("Invalid timezone \"x\""), "22023: invalid timezone \"x\"");
+        ran(
+            planned("Column \"v\" must appear in the GROUP BY clause"),
+            "42803: column \"v\" must appear in the GROUP BY clause or be used in an aggregate function",
+        );
+        let rows = "21000: more than one row returned by a subquery used as an expression";
+        ran(ran_as("Scalar subquery returned more than one row"), rows);
+        ran(ran_as("more than one row returned by a subquery used as an expression"), rows);
+        ran(
+            planned("Cannot coerce arithmetic expression Utf8 + Int64 to valid types"),
+            &format!("42883: operator does not exist: text + bigint {operator}"),
+        );
+        ran(
+            planned("Cannot infer common argument type for comparison operation Utf8 = Boolean"),
+            &format!("42883: operator does not exist: text = boolean {operator}"),
+        );
     }
 
     #[test]

@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use datafusion::catalog::TableProvider;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::MemTable;
 
-use super::copy::CopyIn;
+use super::copy_in::CopyIn;
 use super::error::PgError;
 use super::prepared::Prepared;
 use super::session::{Response, Session};
 use super::sqlstate as code;
 use super::transaction::Block;
-use crate::catalog::{Catalog, PG_CATALOG, SystemTables};
+use crate::catalog::{Oid, PG_CATALOG, SystemTables};
 use crate::engine::TableChange;
 use crate::exec::Delta;
-use crate::planner::{self, DmlKind, Reads};
+use crate::planner::{DmlKind, DmlPlan, Reads};
 use crate::sql::{self, CreateTable, Drop, Name, ObjectType, Parsed, Statement};
 
 /// The table under which COPY's rows are planned. No client can have made one of that name.
@@ -48,28 +48,26 @@ impl Session {
             _ => None,
         };
         let reads = self.reads_for(&parsed.statement, &prepared.text).await?;
-        let declared = prepared.declared();
-        let rows = self.change(&parsed.statement, &reads, &declared, parameters, &prepared.text, last).await?;
+        let dml = self.plan_change(&parsed.statement, &reads, &prepared.declared(), &prepared.text).await?;
+        let rows = self.change(dml, &reads, parameters, &prepared.text, last).await?;
         Ok(Response::Done(format!("{tag} {rows}")))
     }
 
-    /// Plans and computes a change, and applies it or keeps it for COMMIT. Gives the number of rows.
+    /// Computes a change, and applies it or keeps it for COMMIT. Gives the number of rows.
     async fn change(
         &mut self,
-        statement: &Statement,
+        dml: DmlPlan,
         reads: &Reads,
-        declared: &[Option<DataType>],
         parameters: &[ScalarValue],
         text: &str,
         last: bool,
     ) -> Result<u64, PgError> {
-        let dml = planner::plan_dml(statement, reads, declared).await.map_err(|error| code::from_plan(&error, text))?;
         let batches = self.collect(dml.plan.clone(), reads, parameters, text).await?;
         let columns = reads.catalog.get(dml.table).map(|object| Arc::clone(&object.columns));
         let Some(columns) = columns else {
-            return Err(PgError::new(code::UNDEFINED_TABLE, "the table has been dropped"));
+            return Err(table_is_gone());
         };
-        let (delta, rows) = delta_of(dml.kind, &columns, &batches).map_err(|error| code::from_arrow(&error))?;
+        let (delta, rows) = delta_of(dml.kind, &columns, &batches).map_err(code::from_arrow)?;
         let change = TableChange { table: dml.table, delta, on_conflict: dml.on_conflict };
         let Some(transaction) = self.block.transaction_mut() else {
             return Err(PgError::new(code::INTERNAL_ERROR, "a change outside any transaction"));
@@ -114,37 +112,50 @@ impl Session {
             .map_err(|error| code::from_datafusion(error, &text))?;
         let mut reads = self.reads_for(&statement, &text).await?;
         reads.system = Arc::new(WithCopied { others: reads.system, rows: Arc::new(table), schema });
-        let rows = self.change(&statement, &reads, &[], &[], &text, last).await?;
+        let dml = self.plan_change(&statement, &reads, &[], &text).await?;
+        let rows = self.change(dml, &reads, &[], &text, last).await?;
         Ok(format!("COPY {rows}"))
     }
 
-    /// CREATE TABLE AS: puts the query's rows into the new table, or takes the table away again.
+    /// CREATE TABLE AS: puts the query's rows into the table that was made, or takes it away again. A table that was there
+    /// before stays as it is.
     pub(super) async fn fill(
         &mut self,
         create: &CreateTable,
-        before: &Catalog,
+        created: Option<Oid>,
         prepared: &Prepared,
     ) -> Result<Response, PgError> {
-        if self.shared.engine.catalog().version() == before.version() {
+        let (Some(oid), Some(query)) = (created, &create.query) else {
             return Ok(Response::Done("CREATE TABLE AS".into()));
-        }
-        let Some(query) = &create.query else { return Ok(Response::Done("CREATE TABLE".into())) };
-        let text = format!("INSERT INTO {} {query}", create.name);
+        };
+        let Some(object) = self.shared.engine.catalog().get(oid) else { return Err(table_is_gone()) };
+        let name = Name(vec![object.schema.clone(), object.name.clone()]);
+        let text = format!("INSERT INTO {name} {query}");
         let filled = async {
             let statement = statement(&text)?;
             let reads = self.reads_for(&statement, &prepared.text).await?;
-            self.change(&statement, &reads, &[], &[], &prepared.text, true).await
+            let dml = self.plan_change(&statement, &reads, &[], &prepared.text).await?;
+            // Another connection may have put another table in its place.
+            if dml.table != oid {
+                return Err(table_is_gone());
+            }
+            self.change(dml, &reads, &[], &prepared.text, true).await
         };
         match filled.await {
             Ok(rows) => Ok(Response::Done(format!("SELECT {rows}"))),
             Err(error) => {
-                let name: Name = create.name.clone();
-                let drop = Drop { kind: ObjectType::Table, names: vec![name], if_exists: true, cascade: false };
-                self.shared.engine.drop(&drop, &self.name_context()).await?;
+                if self.shared.engine.catalog().get(oid).is_some() {
+                    let drop = Drop { kind: ObjectType::Table, names: vec![name], if_exists: true, cascade: false };
+                    self.shared.engine.drop(&drop, &self.name_context()).await?;
+                }
                 Err(error)
             }
         }
     }
+}
+
+fn table_is_gone() -> PgError {
+    PgError::new(code::UNDEFINED_TABLE, "the table has been dropped")
 }
 
 fn statement(text: &str) -> Result<Statement, PgError> {

@@ -18,6 +18,12 @@ pub enum SqlError {
     /// A statement nested so deeply that working on it could exhaust the stack.
     #[error("statement is nested too deeply")]
     TooDeep { position: Option<usize> },
+    /// A text of so many words and signs that working on it could exhaust memory.
+    #[error("statement is too complex: it has more than {most} words and signs")]
+    TooComplex { most: usize },
+    /// More columns than a list can have.
+    #[error("{what} can have at most {most} entries")]
+    TooManyColumns { what: &'static str, most: usize, position: Option<usize> },
 }
 
 impl SqlError {
@@ -28,7 +34,9 @@ impl SqlError {
             | SqlError::Unsupported { position, .. }
             | SqlError::Value { position, .. }
             | SqlError::DuplicateColumn { position, .. }
+            | SqlError::TooManyColumns { position, .. }
             | SqlError::TooDeep { position } => *position,
+            SqlError::TooComplex { .. } => None,
         }
     }
 
@@ -37,7 +45,8 @@ impl SqlError {
             SqlError::Syntax { hint, .. } | SqlError::Unsupported { hint, .. } | SqlError::Value { hint, .. } => {
                 hint.as_deref()
             }
-            SqlError::DuplicateColumn { .. } => None,
+            SqlError::DuplicateColumn { .. } | SqlError::TooManyColumns { .. } => None,
+            SqlError::TooComplex { .. } => Some("Load rows with COPY, or split the statement."),
             SqlError::TooDeep { .. } => Some("Simplify the statement, or split it with views."),
         }
     }
@@ -72,9 +81,11 @@ impl SqlError {
             | SqlError::Unsupported { position, .. }
             | SqlError::Value { position, .. }
             | SqlError::DuplicateColumn { position, .. }
+            | SqlError::TooManyColumns { position, .. }
             | SqlError::TooDeep { position } => {
                 position.get_or_insert(place);
             }
+            SqlError::TooComplex { .. } => {}
         }
         self
     }

@@ -31,7 +31,7 @@ mod windows;
 
 pub use ast::*;
 pub use error::SqlError;
-pub use interval::interval_us;
+pub use interval::{Interval, IntervalFault, interval, interval_us};
 pub use name::{fold, quote};
 pub use parser::parse;
 

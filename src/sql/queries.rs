@@ -4,11 +4,14 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    CopyTarget, Delete, Expr, Fetch, FromTable, Insert, LimitClause, OnInsert, Query, Select, SetExpr, Statement,
-    TableFactor, TableObject, Update, Value, VisitMut, VisitorMut,
+    CopyTarget, Delete, Expr, Fetch, FromTable, GroupByExpr, Insert, LimitClause, OnInsert, OrderByKind, Query, Select,
+    SetExpr, Statement, TableFactor, TableObject, Update, Value, VisitMut, VisitorMut,
 };
 
 use super::SqlError;
+
+/// The most columns of a SELECT, and entries of GROUP BY and ORDER BY, as in Postgres.
+const MAX_COLUMNS: usize = 1664;
 
 /// A query or an expression with queries in it. Errors carry no position.
 pub(super) fn normalise(tree: &mut impl VisitMut) -> Result<(), SqlError> {
@@ -110,6 +113,14 @@ fn check_query(query: &mut Query) -> Result<(), SqlError> {
         }
         _ => {}
     }
+    let sorted = query.order_by.as_ref().map_or(0, |order| match &order.kind {
+        OrderByKind::Expressions(list) => list.len(),
+        OrderByKind::All(_) => 0,
+    });
+    at_most("ORDER BY lists", sorted)?;
+    if let SetExpr::Values(values) = query.body.as_ref() {
+        at_most("VALUES lists", values.rows.iter().map(|row| row.content.len()).max().unwrap_or(0))?;
+    }
     if !query.locks.is_empty() {
         return refuse("FOR UPDATE or FOR SHARE", "leave it out: a read sees one version and locks nothing");
     }
@@ -158,7 +169,18 @@ fn fetch_as_limit(query: &mut Query, fetch: Fetch) -> Result<(), SqlError> {
     Ok(())
 }
 
+fn at_most(what: &'static str, entries: usize) -> Result<(), SqlError> {
+    if entries > MAX_COLUMNS {
+        return Err(SqlError::TooManyColumns { what, most: MAX_COLUMNS, position: None });
+    }
+    Ok(())
+}
+
 fn check_select(select: &Select) -> Result<(), SqlError> {
+    at_most("target lists", select.projection.len())?;
+    if let GroupByExpr::Expressions(list, _) = &select.group_by {
+        at_most("GROUP BY lists", list.len())?;
+    }
     if select.into.is_some() {
         return refuse("SELECT INTO", "use CREATE TABLE ... AS SELECT");
     }

@@ -13,6 +13,8 @@ const MAX_NESTING: usize = 128;
 /// Operators in one run without a bracket or comma: `a OR b OR c` becomes a tree as deep as it is long. Cloning one of this
 /// depth takes some 9 MiB of stack in a debug build, hence the threads of 16 MiB that statements run on.
 const MAX_CHAIN: usize = 2000;
+/// Words, signs and blanks of one text. A token takes some hundred bytes, and what becomes of it more.
+const MAX_TOKENS: usize = 1_000_000;
 /// UNION, EXCEPT and INTERSECT in one run, which make a deep tree of larger nodes.
 const MAX_SETS: usize = 400;
 /// `INTERVAL INTERVAL ...`, `ARRAY<ARRAY<...`, `TABLE (a TABLE (...`: sqlparser goes down these without a bound.
@@ -77,6 +79,9 @@ pub(super) fn split(sql: &str) -> Result<Vec<Piece>, SqlError> {
     if let Some(byte) = sql.find('\0') {
         return Err(SqlError::syntax("null character in a statement", count(&sql[..byte]) + 1));
     }
+    if has_more_tokens(sql, MAX_TOKENS) {
+        return Err(SqlError::TooComplex { most: MAX_TOKENS });
+    }
     let mut tokens = Vec::new();
     if Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize_with_location_into_buf(&mut tokens).is_err() {
         let end = tokens.last().map_or(Location::new(1, 1), |last| last.span.end);
@@ -122,6 +127,31 @@ pub(super) fn split(sql: &str) -> Result<Vec<Piece>, SqlError> {
         check_depth(&piece.tokens)?;
     }
     Ok(pieces)
+}
+
+/// Counts, before any are made, at least as many tokens as there will be: a quoted text is one, and so is a word or a number;
+/// what stands in comments and dollar quotes is counted as if it did not.
+fn has_more_tokens(sql: &str, most: usize) -> bool {
+    if sql.len() <= most {
+        return false;
+    }
+    let (mut tokens, mut quote, mut in_word) = (0, None, false);
+    for byte in sql.bytes() {
+        match quote {
+            Some(open) => {
+                if byte == open {
+                    quote = None;
+                }
+            }
+            None => {
+                let is_word = byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii();
+                tokens += usize::from(!(is_word && in_word));
+                in_word = is_word;
+                quote = matches!(byte, b'\'' | b'"').then_some(byte);
+            }
+        }
+    }
+    tokens > most
 }
 
 /// Adds a token with its positions as its span. `'a'` and `'b'` on two lines are one string.

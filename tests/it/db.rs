@@ -127,6 +127,7 @@ impl Db {
             system: self.engine.stats(),
             functions: Vec::new(),
             now_us: riverrun::engine::now_us(),
+            zone: chrono_tz::Tz::UTC,
             runtime: self.runtime.clone(),
         })
     }

@@ -6,6 +6,7 @@ mod duplicates;
 mod engine;
 mod house;
 mod kafka;
+mod law;
 mod oracle;
 mod sources;
 mod wire;

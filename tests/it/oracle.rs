@@ -75,8 +75,8 @@ pub const DERIVED: [&str; 8] = [
 ];
 
 /// Views over views, by name: over the two of [`FINE`], `f0` and `f1`, over each other, and over [`DERIVED`]. The first
-/// [`ON_SLICES`] are read from the store, too; the others follow changes.
-const OVER_FINE: [&str; 11] = [
+/// [`ON_SLICES`] are read from the store, too; the others follow changes, the last those of a view as it stands.
+const OVER_FINE: [&str; 12] = [
     "SELECT k, window_start, window_end, n, s * 2 AS twice FROM f0 WHERE k = 'a' AND n > 1",
     "SELECT k, window_end, sum(n) AS n, sum(s) AS s, min(lo) AS lo, max(hi) AS hi, bool_or(big) AS big, sum(even) FILTER (WHERE m = 1) AS even, sum(s) FILTER (WHERE m <> 1) AS others FROM f0 GROUP BY k, window_end",
     "SELECT window_start, sum(n)::bigint AS n, sum(eighths) AS e FROM TUMBLE(f1, window_start, INTERVAL '1 minute') GROUP BY window_start",
@@ -88,6 +88,7 @@ const OVER_FINE: [&str; 11] = [
     "SELECT n, count(*) AS windows FROM d2 GROUP BY n",
     "SELECT k, sum(s) AS s FROM o3 GROUP BY k",
     "SELECT window_start, sum(n) AS n FROM f0 WHERE n > 1 GROUP BY window_start",
+    "SELECT d, about, big, sum(n) AS n FROM d2 GROUP BY d, about, big",
 ];
 const ON_SLICES: usize = 6;
 
@@ -131,6 +132,8 @@ async fn views_over_tables_equal_their_queries() {
             let on_stores = on_stores.into_iter().flat_map(|(prefix, queries)| {
                 queries.iter().enumerate().map(move |(i, q)| (format!("{prefix}{i}"), q.to_string()))
             });
+            // Every other step, as they are many.
+            let on_stores = on_stores.filter(|_| step % 2 == 1);
             for (view, query) in views.chain(over).chain(on_stores) {
                 let kept = db.rows(&format!("SELECT * FROM {view}")).await;
                 let worked_out = db.rows(&query).await;
@@ -262,16 +265,16 @@ async fn views_derived_from_a_store_equal_their_queries() {
                 check_derived(&db, &events.accepted, &format!("seed {seed}, step {step}")).await;
             }
         }
-        let stores = "SELECT DISTINCT stores FROM riverrun.materialized_views WHERE stores <> '' AND name <> 'o10'";
-        assert_eq!(
-            db.rows(stores).await.len(),
-            1,
-            "seed {seed}: all on one store: {:?}",
-            db.rows("SELECT name, stores FROM riverrun.materialized_views").await
-        );
+        let stores = db.rows("SELECT name, stores FROM riverrun.materialized_views WHERE name <> 'o11'").await;
+        assert!(stores.iter().all(|line| line.ends_with("|store_1")), "seed {seed}: all on one store: {stores:?}");
         for i in 0..OVER_FINE.len() {
             let lines = db.engine.explain_view(oid(&db, &format!("o{i}")), false).await.expect("a plan").join("\n");
-            assert_eq!(lines.contains("read through the slices"), i < ON_SLICES, "o{i}\n{lines}");
+            assert_eq!(lines.contains("read through the slices"), i < OVER_FINE.len() - 1, "o{i}\n{lines}");
+            assert_eq!(
+                lines.contains("followed tick by tick"),
+                (ON_SLICES..OVER_FINE.len() - 1).contains(&i),
+                "o{i}\n{lines}"
+            );
         }
         db.engine.stop().await;
     }

@@ -246,12 +246,10 @@ async fn a_stream_that_stops_does_not_hide_its_end() {
     db.run(&topic.source(", idle_timeout = '0 s', idle_advance = true", "")).await;
     db.run("CREATE MATERIALIZED VIEW v AS SELECT window_end, count(*) AS n FROM TUMBLE(e, ts, INTERVAL '1 second') GROUP BY window_end EMIT ON WINDOW CLOSE").await;
     db.run("CREATE MATERIALIZED VIEW ids AS SELECT id FROM e").await;
-    // The delay is ten seconds; the clock need not run so long once the watermark is close.
-    db.run("ALTER SOURCE e SET (allowed_lateness = '0 s')").await;
     topic.send(0, 1, Some(second(0)), 0);
     topic.send(1, 2, Some(second(9)), 0);
     topic.flush();
-    // Both windows close, the second only by the clock.
+    // Its end lies ahead of every row's time less the delay: it closes by the clock alone.
     until(&db, "SELECT n FROM v", &["1"]).await;
     // What comes now below it is late, whoever reads it.
     topic.send(0, 3, Some(second(0)), 0);
@@ -325,7 +323,7 @@ async fn history_is_a_job_that_can_be_cancelled() {
     }
     topic.flush();
     db.run("WAIT FOR e").await;
-    assert_eq!(db.rows("SELECT * FROM riverrun.jobs").await, [""; 0]);
+    assert_eq!(db.rows("SELECT * FROM riverrun.jobs").await, Vec::<String>::new());
     db.run("CREATE MATERIALIZED VIEW second AS SELECT id FROM e").await;
     let jobs = db.rows("SELECT id, name, records_read, records_to_read, progress < 1 FROM riverrun.jobs").await;
     // It may have ended by now; if not, it says how far it is.
@@ -344,7 +342,7 @@ async fn history_is_a_job_that_can_be_cancelled() {
     db.run("CREATE MATERIALIZED VIEW third AS SELECT id FROM e").await;
     let job = &db.rows("SELECT id FROM riverrun.jobs").await[0];
     db.run(&format!("CANCEL JOBS {job}")).await;
-    assert_eq!(db.rows("SELECT * FROM riverrun.jobs").await, [""; 0]);
+    assert_eq!(db.rows("SELECT * FROM riverrun.jobs").await, Vec::<String>::new());
     db.engine.stop().await;
 }
 
@@ -375,7 +373,8 @@ async fn views_made_in_the_middle_join_without_gap_or_overlap() {
     assert!(rows.len() > 6_000 && rows.len() < 12_000, "{} of 12000", rows.len());
     assert_eq!(db.rows(COUNTS).await, [format!("12000|{}|{}|0", rows.len(), 12_000 - rows.len())]);
     for round in 1..7 {
-        assert_eq!(db.rows(&format!("SELECT id - {round} AS id, p, o FROM v{round}")).await, rows, "v{round}");
+        let joined = db.rows(&format!("SELECT id - {round} AS id, p, o FROM v{round}")).await;
+        assert!(joined == rows, "v{round} has {} rows, v0 {}", joined.len(), rows.len());
         let counted = db.rows(&format!("SELECT p, m, n, s FROM w{round}")).await;
         let expected = db
             .rows(&format!(

@@ -415,3 +415,70 @@ async fn settings_are_told_and_obeyed() {
     drop(client);
     running.stop().await;
 }
+
+/// On one thread: what plans there would keep the others waiting.
+#[tokio::test]
+async fn a_statement_that_takes_long_to_plan_holds_up_nobody_and_can_be_cancelled() {
+    with_server(|client, url| async move {
+        let (other, connection) = tokio_postgres::connect(&url, NoTls).await.expect("a connection");
+        tokio::spawn(connection);
+        let list: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
+        let text = format!("SELECT count(*) FROM (VALUES (1), (-1)) t(v) WHERE v IN ({})", list.join(","));
+        let long = std::pin::pin!(client.simple_query(&text));
+        let short = std::pin::pin!(async {
+            for _ in 0..20 {
+                other.simple_query("SELECT 1").await.expect("a row");
+            }
+        });
+        let future::Either::Right((_, long)) = future::select(long, short).await else {
+            panic!("the long one was first")
+        };
+        client.cancel_token().cancel_query(NoTls).await.expect("a cancel request");
+        assert_eq!(code(&long.await.expect_err("cancelled")), "57014");
+        assert_eq!(count(&client, "(VALUES (1), (2))").await, 2);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_has_bounds() {
+    with_server(|client, _| async move {
+        let columns = |n: usize| format!("SELECT {}", vec!["1"; n].join(","));
+        let named = |prefix: &str| {
+            let list: Vec<String> = (0..1000).map(|i| format!("1 AS {prefix}{i}")).collect();
+            format!("SELECT {}", list.join(","))
+        };
+        assert_eq!(client.query_one(&columns(1664), &[]).await.expect("a row").len(), 1664);
+        for (text, expected) in [
+            (columns(1665), "54011"),
+            (columns(100_000), "54011"),
+            (format!("SELECT * FROM ({}) t, ({}) u", named("a"), named("b")), "54011"),
+            (format!("SELECT 1 WHERE 1 IN ({})", vec!["1"; 600_000].join(",")), "54001"),
+        ] {
+            assert_eq!(code(&client.simple_query(&text).await.expect_err("too much")), expected, "{:.60}", text);
+        }
+        // What stands between quotes is one.
+        let long = format!("SELECT length('{}')", "a,".repeat(600_000));
+        assert_eq!(client.query_one(&long, &[]).await.expect("a row").get::<_, i32>(0), 1_200_000);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_statement_that_makes_a_table_fills_it() {
+    with_server(|client, url| async move {
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("a connection");
+            tokio::spawn(connection);
+            clients.push(client);
+        }
+        for round in 0..10 {
+            let text = format!("CREATE TABLE IF NOT EXISTS t{round} AS SELECT x FROM (VALUES (1), (2)) v(x)");
+            let made = future::join_all(clients.iter().map(|client| client.batch_execute(&text))).await;
+            assert!(made.iter().all(Result::is_ok), "{made:?}");
+            assert_eq!(count(&client, &format!("t{round}")).await, 2);
+        }
+    })
+    .await;
+}

@@ -33,10 +33,10 @@ use datafusion::optimizer::{Optimizer, OptimizerContext};
 use datafusion::physical_expr::expressions::{BinaryExpr, Column as PhysicalColumn, Literal};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr, create_physical_expr};
 
+use super::arithmetic::CheckedArithmetic;
 use super::assign_windows::AssignWindows;
 use super::error::{PlanError, duplicate_column};
 use super::event_time::event_time_columns;
-use super::functions::CheckedArithmetic;
 use super::names::result_name;
 use super::scope::{ObjectSource, Scope};
 use super::stream_plan::{Emit, Node, NodeId, Op, ScanKind, StoreChoice, StreamPlan};

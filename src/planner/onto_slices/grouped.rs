@@ -227,12 +227,22 @@ impl Grouped {
         nodes.len() - 1
     }
 
-    /// Leaves out calls that nothing looks at.
-    fn forget_unused_calls(&mut self) {
+    pub fn has_unused_calls(&self) -> bool {
+        self.used_columns().len() < self.schema.fields().len()
+    }
+
+    /// The aggregation's columns that count: those of the group, and the calls that something looks at.
+    fn used_columns(&self) -> Vec<usize> {
         let first = self.aggregate.group.len();
         let used: Vec<usize> =
             self.columns.iter().chain(&self.filters).flat_map(collect_columns).map(|c| c.index()).collect();
-        let kept: Vec<usize> = (0..self.schema.fields().len()).filter(|i| *i < first || used.contains(i)).collect();
+        (0..self.schema.fields().len()).filter(|i| *i < first || used.contains(i)).collect()
+    }
+
+    /// Leaves out calls that nothing looks at.
+    fn forget_unused_calls(&mut self) {
+        let first = self.aggregate.group.len();
+        let kept = self.used_columns();
         let fields: Vec<Field> = kept.iter().map(|&i| self.schema.field(i).clone()).collect();
         let schema: SchemaRef = Arc::new(Schema::new(fields));
         let moved: Vec<Expr> = (0..self.schema.fields().len())

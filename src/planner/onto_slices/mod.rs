@@ -78,9 +78,11 @@ impl Rewriting<'_> {
     fn is_rewritten(&self, node: NodeId, is_root: bool) -> bool {
         let Some(grouped) = &self.grouped[node] else { return false };
         let emits_alike = grouped.emit == self.plan.emit || (is_root && grouped.emit == Emit::OnWindowClose);
-        // What only filters and projects another view is read in place of it, which a store of a source allows; elsewhere the
-        // inner view's rows do, which it may give to others as well.
-        emits_alike && (grouped.is_merged || (is_root && grouped.is_over_view() && grouped.is_over_source()))
+        // What only filters and projects another view can be read in place of it where that is read from a store of a source. An
+        // operator that follows it takes the inner view's rows, which others may take as well; but not if it needs fewer of its
+        // aggregates, some of which cost much to follow.
+        let reads_store = grouped.is_over_view() && grouped.is_over_source();
+        emits_alike && (grouped.is_merged || (reads_store && (is_root || grouped.has_unused_calls())))
     }
 
     /// Writes a node and what it reads.

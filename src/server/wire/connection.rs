@@ -22,7 +22,8 @@ use pgwire::messages::response::{
 use pgwire::messages::startup::ParameterStatus;
 
 use super::transport::{ReadError, Transport};
-use crate::server::copy::{CopyIn, CopyOut};
+use crate::server::copy::CopyOut;
+use crate::server::copy_in::CopyIn;
 use crate::server::encode::{Format, RowEncoder};
 use crate::server::error::{Notice, NoticeLevel, PgError, Severity};
 use crate::server::pg_type::PgColumn;
@@ -218,7 +219,7 @@ impl Connection {
 
     async fn simple_query(&mut self, text: Arc<str>) -> Result<(), Stop> {
         self.session.start_statement();
-        let statements = self.session.parse(&text)?;
+        let statements = self.session.parse(&text).await?;
         if statements.is_empty() {
             self.transport.put(&EmptyQueryResponse::new());
         }

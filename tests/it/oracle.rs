@@ -47,6 +47,9 @@ pub const QUERIES: &[&str] = &[
     "SELECT window_start, k, n FROM (SELECT window_start, k, n, row_number() OVER (PARTITION BY window_start ORDER BY n DESC, k) AS place FROM (SELECT window_start, k, count(*) AS n FROM TUMBLE(r, ts, INTERVAL '1 minute') GROUP BY window_start, k)) WHERE place = 1",
     "SELECT k, window_start, window_end, count(*) AS n, sum(v) AS s FROM CUMULATE(r, ts, INTERVAL '20 seconds', INTERVAL '2 minutes') GROUP BY k, window_start, window_end",
     "SELECT window_end, min(v) AS lo, count(DISTINCT k) AS d FROM CUMULATE(r, ts, INTERVAL '30 seconds', INTERVAL '90 seconds', INTERVAL '-40 seconds') GROUP BY window_end",
+    "SELECT window_start, count(*) AS n, sum(v) AS s FROM TUMBLE((SELECT * FROM (SELECT k, v, ts, row_number() OVER (PARTITION BY v ORDER BY ts, k) AS place FROM r) WHERE place = 1), ts, INTERVAL '20 seconds') GROUP BY window_start",
+    "SELECT window_end, k, count(*) AS n, max(v) AS hi FROM HOP((SELECT DISTINCT ON (k, v) k, v, ts FROM r ORDER BY k, v, ts), ts, INTERVAL '20 seconds', INTERVAL '1 minute') GROUP BY window_end, k",
+    "SELECT window_start, count(*) AS n, min(v) AS lo FROM TUMBLE((SELECT v, ts FROM (SELECT v, ts, row_number() OVER (PARTITION BY k ORDER BY v DESC, ts) AS place FROM r) WHERE place <= 3), ts, INTERVAL '1 minute') GROUP BY window_start",
 ];
 
 /// Views over views of [`QUERIES`], by number.

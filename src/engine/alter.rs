@@ -37,15 +37,10 @@ pub struct Gap {
     pub from_offset: i64,
     /// Where reading went on.
     pub to_offset: i64,
+    /// How many offsets were passed over; `None` if the log is another one, and nobody knows what the old one still held.
+    pub lost: Option<i64>,
     pub at_us: i64,
     pub reason: String,
-}
-
-impl Gap {
-    /// How many offsets were passed over; `None` if the log is another one, and nobody knows what the old one still held.
-    pub fn lost(&self) -> Option<i64> {
-        (self.to_offset >= self.from_offset).then(|| self.to_offset - self.from_offset)
-    }
 }
 
 /// An alteration of the law for one partition.
@@ -185,8 +180,10 @@ impl Coordinator {
                 });
             };
             let to_offset = if place == Place::Earliest { span.low } else { span.high };
-            let gap = Gap { partition, from_offset, to_offset, at_us: super::clock::now_us(), reason };
-            pending.notices.push(match gap.lost() {
+            // A log that could hold the offset now has not lost it: it was made anew.
+            let lost = (from_offset < span.low).then(|| to_offset - from_offset);
+            let gap = Gap { partition, from_offset, to_offset, lost, at_us: super::clock::now_us(), reason };
+            pending.notices.push(match gap.lost {
                 Some(lost) => format!(
                     "partition {partition} goes on at offset {to_offset}; {lost} offsets from {from_offset} on were not read"
                 ),

@@ -399,7 +399,9 @@ impl Coordinator {
         }
         wanted.sort_unstable();
         wanted.dedup();
-        let detail = tick % DETAIL_EVERY == 1 || !asked.reads.is_empty() || !asked.explained.is_empty();
+        // Who waits or reads finds the figures of that tick.
+        let asked_for = !asked.reads.is_empty() || !asked.explained.is_empty() || !self.waits.is_empty();
+        let detail = tick % DETAIL_EVERY == 1 || asked_for;
         self.broadcast(|| Command::EndTick { tick, snapshots: wanted.clone(), detail });
         let mut data = std::mem::take(&mut asked.data);
         for source in self.sources.values_mut() {

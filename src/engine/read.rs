@@ -17,7 +17,7 @@ use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::utils::{collect_columns, split_conjunction};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
@@ -46,6 +46,8 @@ pub struct WindowTable {
     shown: Shown,
     /// Over the aggregation's columns.
     filters: Vec<Physical>,
+    /// Those of them that look at keys alone, over the store's keys: they narrow what is read.
+    key_filters: Vec<Physical>,
     columns: Vec<Physical>,
     schema: SchemaRef,
 }
@@ -91,7 +93,11 @@ impl WindowTable {
                 other => return Err(ExecError::Invariant(format!("{other:?} stands between a view and its store"))),
             }
         }
-        Ok(WindowTable { parts, shown, filters, columns, schema })
+        let key_filters = match parts.first() {
+            Some(part) => filters.iter().flat_map(split_conjunction).filter_map(|f| over_keys(f, &part.view)).collect(),
+            None => Vec::new(),
+        };
+        Ok(WindowTable { parts, shown, filters, key_filters, columns, schema })
     }
 
     /// All rows, for a consumer that begins here.
@@ -125,6 +131,7 @@ impl WindowTable {
     ) -> Result<PartScan, ExecError> {
         let part = &self.parts[part];
         let view = &part.view;
+        let key_filters: Vec<Physical> = self.key_filters.iter().chain(key_filters).cloned().collect();
         let columns: Vec<Physical> = projection.iter().map(|&i| self.columns[i].clone()).collect();
         let mut needed: Vec<usize> =
             self.filters.iter().chain(&columns).flat_map(collect_columns).map(|c| c.index()).collect();
@@ -140,8 +147,8 @@ impl WindowTable {
             needed,
             within: within.clone(),
             only: match &part.rows {
-                Rows::Store(snapshot) => Only::Ids(keys_where(&snapshot.layout, &snapshot.keys, key_filters)?),
-                Rows::Regrouped { .. } => Only::Where(key_filters.to_vec()),
+                Rows::Store(snapshot) => Only::Ids(keys_where(&snapshot.layout, &snapshot.keys, &key_filters)?),
+                Rows::Regrouped { .. } => Only::Where(key_filters, Arc::default()),
             },
             part: part.clone(),
             shown: self.shown,
@@ -254,6 +261,22 @@ impl Unqualified for Expr {
     }
 }
 
+/// A condition on an aggregation's columns as one on the store's keys, if it looks at nothing else.
+fn over_keys(filter: &Physical, view: &WindowView) -> Option<Physical> {
+    let columns = collect_columns(filter);
+    let key_of = |i: usize| match view.group.get(i) {
+        Some(Group::Key(key)) => Some(*key),
+        _ => None,
+    };
+    if columns.is_empty() || columns.iter().any(|column| key_of(column.index()).is_none()) {
+        return None;
+    }
+    let keys: Vec<Physical> = (0..view.schema.fields().len())
+        .map(|i| Arc::new(Column::new(view.schema.field(i).name(), key_of(i).unwrap_or(usize::MAX))) as Physical)
+        .collect();
+    substitute(filter, &keys).ok()
+}
+
 fn micros_of(value: &ScalarValue) -> Option<i64> {
     match value {
         ScalarValue::TimestampMicrosecond(us, _) => *us,
@@ -302,29 +325,13 @@ fn batch_of(schema: &SchemaRef, columns: Vec<arrow::array::ArrayRef>, rows: usiz
 enum Only {
     /// `None`: all.
     Ids(Option<Arc<IdSet>>),
-    /// Those for which these are true, of groups that are yet to be made.
-    Where(Vec<Physical>),
+    /// Those for which these are true, worked out when the first window is read; ids are of the numbering that stands beside
+    /// them.
+    Where(Vec<Physical>, Arc<Mutex<Option<KnownIds>>>),
 }
 
-/// What a window is made of, and the groups wanted of it. `known`: those groups, as of a numbering.
-fn regroup(
-    by: &mut Regrouped,
-    parts: &[StoreSnapshot],
-    view: &WindowView,
-    end_us: i64,
-    filters: &[Physical],
-    known: &mut Option<(u64, Option<Arc<IdSet>>)>,
-) -> Result<(StoreSnapshot, Option<Arc<IdSet>>), ExecError> {
-    let layout = by.plan().layout.clone();
-    let (numbering, keys) = by.keys(parts)?;
-    let only = match known.take() {
-        Some((of, only)) if of == numbering => only,
-        _ => keys_where(&layout, &keys, filters)?,
-    };
-    *known = Some((numbering, only.clone()));
-    let range = view.slices_of(layout.grid, end_us);
-    Ok((by.snapshot(parts, range, only.as_deref())?, only))
-}
+/// Ids, all if `None`, and the numbering that they are of.
+type KnownIds = (u64, Option<Arc<IdSet>>);
 
 /// One part of a scan: gives a window's batches at a time.
 #[derive(Clone)]
@@ -342,31 +349,54 @@ struct PartScan {
 }
 
 impl PartScan {
-    /// The batches of each window, one window after the other.
-    fn into_windows(self) -> Box<dyn Iterator<Item = Result<Vec<RecordBatch>, ExecError>> + Send> {
-        let view = self.part.view.clone();
-        match (self.part.rows.clone(), self.only.clone()) {
-            (Rows::Store(snapshot), Only::Ids(only)) => {
-                let windows = view.windows(&snapshot, &self.shown, &self.within);
-                let mut cursor = view.cursor(snapshot, only, &self.needed);
-                Box::new(
-                    (0..windows.len()).map(move |i| self.read(&mut cursor, windows[i], windows.get(i + 1).copied())),
-                )
-            }
-            (Rows::Regrouped { parts, by }, Only::Where(filters)) => {
-                let of_part = |part| view.windows(part, &self.shown, &self.within);
-                let windows: BTreeSet<i64> = parts.iter().flat_map(of_part).collect();
-                let mut known = None;
-                Box::new(windows.into_iter().map(move |end_us| {
-                    let (snapshot, only) = regroup(&mut by.lock(), &parts, &view, end_us, &filters, &mut known)?;
-                    self.read(&mut view.cursor(snapshot, only, &self.needed), end_us, None)
-                }))
-            }
-            _ => {
-                let wrong = ExecError::Invariant("a scan looks for keys where they are not".into());
-                Box::new(std::iter::once(Err(wrong)))
+    fn windows(&self) -> Vec<i64> {
+        match &self.part.rows {
+            Rows::Store(snapshot) => self.part.view.windows(snapshot, &self.shown, &self.within),
+            Rows::Regrouped { parts, .. } => {
+                let of_part = |part| self.part.view.windows(part, &self.shown, &self.within);
+                parts.iter().flat_map(of_part).collect::<BTreeSet<_>>().into_iter().collect()
             }
         }
+    }
+
+    /// What the window that ends at `end_us` is read from, with the keys wanted of it.
+    fn cursor(&self, end_us: i64) -> Result<WindowCursor, ExecError> {
+        let (snapshot, only) = match (&self.part.rows, &self.only) {
+            (Rows::Store(snapshot), Only::Ids(only)) => (snapshot.clone(), only.clone()),
+            (Rows::Regrouped { parts, by }, Only::Where(filters, known)) => {
+                let mut by = by.lock();
+                let layout = by.plan().layout.clone();
+                let (numbering, keys) = by.keys(parts)?;
+                let mut known = known.lock();
+                let only = match &*known {
+                    Some((of, only)) if *of == numbering => only.clone(),
+                    _ => keys_where(&layout, &keys, filters)?,
+                };
+                *known = Some((numbering, only.clone()));
+                let range = self.part.view.slices_of(layout.grid, end_us);
+                (by.snapshot(parts, range, only.as_deref())?, only)
+            }
+            _ => return Err(ExecError::Invariant("a scan looks for keys where they are not".into())),
+        };
+        Ok(self.part.view.cursor(snapshot, only, &self.needed))
+    }
+
+    /// The batches of each window, one window after the other.
+    fn into_windows(self) -> impl Iterator<Item = Result<Vec<RecordBatch>, ExecError>> {
+        let windows = self.windows();
+        // A regrouped snapshot is of one window.
+        let one_for_all = matches!(self.part.rows, Rows::Store(_));
+        let mut kept = None;
+        (0..windows.len()).map(move |i| {
+            let mut cursor = match kept.take() {
+                Some(cursor) => cursor,
+                None => self.cursor(windows[i])?,
+            };
+            let next_us = windows.get(i + 1).filter(|_| one_for_all).copied();
+            let batches = self.read(&mut cursor, windows[i], next_us);
+            kept = one_for_all.then_some(cursor);
+            batches
+        })
     }
 
     fn read(

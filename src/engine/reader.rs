@@ -227,8 +227,10 @@ impl SourceReader {
         if self.decoding.is_none() || self.partitions.is_empty() {
             return;
         }
+        // One that has lost its place waits to be told where to go on: by now another log may hold such an offset.
+        let stands = self.partitions.iter().filter(|(_, p)| p.error.is_none());
         let assigned: Vec<PartitionOffset> =
-            self.partitions.iter().map(|(&partition, p)| PartitionOffset { partition, offset: p.position }).collect();
+            stands.map(|(&partition, p)| PartitionOffset { partition, offset: p.position }).collect();
         let opened = self.setup.options.reader().and_then(|mut reader| {
             reader.assign(&assigned)?;
             self.reader = Some(reader);

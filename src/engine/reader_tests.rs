@@ -74,6 +74,12 @@ fn reading_goes_on_elsewhere_with_the_counts_there_were() {
     assert_eq!(report.partitions[0].error, Some(lost.to_string()));
     // The last row was at 4.9 s.
     assert_eq!(report.incomplete, [(Consumer::Pass(2), 4_900_001)]);
+    // Reading begun again does not touch it.
+    reader.detach(Consumer::Pass(1));
+    reader.detach(Consumer::Pass(2));
+    let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
+    reader.attach(Attached::Pass(3, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) })));
+    assert_eq!(reader.reader.as_ref().map(|r| r.positions()), Some(vec![]));
     reader.alter(SourceChange::Restart(vec![(0, 40)]), Some(4_500_000));
     assert!(reader.read(2000, &mut Vec::new()) > 0);
     let report = reader.report(1, &mut Verdicts::default());

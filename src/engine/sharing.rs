@@ -121,7 +121,10 @@ impl Coordinator {
             let in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
             let choice = self.choose(feed, plan, in_place);
             match &choice.found {
-                Some((id, derived)) => lines.push(format!("Store: would join {}", self.store_line(*id, derived, None))),
+                Some((id, derived)) => {
+                    lines.push(format!("Store: would join {}", self.store_line(*id, None)));
+                    lines.extend(self.regrouping_line(*id, derived));
+                }
                 None if plan.store == StoreChoice::Shared => return Err(self.not_shared(feed, &choice)),
                 None => lines.push(format!("Store: would make its own: {}", layout_line(&feed.layout))),
             }
@@ -142,11 +145,11 @@ impl Coordinator {
                 Some(regrouped) => Derived::Regrouped(regrouped.by.clone()),
                 None => Derived::Same(used.view.clone()),
             };
-            let mut line = format!("Store: {}", self.store_line(used.store, &derived, Some(view.object.oid)));
+            lines.push(format!("Store: {}", self.store_line(used.store, Some(view.object.oid))));
+            lines.extend(self.regrouping_line(used.store, &derived));
             if used.is_followed() {
-                line.push_str("; its changes are followed tick by tick");
+                lines.push("  changes are followed tick by tick".into());
             }
-            lines.push(line);
             // What else reads this very view.
             let reads_it = |other: &&View| other.upstream().any(|oid| oid == view.object.oid);
             let below: Vec<String> =
@@ -158,8 +161,8 @@ impl Coordinator {
         lines
     }
 
-    /// A store, who reads it, and how a view's groups come from it.
-    fn store_line(&self, id: StoreId, derived: &Derived, view: Option<Oid>) -> String {
+    /// A store, and who reads it.
+    fn store_line(&self, id: StoreId, view: Option<Oid>) -> String {
         let Some(store) = self.stores.get(&id) else { return store_name(id) };
         let mut line = format!("{}, {}", store_name(id), layout_line(&store.feed.layout));
         let readers = self.readers(store, view);
@@ -168,10 +171,13 @@ impl Coordinator {
             (readers, Some(_)) => write!(line, ", read by {} too", readers.join(", ")),
             (readers, None) => write!(line, ", read by {}", readers.join(", ")),
         };
-        if let Derived::Regrouped(by) = derived {
-            let _ = write!(line, "; {}, about {} rows a slice", regrouping_line(by), store.rows_a_slice());
-        }
         line
+    }
+
+    /// How a view's groups come from those of a store, unless they are the same.
+    fn regrouping_line(&self, id: StoreId, derived: &Derived) -> Option<String> {
+        let (Derived::Regrouped(by), Some(store)) = (derived, self.stores.get(&id)) else { return None };
+        Some(format!("  {}, of about {} rows a slice", in_groups(by), store.rows_a_slice()))
     }
 }
 
@@ -210,7 +216,8 @@ fn layout_line(layout: &StoreLayout) -> String {
     format!("{slices}, keys=[{}], calls=[{}]", names(layout), calls.join(", "))
 }
 
-fn regrouping_line(by: &Regrouping) -> String {
+/// What groups are made of, in words.
+fn in_groups(by: &Regrouping) -> String {
     let fine = Schema::new(by.fine.keys.to_vec());
     let keys: Vec<String> = by.keys.iter().map(|key| expr_text(key, &fine)).collect();
     let mut line = format!("groups are made at each read: group=[{}]", keys.join(", "));

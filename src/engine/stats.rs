@@ -565,7 +565,7 @@ impl Stats {
                     Arc::new(gaps().map(|(_, g)| g.partition).collect::<Int32Array>()),
                     int(gaps().map(|(_, g)| Some(g.from_offset))),
                     int(gaps().map(|(_, g)| Some(g.to_offset))),
-                    int(gaps().map(|(_, g)| g.lost())),
+                    int(gaps().map(|(_, g)| g.lost)),
                     times(gaps().map(|(_, g)| Some(g.at_us))),
                     text(gaps().map(|(_, g)| Some(&g.reason))),
                 ]

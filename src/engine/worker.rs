@@ -43,10 +43,11 @@ const IDLE_WAIT: Duration = Duration::from_millis(5);
 const MAX_TICK_BYTES: usize = 64 << 20;
 /// A read that brought less has left nothing waiting.
 const CAUGHT_UP_BYTES: usize = 256 << 10;
-/// While there are current views, history takes this much of a tick of a worker at most,
-const HISTORY_TIME: Duration = Duration::from_millis(30);
-/// and comes in pieces of this size, so that the end of a tick waits for little.
-const HISTORY_BYTES: usize = 256 << 10;
+/// While there are current views, history comes in pieces of this size, so that the end of a tick waits for little,
+const HISTORY_BYTES: usize = 128 << 10;
+/// and rests so many times as long as a piece took; the longer while records for current views are waiting.
+const HISTORY_RESTS: u32 = 2;
+const HISTORY_RESTS_BUSY: u32 = 20;
 /// Rows are aggregated before the exchange while that makes them at least this many times fewer.
 const WORTH_AGGREGATING: usize = 2;
 /// After it did not pay, this many ticks pass before it is tried again.
@@ -231,8 +232,8 @@ pub(super) struct Worker {
     passes: Vec<(PassId, Delta)>,
     pub(super) times: HashMap<Oid, SourceTime>,
     bytes_this_tick: usize,
-    /// Spent on history in this tick.
-    history_time: Duration,
+    /// When the last piece of history had been read, and how long that took.
+    last_history: (Stopwatch, Duration),
     failures: Vec<(Consumer, String)>,
     /// Of the present tick.
     round: u8,
@@ -284,7 +285,7 @@ impl Worker {
             passes: Vec::new(),
             times: HashMap::new(),
             bytes_this_tick: 0,
-            history_time: Duration::ZERO,
+            last_history: (Stopwatch::start(), Duration::ZERO),
             failures: Vec::new(),
             round: 0,
             deduplications: BTreeMap::new(),
@@ -456,15 +457,16 @@ impl Worker {
         bytes + self.read_history(bytes) > 0
     }
 
-    /// History for consumers that came later. While others are current it has what time they leave of a tick, and no more than
-    /// [`HISTORY_TIME`]; where they leave none, one small piece.
+    /// History for consumers that came later. While others are current it has a third of the time that they leave, and where they
+    /// leave none so little that it moves at all.
     fn read_history(&mut self, read_before: usize) -> usize {
         if !self.sources.values().any(SourceReader::reads_history) {
             return 0;
         }
         let alone = !self.sources.values().any(SourceReader::has_whole_consumers);
-        let left = read_before < CAUGHT_UP_BYTES && self.history_time < HISTORY_TIME;
-        if !alone && !left && self.history_time > Duration::ZERO {
+        let rests = if read_before < CAUGHT_UP_BYTES { HISTORY_RESTS } else { HISTORY_RESTS_BUSY };
+        let (since, took) = self.last_history;
+        if !alone && since.elapsed() < took * rests {
             return 0;
         }
         let watch = Stopwatch::start();
@@ -474,7 +476,7 @@ impl Worker {
         self.take_in(out);
         self.bytes_this_tick += bytes;
         if bytes > 0 {
-            self.history_time += watch.elapsed();
+            self.last_history = (Stopwatch::start(), watch.elapsed());
         }
         bytes
     }
@@ -651,7 +653,6 @@ impl Worker {
         // What is sent from here on belongs to the next tick.
         (self.tick, self.round) = (tick + 1, 0);
         self.bytes_this_tick = 0;
-        self.history_time = Duration::ZERO;
         self.begin_waiting();
         let report = self.report(tick, snapshots, detail, edges);
         self.reports.send(report).is_ok()

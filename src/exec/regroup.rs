@@ -319,3 +319,203 @@ impl Part {
 pub fn first_kept(parts: &[StoreSnapshot]) -> Option<i64> {
     parts.iter().filter_map(|part| part.first_kept).max()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{DataType, Field, Int64Type};
+    use datafusion::logical_expr::Operator;
+    use datafusion::physical_expr::expressions::{Column, binary, lit};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::exec::slice_store::{Grid, SliceStore, StoreRows};
+    use crate::exec::state::Measure;
+    use crate::planner::stream_plan::{Call, Function};
+
+    /// (slice, a, b, value), each a row.
+    type Row = (i64, i64, i64, i64);
+    /// By `a`: rows, rows where `a` is odd, sum, sum where `b` is 1.
+    type Expected = BTreeMap<i64, (i64, i64, Option<i64>, Option<i64>)>;
+
+    fn column(name: &str, i: usize) -> Expr {
+        Arc::new(Column::new(name, i))
+    }
+
+    fn measures(names: &[Function]) -> Vec<Measure> {
+        let input = Schema::new(vec![Field::new("v", DataType::Int64, true)]);
+        let measure = |function: &Function| {
+            let args = if matches!(function, Function::Count) { vec![] } else { vec![column("v", 0)] };
+            let output = Arc::new(Field::new("x", DataType::Int64, true));
+            let call = Call { function: function.clone(), args, filter: None, distinct: false, output };
+            Measure::new(&call, &input, false).unwrap()
+        };
+        names.iter().map(measure).collect()
+    }
+
+    /// Stores of (a, b), one for each worker; groups of `a` alone where `b` is not 3.
+    struct Case {
+        stores: Vec<SliceStore>,
+        regrouped: Regrouped,
+        rows: Vec<Row>,
+    }
+
+    impl Case {
+        fn new(parts: usize) -> Case {
+            let key = |name: &str| Arc::new(Field::new(name, DataType::Int64, true));
+            let grid = Some(Grid { width_us: 1, phase_us: 0 });
+            let fine =
+                Arc::new(StoreLayout { keys: vec![key("a"), key("b")], grid, measures: measures(&[Function::Sum]) });
+            let calls = [Function::Count, Function::Count, Function::Sum, Function::Sum];
+            let layout = Arc::new(StoreLayout { keys: vec![key("a")], grid, measures: measures(&calls) });
+            let schema = Schema::new(fine.keys.to_vec());
+            let is = |left: Expr, op, right: i64| binary(left, op, lit(right), &schema).unwrap();
+            let odd = is(is(column("a", 0), Operator::Modulo, 2), Operator::Eq, 1);
+            let plan = Regrouping {
+                fine: fine.clone(),
+                filters: vec![is(column("b", 1), Operator::NotEq, 3)],
+                keys: vec![column("a", 0)],
+                measures: vec![
+                    Origin { held: Held::Rows, when: None },
+                    Origin { held: Held::Rows, when: Some(odd) },
+                    Origin { held: Held::Measure(0), when: None },
+                    Origin { held: Held::Measure(0), when: Some(is(column("b", 1), Operator::Eq, 1)) },
+                ],
+                layout,
+            };
+            Case {
+                stores: (0..parts).map(|_| SliceStore::new(fine.clone()).unwrap()).collect(),
+                regrouped: Regrouped::new(Arc::new(plan)).unwrap(),
+                rows: Vec::new(),
+            }
+        }
+
+        fn add(&mut self, rows: &[Row]) {
+            let parts = self.stores.len() as i64;
+            for (part, store) in self.stores.iter_mut().enumerate() {
+                let mine: Vec<&Row> = rows.iter().filter(|r| (r.1 + r.2).rem_euclid(parts) == part as i64).collect();
+                let values = |get: fn(&Row) -> i64| -> ArrayRef {
+                    Arc::new(mine.iter().map(|row| get(row)).collect::<Int64Array>())
+                };
+                let batch = StoreRows {
+                    rows: mine.len(),
+                    slices: mine.iter().map(|r| r.0).collect(),
+                    keys: vec![values(|r| r.1), values(|r| r.2)],
+                    args: vec![vec![values(|r| r.3)]],
+                    filters: vec![None],
+                    weights: None,
+                };
+                store.apply(&batch).unwrap();
+            }
+            self.rows.extend(rows);
+        }
+
+        fn parts(&mut self) -> Vec<StoreSnapshot> {
+            self.stores.iter_mut().map(|store| store.snapshot().unwrap()).collect()
+        }
+
+        fn check(&mut self, parts: &[StoreSnapshot], range: Range<i64>, only: Option<&[i64]>) {
+            let mut expected = Expected::new();
+            for &(slice, a, b, value) in &self.rows {
+                if range.contains(&slice) && b != 3 && only.is_none_or(|only| only.contains(&a)) {
+                    let group = expected.entry(a).or_default();
+                    group.0 += 1;
+                    group.1 += i64::from(a % 2 == 1);
+                    group.2 = Some(group.2.unwrap_or(0) + value);
+                    if b == 1 {
+                        group.3 = Some(group.3.unwrap_or(0) + value);
+                    }
+                }
+            }
+            let (_, keys) = self.regrouped.keys(parts).unwrap();
+            let key = |id: u32| keys.take(&[id]).unwrap()[0].as_primitive::<Int64Type>().value(0);
+            let only = only.map(|only| {
+                let mut ids = IdSet::new(keys.len);
+                (0..keys.len as u32).filter(|&id| only.contains(&key(id))).for_each(|id| ids.insert(id));
+                ids.seal();
+                ids
+            });
+            let snapshot = self.regrouped.snapshot(parts, range.clone(), only.as_ref()).unwrap();
+            let merged = snapshot.merge(range, &[0, 1, 2, 3], only.as_ref()).unwrap();
+            let value = |output: usize, row: usize| {
+                let values = merged.outputs[output].as_primitive::<Int64Type>();
+                values.is_valid(row).then(|| values.value(row))
+            };
+            let read = merged.ids.iter().enumerate().map(|(row, &id)| {
+                let counts = (value(0, row).unwrap(), value(1, row).unwrap());
+                (key(id), (counts.0, counts.1, value(2, row), value(3, row)))
+            });
+            assert_eq!(read.collect::<Expected>(), expected);
+        }
+    }
+
+    #[test]
+    fn groups_equal_those_worked_out_from_the_rows() {
+        for seed in 0..60 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut case = Case::new(random.random_range(1..4));
+            let mut closed = 0;
+            for _ in 0..random.random_range(2..8) {
+                let rows: Vec<Row> = (0..random.random_range(0..40))
+                    .map(|_| {
+                        let (a, b) = (random.random_range(0..6), random.random_range(0..5));
+                        (closed + random.random_range(0..14), a, b, random.random_range(-9..9))
+                    })
+                    .collect();
+                case.add(&rows);
+                if random.random_bool(0.6) {
+                    closed += random.random_range(0..8);
+                    case.stores.iter_mut().for_each(|store| store.close(closed).unwrap());
+                }
+                let parts = case.parts();
+                for _ in 0..3 {
+                    let from = random.random_range(0..closed + 14);
+                    case.check(&parts, from..from + random.random_range(1..40), None);
+                    case.check(&parts, from..from + 9, Some(&[1, random.random_range(0..9)]));
+                }
+            }
+        }
+    }
+
+    /// An old snapshot is read while the store has gone on, and numbers its keys anew.
+    #[test]
+    fn keys_that_are_numbered_anew_are_found_again() {
+        let mut case = Case::new(2);
+        let many: Vec<Row> = (0..60_000).map(|i| (0, i, i % 3, 1)).collect();
+        case.add(&many);
+        case.add(&[(5, 3, 1, 7), (5, 59_999, 0, 8)]);
+        let before = case.parts();
+        case.check(&before, 0..9, Some(&[3, 59_999, 12_345]));
+        case.check(&before, 5..6, None);
+        for store in &mut case.stores {
+            store.close(5).unwrap();
+            assert!(store.forget(5).unwrap().is_some(), "the dictionary is rebuilt");
+        }
+        let all = std::mem::take(&mut case.rows);
+        case.rows = all.iter().copied().filter(|row| row.0 >= 5).collect();
+        case.add(&[(6, 4, 1, 1)]);
+        let after = case.parts();
+        case.check(&after, 5..9, None);
+        case.rows = all;
+        case.check(&before, 0..6, Some(&[3, 59_999, 12_345]));
+    }
+
+    #[test]
+    fn images_are_kept_while_their_slices_stay() {
+        let mut case = Case::new(1);
+        case.add(&(0..20).map(|i| (i % 4, i, 0, 1)).collect::<Vec<_>>());
+        let parts = case.parts();
+        case.check(&parts, 0..4, None);
+        let images = case.regrouped.images.len();
+        assert_eq!(images, 4);
+        case.add(&[(3, 1, 1, 1)]);
+        let later = case.parts();
+        drop(parts);
+        case.check(&later, 0..4, None);
+        assert_eq!(case.regrouped.images.len(), 4, "the image of what slice 3 was has gone");
+        assert_eq!(case.regrouped.image_bytes, case.regrouped.images.values().map(|image| image.bytes).sum::<usize>());
+    }
+}

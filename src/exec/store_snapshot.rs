@@ -45,13 +45,6 @@ impl StoreSnapshot {
         }
     }
 
-    /// Batches that together are the slices of the range, few and large: panes of the closed ones, and the open ones.
-    pub fn cover(&self, range: Range<i64>) -> Result<Vec<Arc<SliceBatch>>, ExecError> {
-        let mut batches = self.panes.cover(&self.closed(), self.closed_part(&range))?;
-        batches.extend(slices_in(&self.open, &range).iter().cloned());
-        Ok(batches)
-    }
-
     fn closed_part(&self, range: &Range<i64>) -> Range<i64> {
         range.start..range.end.min(self.closed_before).max(range.start)
     }
@@ -65,6 +58,13 @@ impl StoreSnapshot {
         let mut steps = self.panes.steps(&self.closed(), self.closed_part(&range), measures)?;
         steps.extend(self.open_steps(&range));
         Ok(steps)
+    }
+
+    /// Batches that together are the slices of the range, few and large: panes of the closed ones, and the open ones.
+    pub fn cover(&self, range: Range<i64>) -> Result<Vec<Arc<SliceBatch>>, ExecError> {
+        let mut batches = self.panes.cover(&self.closed(), self.closed_part(&range))?;
+        batches.extend(slices_in(&self.open, &range).iter().cloned());
+        Ok(batches)
     }
 
     /// Merges the slices of a range, for the keys in `only` if given; keys with no rows are left out. Cost: the rows of the

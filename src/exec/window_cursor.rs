@@ -71,15 +71,17 @@ impl WindowCursor {
     /// with the first, and holds at most twice the keys.
     fn begin(&mut self, range: Range<i64>) -> Result<Merged, ExecError> {
         let known_before = range.end.saturating_add(range.end.saturating_sub(range.start));
+        let steps = self.snapshot.steps(range.clone(), &self.measures)?;
         let slices = self.snapshot.slices(range.start..known_before).map(|s| s.ids.as_slice());
-        let mut ids = ids_of(slices, self.snapshot.keys.len);
+        // A total that slices are taken away from knows keys of those, too.
+        let mut ids = ids_of(slices.chain(steps.iter().map(Step::ids)), self.snapshot.keys.len);
         if let Some(only) = &self.only {
             ids.keep_only(only);
             ids.seal();
         }
         let merging = Merging::new(&self.snapshot.layout, ids.ids(), &self.measures);
         let mut run = Run { range: range.start..range.start, known_before, ids, merging };
-        for step in self.snapshot.steps(range.clone(), &self.measures)? {
+        for step in &steps {
             run.merging.add(&step.piece(&self.measures), &run.ids, self.only.is_none(), step.taken_away)?;
         }
         run.range = range;
@@ -99,5 +101,52 @@ impl WindowCursor {
         }
         run.range = range;
         run.merging.finish()?.without_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+    use super::*;
+    use crate::exec::slice_store::{Grid, SliceStore, StoreLayout, StoreRows};
+    use crate::exec::state::Measure;
+    use crate::planner::stream_plan::{Call, Function};
+
+    /// Counts of key 1 in slice 0, and of key 2 in every slice.
+    fn counts() -> StoreSnapshot {
+        let output = Arc::new(Field::new("n", DataType::Int64, true));
+        let call = Call { function: Function::Count, args: Vec::new(), filter: None, distinct: false, output };
+        let layout = StoreLayout {
+            keys: vec![Arc::new(Field::new("k", DataType::Int64, true))],
+            grid: Some(Grid { width_us: 1, phase_us: 0 }),
+            measures: vec![Measure::new(&call, &Schema::empty(), false).unwrap()],
+        };
+        let mut store = SliceStore::new(Arc::new(layout)).unwrap();
+        let keys: Vec<i64> = (0..60).map(|_| 2).chain([1]).collect();
+        let rows = StoreRows {
+            rows: keys.len(),
+            slices: (0..60).chain([0]).collect(),
+            keys: vec![Arc::new(Int64Array::from(keys))],
+            args: vec![Vec::new()],
+            filters: vec![None],
+            weights: None,
+        };
+        store.apply(&rows).unwrap();
+        store.close(60).unwrap();
+        store.snapshot().unwrap()
+    }
+
+    #[test]
+    fn a_run_begins_with_the_total_of_a_window_that_had_other_keys() {
+        let snapshot = counts();
+        let before = snapshot.merge(0..40, &[0], None).unwrap();
+        assert_eq!(before.ids.len(), 2);
+        let mut cursor = WindowCursor::new(snapshot, vec![0], None);
+        for start in 1..9 {
+            let merged = cursor.merge(start..start + 40, Some(&(start + 1..start + 41))).unwrap();
+            assert_eq!(merged.outputs[0].as_primitive::<Int64Type>().values(), &[40]);
+        }
     }
 }

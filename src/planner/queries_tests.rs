@@ -201,5 +201,11 @@ fn rollup() {
       Project: country, window_start, window_end, count(*) FILTER (event_type = 'click') AS clicks, count(*) FILTER (event_type = 'impression') AS impressions
         Aggregate: TUMBLE(size=1h) of ts, slice=1h, group=[country, window_start, window_end], calls=[count(*) FILTER (event_type = 'click'), count(*) FILTER (event_type = 'impression')]
           Scan: source ad_events (oid 16384), columns=[event_type, country, ts] append-only
+
+    world_1h
+    View: read through the slices of [country_1h]
+      Project: window_start, window_end, count(*) FILTER (event_type = 'click') AS clicks, count(*) FILTER (event_type = 'impression') AS impressions
+        Aggregate: TUMBLE(size=1h) of ts, slice=1h, group=[window_start, window_end], calls=[count(*) FILTER (event_type = 'click'), count(*) FILTER (event_type = 'impression')]
+          Scan: source ad_events (oid 16384), columns=[event_type, country, ts] append-only
     ");
 }

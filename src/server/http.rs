@@ -148,6 +148,19 @@ fn metrics(stats: &Stats, resident_bytes: Option<u64>) -> String {
     for view in &stats.views {
         page.value("riverrun_view_expression_errors_total", &[("view", &view.name)], view.expression_errors);
     }
+    let help = "Aggregates of a view that were shown as NULL because they do not fit their type.";
+    page.family("riverrun_view_overflowed_values_total", "counter", help);
+    for view in &stats.views {
+        page.value("riverrun_view_overflowed_values_total", &[("view", &view.name)], view.overflowed_values);
+    }
+    page.family("riverrun_view_rows_without_window_total", "counter", "Rows of a view without a time.");
+    for view in &stats.views {
+        page.value("riverrun_view_rows_without_window_total", &[("view", &view.name)], view.rows_without_window);
+    }
+    page.family("riverrun_job_records_left", "gauge", "Records of history that a view has still to read.");
+    for job in &stats.jobs {
+        page.value("riverrun_job_records_left", &[("view", &job.name)], job.to_read - job.read);
+    }
     if let Some(bytes) = resident_bytes {
         page.family("process_resident_memory_bytes", "gauge", "Memory of this process.");
         page.value("process_resident_memory_bytes", &[], bytes);

@@ -350,7 +350,7 @@ impl Session {
     async fn ddl(&mut self, statement: &Statement, prepared: &Prepared) -> Result<Response, PgError> {
         let what = match statement {
             Statement::Drop(_) => "DROP",
-            Statement::AlterSource { .. } => "ALTER",
+            Statement::AlterSource { .. } => "ALTER SOURCE",
             Statement::CancelJobs { .. } => "CANCEL JOB",
             _ => "CREATE",
         };

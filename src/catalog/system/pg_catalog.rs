@@ -385,11 +385,16 @@ fn depend(scope: &SystemScope, rows: &mut Rows) {
     for relation in scope.relations() {
         let Some(object) = &relation.object else { continue };
         add(PG_CLASS, object.oid, PG_NAMESPACE, relation.schema_oid, 0, "n");
+        // A view hangs on what it reads by its rule; a source on the table of its late rows by itself.
+        let (class, id) = match object.query() {
+            Some(_) => (PG_REWRITE, rule_oid(object.oid)),
+            None => (PG_CLASS, object.oid),
+        };
         if object.query().is_some() {
-            add(PG_REWRITE, rule_oid(object.oid), PG_CLASS, object.oid, 0, "i");
+            add(class, id, PG_CLASS, object.oid, 0, "i");
         }
         for read in &object.depends_on {
-            add(PG_REWRITE, rule_oid(object.oid), PG_CLASS, *read, 0, "n");
+            add(class, id, PG_CLASS, *read, 0, "n");
         }
     }
     for key in keys(scope) {

@@ -47,12 +47,23 @@ pub struct Watermark {
     pub delay_us: i64,
 }
 
+/// `DEDUPLICATE BY (id) WITHIN interval`, and what is promised of ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deduplicate {
+    /// Columns of the id, by index.
+    pub columns: Vec<usize>,
+    pub interval_us: i64,
+    /// Equal ids are in one partition: then no row is ever taken back.
+    pub same_partition: bool,
+}
+
 /// A stream of records outside. Its options are those of `WITH (...)`, keys in lower case, checked by
 /// `connector::SourceOptions::parse` before the object exists.
 #[derive(Debug, Clone)]
 pub struct Source {
     pub options: BTreeMap<String, String>,
     pub watermark: Option<Watermark>,
+    pub deduplicate: Option<Deduplicate>,
     /// Columns that do not come from the payload: `INCLUDE partition AS p`, by column index.
     pub includes: Vec<(usize, Include)>,
     /// Columns with `NOT NULL`: a record with a NULL there is dead.
@@ -81,6 +92,13 @@ pub enum LateColumn {
     Partition,
     /// `late_offset`.
     Offset,
+}
+
+impl Source {
+    /// Does no row that it has given ever go again?
+    pub fn append_only(&self) -> bool {
+        self.deduplicate.as_ref().is_none_or(|deduplicate| deduplicate.same_partition)
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -79,6 +79,7 @@ fn scope() -> SystemScope {
     let varchar = |name: &str| PgType::by_name("varchar").expect("varchar").field(name);
     let ad = || Field::new("ad_id", DataType::Int64, true);
     let source = Source {
+        deduplicate: None,
         options: [("connector", "kafka"), ("topic", "events"), ("properties.sasl.password", "hidden")]
             .map(|(k, v)| (k.to_string(), v.to_string()))
             .into(),

@@ -18,6 +18,7 @@ files![
     "by_country_device.sql",
     "ctr_per_ad.sql",
     "day_so_far.sql",
+    "duplicate_clicks.sql",
     "last_hour.sql",
     "minute_history.sql",
     "page_views.sql",

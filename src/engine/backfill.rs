@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use arrow::array::{Array, BooleanBufferBuilder};
+use arrow::array::{Array, ArrayRef, BooleanBufferBuilder};
 
 use super::judge::{complete_behind, event_times, kept};
 use super::reader::{Attached, Consumer, Decoding, Out, SourceSetup};
 use crate::connector::{self, ConnectorError, PartitionOffset, Record, Records};
+use crate::exec::dedup::OffsetSet;
 use crate::exec::feed::Shortfall;
 use crate::exec::law::{PartitionLaw, Row};
 
@@ -58,6 +59,8 @@ pub struct Replay {
     /// Where the main reader stood.
     pub until: i64,
     pub law: PartitionLaw,
+    /// Accepted, but duplicates as of the end.
+    pub duplicates: OffsetSet,
     /// Records before it do not count; `None` until it is known where the log begins.
     pub from: Option<i64>,
 }
@@ -77,11 +80,20 @@ pub struct HistoryProgress {
     pub until: i64,
 }
 
+/// For a consumer that is given by others the rows of a deduplicated source that may still be taken back: those with an id that are
+/// not final.
+#[derive(Debug, Clone, Copy)]
+pub struct Settled {
+    /// What is before this is final; `None`: nothing.
+    pub until_us: Option<i64>,
+}
+
 pub struct Backfill {
     reader: connector::Reader,
     decoding: Decoding,
     consumer: Consumer,
     partitions: BTreeMap<i32, Replay>,
+    settled: Option<Settled>,
     /// Rows of earlier event times may be missing, as the log no longer has them.
     complete_from_us: Option<i64>,
 }
@@ -91,6 +103,7 @@ impl Backfill {
         setup: &SourceSetup,
         attached: &Attached,
         partitions: BTreeMap<i32, Replay>,
+        settled: Option<Settled>,
     ) -> Result<Backfill, String> {
         let mut reader = setup.options.reader().map_err(|e| e.to_string())?;
         let assigned: Vec<PartitionOffset> =
@@ -101,6 +114,7 @@ impl Backfill {
             decoding: Decoding::new(setup, vec![attached.clone()])?,
             consumer: attached.consumer(),
             partitions,
+            settled,
             complete_from_us: None,
         })
     }
@@ -186,16 +200,25 @@ impl Backfill {
         let decoded = self.decoding.decoder.decode(records, 0..records.len());
         let times = event_times(setup, &self.decoding.present, &decoded);
         let mut keep = BooleanBufferBuilder::new(decoded.rows.len());
+        // All columns of such a source are there.
+        let id = setup.across_partitions().map_or(&[][..], |deduplicate| &deduplicate.columns);
+        let ids: Vec<ArrayRef> = id.iter().map(|&column| decoded.batch.column(column).clone()).collect();
         for (row, &record) in decoded.rows.iter().enumerate() {
             let record = &records.records[record as usize];
-            let law = &mut self.partitions.get_mut(&record.partition).expect("records were chosen by partition").law;
+            let replay = self.partitions.get_mut(&record.partition).expect("records were chosen by partition");
+            let at = row;
             let row = Row {
                 offset: record.offset,
                 event_time_us: times.as_ref().and_then(|t| t.is_valid(row).then(|| t.value(row))),
                 arrival_us: record.timestamp_ms.saturating_mul(1000),
                 arrival_in_log: record.log_append_time,
             };
-            keep.append(law.judge(row).is_ok());
+            let accepted = replay.law.judge(row).is_ok() && !replay.duplicates.contains(record.offset);
+            // The others are given to the consumer by the owners of their ids.
+            let here = self.settled.is_none_or(|settled| {
+                row.event_time_us < settled.until_us || ids.iter().any(|column| column.is_null(at))
+            });
+            keep.append(accepted && here);
         }
         self.decoding.feed(kept(decoded.batch, keep), out);
     }

@@ -17,7 +17,7 @@ use super::backfill::HistoryProgress;
 use super::clock::{self, Stopwatch};
 use super::error::EngineError;
 use super::reader::{Consumer, SourceSetup};
-use super::stats::{Kept, PartitionStats, Stats};
+use super::stats::{Ids, Kept, PartitionStats, Stats};
 use super::subscription::{Subscriber, Subscription};
 use super::table::Table;
 use super::topic::{Seen, TopicWatch};
@@ -127,6 +127,8 @@ pub(super) struct Source {
     pub trouble: Option<String>,
     pub topic_trouble: Option<String>,
     pub unseen_columns: Vec<String>,
+    /// By worker.
+    pub ids: BTreeMap<usize, Ids>,
     /// Consumers whose history is still read.
     pub backfills: HashMap<Consumer, Vec<HistoryProgress>>,
     /// The ends as of the last look at the topic.
@@ -491,6 +493,7 @@ impl Coordinator {
             for partition in said.partitions {
                 source.partitions.insert(partition.partition, partition);
             }
+            source.ids.insert(report.worker, said.ids);
             if report.worker == 0 || said.trouble.is_some() {
                 source.trouble = said.trouble;
             }
@@ -528,8 +531,9 @@ impl Coordinator {
                 view.passes_short.insert((report.worker, pass), shortfall);
             }
         }
-        let super::verdicts::Verdicts { late, dead, late_into } = report.verdicts;
+        let super::verdicts::Verdicts { duplicates, kept_after_all, late, dead, late_into } = report.verdicts;
         self.kept.add(clock::now_us(), late, dead);
+        self.kept.add_duplicates(clock::now_us(), duplicates, &kept_after_all);
         for (table, rows) in late_into {
             self.keep_late_rows(table, rows, data);
         }

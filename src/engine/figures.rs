@@ -50,6 +50,7 @@ impl Coordinator {
             message,
             watermark_us: self.times.watermark_us(oid),
             unseen_columns: source.unseen_columns.clone(),
+            ids: source.ids.values().copied().sum(),
             partitions: source.partitions.values().cloned().collect(),
             gaps: source.gaps.clone(),
             changes: source.changes.clone(),

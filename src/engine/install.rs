@@ -68,6 +68,7 @@ impl Coordinator {
             trouble: None,
             topic_trouble: None,
             unseen_columns: Vec::new(),
+            ids: BTreeMap::new(),
             backfills: Default::default(),
             ends: Vec::new(),
             gaps: Vec::new(),

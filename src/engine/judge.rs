@@ -6,9 +6,10 @@ use arrow::array::{Array, BooleanArray, BooleanBufferBuilder, Int64Array, Record
 use arrow::compute::filter_record_batch;
 
 use super::backfill::Mark;
-use super::reader::{Decoding, Out, Partition, SourceSetup};
+use super::reader::{Decoding, Partition, SourceSetup};
 use super::verdicts::{DeadLetter, LateRow, Verdicts};
 use crate::connector::{Decoded, Records};
+use crate::exec::dedup::Place;
 use crate::exec::feed::micros;
 use crate::exec::law::Row;
 
@@ -19,16 +20,24 @@ pub(super) fn complete_behind(setup: &SourceSetup, watermark_us: Option<i64>) ->
     newest_us.map(|us| us.saturating_add(1))
 }
 
-/// Gives every record its verdict, counts it, keeps what does not count, and feeds consumers the rest.
-pub(super) fn judge_and_feed(
+/// Rows that the law has accepted, as they were decoded, and where they stand.
+pub(super) struct Accepted {
+    pub rows: RecordBatch,
+    /// Columns of the source that are there, ascending.
+    pub present: Vec<usize>,
+    /// Of each row, if the source is deduplicated.
+    pub places: Vec<Place>,
+}
+
+/// Gives every record its verdict by the law, counts it, and keeps what does not count.
+pub(super) fn judge(
     setup: &SourceSetup,
     decoding: &mut Decoding,
     records: &Records,
     partitions: &mut BTreeMap<i32, Partition>,
     now_us: i64,
     verdicts: &mut Verdicts,
-    out: &mut Out,
-) {
+) -> Accepted {
     let decoded = decoding.decoder.decode(records, 0..records.len());
     count_records(records, partitions);
     for dead in &decoded.dead {
@@ -53,6 +62,7 @@ pub(super) fn judge_and_feed(
     let times = event_times(setup, &decoding.present, &decoded);
     let mut keep = BooleanBufferBuilder::new(decoded.rows.len());
     let (mut late, mut late_rows) = (Vec::new(), Vec::new());
+    let mut places = Vec::new();
     let mut row = 0;
     while row < decoded.rows.len() {
         let of = records.records[decoded.rows[row] as usize].partition;
@@ -77,6 +87,9 @@ pub(super) fn judge_and_feed(
                 Ok(()) => {
                     state.counts.accepted += 1;
                     keep.append(true);
+                    if setup.deduplicate.is_some() {
+                        places.push(Place { partition: of, offset: record.offset });
+                    }
                 }
                 Err((reason, watermark_us)) => {
                     state.counts.late += 1;
@@ -100,7 +113,7 @@ pub(super) fn judge_and_feed(
         verdicts.late_into.push((into.table, into.rows(&decoded.batch, &decoding.present, late_rows, &late)));
     }
     verdicts.late.append(&mut late);
-    decoding.feed(kept(decoded.batch, keep), out);
+    Accepted { rows: kept(decoded.batch, keep), present: decoding.present.clone(), places }
 }
 
 fn count_records(records: &Records, partitions: &mut BTreeMap<i32, Partition>) {

@@ -11,6 +11,7 @@ mod api;
 mod backfill;
 mod clock;
 mod coordinator;
+mod duplicates;
 mod error;
 mod figures;
 mod install;
@@ -44,7 +45,7 @@ pub use crate::connector::ConnectorError;
 pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, TickId, WriteOutcome};
 pub use clock::{Stopwatch, now_us};
 pub use error::{EngineError, tick_number, tick_of_number};
-pub use stats::{JobPartition, JobStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+pub use stats::{Ids, JobPartition, JobStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
 pub use subscription::{Subscription, Update};
 pub use verdicts::Counts;
 
@@ -55,6 +56,7 @@ use self::verdicts::LateInto;
 use self::worker::{Channels, Worker};
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, Oid, Source};
 use crate::connector::{ColumnSpec, IncludeKind, JsonOptions, SourceOptions};
+use crate::exec::dedup::Deduplicate;
 use crate::exec::law::Bounds;
 use crate::planner::{self, stream_plan::StreamPlan};
 use crate::sql::{Drop, Include, Name, Statement, interval_us};
@@ -426,6 +428,8 @@ fn source_setup(object: &Object, source: &Source, catalog: &Catalog) -> Result<(
             Include::Key => IncludeKind::Key,
         });
     }
+    // The planner has read it.
+    options.remove("deduplicate.same_partition");
     let decode_options = ["timestamptz.handling.mode"]
         .into_iter()
         .filter_map(|name| Some((name.to_string(), options.remove(name)?)))
@@ -443,6 +447,11 @@ fn source_setup(object: &Object, source: &Source, catalog: &Catalog) -> Result<(
         late_into: source.late_rows.as_ref().and_then(|late| {
             let schema = catalog.get(late.table)?.columns.clone();
             Some(LateInto { table: late.table, schema, columns: late.columns.clone() })
+        }),
+        deduplicate: source.deduplicate.as_ref().map(|deduplicate| Deduplicate {
+            columns: deduplicate.columns.clone(),
+            interval_us: deduplicate.interval_us,
+            same_partition: deduplicate.same_partition,
         }),
     };
     Ok((setup, connector))

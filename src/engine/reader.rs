@@ -10,8 +10,9 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-use super::backfill::{Backfill, Mark, Marks, Replay};
-use super::judge::{complete_behind, judge_and_feed};
+use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
+use super::duplicates::{TakenIn, take_in};
+use super::judge::{complete_behind, judge};
 use super::stats::PartitionStats;
 use super::verdicts::{Counts, LateInto, Verdicts};
 use super::worker::{PassId, ReadRows};
@@ -19,6 +20,7 @@ use crate::catalog::Oid;
 use crate::connector::{
     self, ColumnSpec, ConnectorError, Health, JsonDecoder, JsonOptions, PartitionOffset, Records, SourceOptions,
 };
+use crate::exec::dedup::{AcceptedRows, Deduplicate, OffsetSet, WithinPartition};
 use crate::exec::exchange::{SourceProgress, StoreId};
 use crate::exec::feed::{FeedStep, PassStep, Shortfall};
 use crate::exec::flow::{Feed, Pass};
@@ -50,7 +52,7 @@ impl Attached {
         }
     }
 
-    fn columns(&self) -> Vec<usize> {
+    pub(super) fn columns(&self) -> Vec<usize> {
         match self {
             Attached::Feed(_, feed) => feed.source_columns(),
             Attached::Pass(_, pass) => pass.source_columns(),
@@ -70,6 +72,14 @@ pub struct SourceSetup {
     pub time_column: Option<usize>,
     pub bounds: Bounds,
     pub late_into: Option<LateInto>,
+    pub deduplicate: Option<Deduplicate>,
+}
+
+impl SourceSetup {
+    /// The clause, if rows must go to the owners of their ids to be judged by it.
+    pub fn across_partitions(&self) -> Option<&Deduplicate> {
+        self.deduplicate.as_ref().filter(|deduplicate| !deduplicate.same_partition)
+    }
 }
 
 pub(super) struct Partition {
@@ -85,6 +95,10 @@ pub(super) struct Partition {
     pub law: PartitionLaw,
     pub marks: Marks,
     pub counts: Counts,
+    /// Where the ids of one are in no other.
+    pub ids: Option<WithinPartition>,
+    /// Accepted by the law, and yet they do not count.
+    pub duplicates: OffsetSet,
     /// The log no longer holds the position.
     error: Option<String>,
     /// Before its start there were rows of earlier event times, which no reader finds any more.
@@ -126,11 +140,15 @@ enum Step {
 }
 
 pub struct SourceReader {
-    setup: SourceSetup,
+    pub(super) setup: SourceSetup,
     reader: Option<connector::Reader>,
-    partitions: BTreeMap<i32, Partition>,
-    decoding: Option<Decoding>,
+    pub(super) partitions: BTreeMap<i32, Partition>,
+    pub(super) decoding: Option<Decoding>,
     backfills: Vec<Backfill>,
+    /// Consumers that begin at the end of the tick.
+    waiting: Vec<Attached>,
+    /// For the owners of their ids.
+    pub(super) accepted: Vec<AcceptedRows>,
     /// Consumers whose history the log did not hold whole, with the event time they are complete from; told once.
     incomplete: BTreeMap<Consumer, i64>,
     /// Of steps that have been replaced, and of backfills that have ended.
@@ -154,6 +172,8 @@ impl SourceReader {
             partitions: BTreeMap::new(),
             decoding: None,
             backfills: Vec::new(),
+            waiting: Vec::new(),
+            accepted: Vec::new(),
             incomplete: BTreeMap::new(),
             shortfalls: BTreeMap::new(),
             records: Records::default(),
@@ -185,6 +205,8 @@ impl SourceReader {
                 law,
                 marks: Marks::default(),
                 counts: Counts::default(),
+                ids: None,
+                duplicates: OffsetSet::default(),
                 error: None,
                 complete_from_us: None,
             });
@@ -231,16 +253,33 @@ impl SourceReader {
         for &(partition, low) in lows {
             if let Some(state) = self.partitions.get_mut(&partition).filter(|p| p.error.is_none()) {
                 state.law.trim(low);
+                state.duplicates.trim(low);
             }
         }
     }
 
     pub fn attach(&mut self, attached: Attached) {
+        match self.setup.across_partitions() {
+            Some(_) => self.waiting.push(attached),
+            None => self.begin(attached, None),
+        }
+    }
+
+    /// Consumers that begin now that the tick has ended: they take what is not final from the owners of ids and the rest from the
+    /// log, so that what is taken back later has always been given before.
+    pub fn begin_waiting(&mut self, final_until_us: Option<i64>) -> Vec<Consumer> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let consumers = waiting.iter().map(Attached::consumer).collect();
+        waiting.into_iter().for_each(|attached| self.begin(attached, Some(Settled { until_us: final_until_us })));
+        consumers
+    }
+
+    fn begin(&mut self, attached: Attached, settled: Option<Settled>) {
         let lost_us = self.partitions.values().filter_map(|p| p.complete_from_us).max();
         self.tell_incomplete(attached.consumer(), lost_us);
         let begun = self.partitions.values().any(|p| p.position > p.start);
         if begun {
-            match self.backfill(&attached) {
+            match self.backfill(&attached, settled) {
                 Ok(backfill) => self.backfills.push(backfill),
                 Err(error) => self.trouble = Some(error),
             }
@@ -295,6 +334,7 @@ impl SourceReader {
         (state.start, state.position, state.end) = (offset, offset, None);
         (state.at_end_since_us, state.idle_us, state.error) = (None, None, None);
         state.marks = Marks::default();
+        state.duplicates = OffsetSet::default();
         if let Some(reader) = &mut self.reader
             && let Err(error) = reader.add(&[PartitionOffset { partition, offset }])
         {
@@ -316,13 +356,14 @@ impl SourceReader {
     }
 
     pub fn detach(&mut self, consumer: Consumer) {
+        self.waiting.retain(|a| a.consumer() != consumer);
         self.backfills.retain(|b| b.consumer() != consumer);
         let consumers = self.consumers().into_iter().filter(|a| a.consumer() != consumer).collect();
         self.decode_for(consumers);
         self.shortfalls.remove(&consumer);
     }
 
-    fn consumers(&self) -> Vec<Attached> {
+    pub(super) fn consumers(&self) -> Vec<Attached> {
         self.decoding.iter().flat_map(|d| d.consumers.iter().map(|(attached, _)| attached.clone())).collect()
     }
 
@@ -341,7 +382,7 @@ impl SourceReader {
         }
     }
 
-    fn backfill(&mut self, attached: &Attached) -> Result<Backfill, String> {
+    fn backfill(&mut self, attached: &Attached, settled: Option<Settled>) -> Result<Backfill, String> {
         let mut partitions = BTreeMap::new();
         let mut lost_us = None;
         for (&partition, state) in &self.partitions {
@@ -350,11 +391,13 @@ impl SourceReader {
             } else if state.position > state.start {
                 let law = PartitionLaw::replaying(state.law.facts().clone());
                 let (position, until) = (state.start, state.position);
-                partitions.insert(partition, Replay { start: position, position, until, law, from: Some(position) });
+                let duplicates = state.duplicates.clone();
+                let from = Some(position);
+                partitions.insert(partition, Replay { start: position, position, until, law, duplicates, from });
             }
         }
         self.tell_incomplete(attached.consumer(), lost_us);
-        Backfill::new(&self.setup, attached, partitions)
+        Backfill::new(&self.setup, attached, partitions, settled)
     }
 
     /// Consumers whose history is not being read.
@@ -403,7 +446,15 @@ impl SourceReader {
         };
         let bytes = self.records.bytes.len();
         if !self.records.is_empty() {
-            judge_and_feed(&self.setup, decoding, &self.records, &mut self.partitions, now_us, &mut self.verdicts, out);
+            let accepted =
+                judge(&self.setup, decoding, &self.records, &mut self.partitions, now_us, &mut self.verdicts);
+            match take_in(&self.setup, accepted, &mut self.partitions, &mut self.verdicts) {
+                Ok(TakenIn { counts, open }) => {
+                    decoding.feed(counts, out);
+                    self.accepted.extend(open);
+                }
+                Err(error) => decoding.fail(&error, out),
+            }
         }
         for (&partition, state) in &mut self.partitions {
             if let Some(position) = reader.position(partition) {
@@ -465,6 +516,7 @@ impl SourceReader {
             partitions,
             trouble: self.trouble.clone(),
             unseen_columns: self.decoding.as_ref().map(|d| d.decoder.unseen_columns()).unwrap_or_default(),
+            ids: self.ids(),
             backfills: self.backfills.iter().map(|b| (b.consumer(), b.progress().collect())).collect(),
             incomplete: std::mem::take(&mut self.incomplete).into_iter().collect(),
             altered: std::mem::take(&mut self.altered),
@@ -508,6 +560,12 @@ impl Decoding {
         let mut present: BTreeSet<usize> = consumers.iter().flat_map(Attached::columns).collect();
         present.extend(setup.time_column);
         present.extend(setup.late_into.iter().flat_map(LateInto::source_columns));
+        match &setup.deduplicate {
+            None => {}
+            Some(deduplicate) if deduplicate.same_partition => present.extend(&deduplicate.columns),
+            // A row may be taken back when somebody has come who looks at other columns.
+            Some(_) => present.extend(0..setup.columns.len()),
+        }
         let present: Vec<usize> = present.into_iter().collect();
         let decoder = JsonDecoder::new(&setup.columns, &present, setup.decode).map_err(|error| error.to_string())?;
         let mut steps = Vec::new();
@@ -532,14 +590,25 @@ impl Decoding {
     }
 
     pub fn feed(&mut self, rows: RecordBatch, out: &mut Out) {
-        if rows.num_rows() == 0 {
-            return;
+        if rows.num_rows() > 0 {
+            self.feed_delta(&Delta::inserts(rows), None, out);
         }
-        let delta = Delta::inserts(rows);
-        for (attached, step) in &mut self.consumers {
+    }
+
+    /// Rows were lost to all consumers.
+    fn fail(&self, error: &ExecError, out: &mut Out) {
+        for (attached, _) in &self.consumers {
+            out.push((attached.consumer(), Err(ExecError::Invariant(format!("deduplication failed: {error}")))));
+        }
+    }
+
+    /// Feeds all consumers, or only one.
+    pub fn feed_delta(&mut self, delta: &Delta, only: Option<Consumer>, out: &mut Out) {
+        let wanted = |attached: &Attached| only.is_none_or(|only| only == attached.consumer());
+        for (attached, step) in self.consumers.iter_mut().filter(|(attached, _)| wanted(attached)) {
             let rows = match step {
-                Step::Feed(step) => step.rows(&delta).map(ReadRows::Store),
-                Step::Pass(step) => step.rows(&delta).map(ReadRows::Pass),
+                Step::Feed(step) => step.rows(delta).map(ReadRows::Store),
+                Step::Pass(step) => step.rows(delta).map(ReadRows::Pass),
             };
             out.push((attached.consumer(), rows));
         }

@@ -23,6 +23,7 @@ fn reader(bounds: Bounds) -> SourceReader {
         time_column: Some(0),
         bounds,
         late_into: None,
+        deduplicate: None,
     });
     reader.add_partitions(&[(0, 0)], None);
     let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };

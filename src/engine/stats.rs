@@ -1,6 +1,6 @@
 //! The engine's figures as tables of the schema `riverrun`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,8 +13,9 @@ use datafusion::datasource::MemTable;
 use parking_lot::Mutex;
 
 use super::alter::{Change, Gap};
-use super::verdicts::{Counts, DeadLetter, LateRow};
+use super::verdicts::{Counts, DeadLetter, DuplicateRow, LateRow};
 use crate::catalog::{Oid, RIVERRUN, SystemTables};
+use crate::exec::dedup::Place;
 
 /// Late rows and dead letters of a source stay this long and no longer (SEMANTICS 1.6).
 const KEPT_US: i64 = 7 * 86_400_000_000;
@@ -39,6 +40,21 @@ pub struct Stats {
     pub kept: Arc<Kept>,
 }
 
+/// What DEDUPLICATE BY keeps of a source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// Ids that are remembered.
+    pub ids: u64,
+    /// Of the ids, of rows that may still be taken back, and of the offsets of duplicates.
+    pub bytes: u64,
+}
+
+impl std::iter::Sum for Ids {
+    fn sum<I: Iterator<Item = Ids>>(all: I) -> Ids {
+        all.fold(Ids::default(), |a, b| Ids { ids: a.ids + b.ids, bytes: a.bytes + b.bytes })
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct SourceStats {
     pub oid: Oid,
@@ -50,6 +66,8 @@ pub struct SourceStats {
     pub message: Option<String>,
     pub watermark_us: Option<i64>,
     pub unseen_columns: Vec<String>,
+    /// Ids that DEDUPLICATE BY remembers, and the memory that takes.
+    pub ids: Ids,
     pub partitions: Vec<PartitionStats>,
     pub gaps: Vec<Gap>,
     pub changes: Vec<Change>,
@@ -149,6 +167,7 @@ pub struct SliceStats {
 pub struct Kept {
     late: Mutex<BTreeMap<Oid, Ring<LateRow>>>,
     dead: Mutex<BTreeMap<Oid, Ring<DeadLetter>>>,
+    duplicates: Mutex<BTreeMap<Oid, Ring<DuplicateRow>>>,
 }
 
 #[derive(Debug)]
@@ -180,6 +199,26 @@ impl<T> Ring<T> {
         }
     }
 
+    /// Takes rows off, the newest first: those that change come soon after they were listed.
+    fn take_off(&mut self, mut left: usize, mut goes: impl FnMut(&T) -> bool, bytes_of: impl Fn(&T) -> usize)
+    where
+        T: Clone,
+    {
+        for (_, bytes, rows) in self.chunks.iter_mut().rev() {
+            if left == 0 {
+                return;
+            }
+            let gone: Vec<usize> = (0..rows.len()).filter(|&row| goes(&rows[row])).collect();
+            let freed: usize = gone.iter().map(|&row| bytes_of(&rows[row])).sum();
+            for &row in gone.iter().rev() {
+                Arc::make_mut(rows).remove(row);
+            }
+            left -= gone.len();
+            *bytes -= freed;
+            self.bytes -= freed;
+        }
+    }
+
     fn all(&self) -> Vec<(i64, Arc<Vec<T>>)> {
         self.chunks.iter().map(|(arrived_us, _, rows)| (*arrived_us, rows.clone())).collect()
     }
@@ -196,7 +235,28 @@ impl Kept {
     pub fn forget(&self, oid: Oid) {
         self.late.lock().remove(&oid);
         self.dead.lock().remove(&oid);
+        self.duplicates.lock().remove(&oid);
     }
+
+    /// Lists duplicates, and takes those off the list that are none any more.
+    pub fn add_duplicates(&self, now_us: i64, duplicates: Vec<DuplicateRow>, kept_after_all: &[(Oid, Place)]) {
+        let mut by_source: BTreeMap<Oid, HashSet<Place>> = BTreeMap::new();
+        for &(source, place) in kept_after_all {
+            by_source.entry(source).or_default().insert(place);
+        }
+        let mut kept = self.duplicates.lock();
+        for (source, mut places) in by_source {
+            if let Some(ring) = kept.get_mut(&source) {
+                ring.take_off(places.len(), |row| places.remove(&row.place), duplicate_bytes);
+            }
+        }
+        drop(kept);
+        add(&self.duplicates, now_us, duplicates, |row| row.source, duplicate_bytes);
+    }
+}
+
+fn duplicate_bytes(row: &DuplicateRow) -> usize {
+    row.of.id.len() + size_of::<DuplicateRow>()
 }
 
 fn add<T>(
@@ -237,6 +297,8 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("message", Utf8),
             ("watermark", time()),
             ("unseen_columns", Utf8),
+            ("ids", Int64),
+            ("id_bytes", Int64),
         ],
         "source_partitions" => vec![
             ("source", Utf8),
@@ -298,6 +360,16 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("reason", Utf8),
             ("payload", Binary),
         ],
+        "duplicates" => vec![
+            ("source", Utf8),
+            ("partition", Int32),
+            ("offset", Int64),
+            ("id", Utf8),
+            ("event_time", time()),
+            ("kept_partition", Int32),
+            ("kept_offset", Int64),
+            ("arrived_at", time()),
+        ],
         "source_gaps" => vec![
             ("source", Utf8),
             ("partition", Int32),
@@ -351,13 +423,14 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
     Some(Arc::new(Schema::new(columns.into_iter().map(|(n, t)| Field::new(n, t, true)).collect::<Vec<_>>())))
 }
 
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "sources",
     "source_partitions",
     "materialized_views",
     "slices",
     "late_rows",
     "dead_letters",
+    "duplicates",
     "source_gaps",
     "source_changes",
     "jobs",
@@ -411,6 +484,8 @@ impl Stats {
                     let unseen = &s.unseen_columns;
                     (!unseen.is_empty()).then(|| unseen.join(", "))
                 })),
+                count(self.sources.iter().map(|s| s.ids.ids)),
+                count(self.sources.iter().map(|s| s.ids.bytes)),
             ],
             "source_partitions" => vec![
                 text(partitions().map(|(s, _)| Some(&s.name))),
@@ -474,6 +549,20 @@ impl Stats {
                     times(rows().map(|(at, _)| Some(at))),
                     text(rows().map(|(_, r)| Some(r.reason.as_str()))),
                     Arc::new(rows().map(|(_, r)| Some(r.payload.as_slice())).collect::<BinaryArray>()),
+                ]
+            }
+            "duplicates" => {
+                let chunks = all(&self.kept.duplicates);
+                let rows = || chunks.iter().flat_map(|(at, rows)| rows.iter().map(move |row| (*at, row)));
+                vec![
+                    text(rows().map(|(_, r)| self.name_of(r.source))),
+                    Arc::new(rows().map(|(_, r)| r.place.partition).collect::<Int32Array>()),
+                    int(rows().map(|(_, r)| Some(r.place.offset))),
+                    text(rows().map(|(_, r)| Some(&r.of.id))),
+                    times(rows().map(|(_, r)| Some(r.of.event_time_us))),
+                    Arc::new(rows().map(|(_, r)| r.of.kept.partition).collect::<Int32Array>()),
+                    int(rows().map(|(_, r)| Some(r.of.kept.offset))),
+                    times(rows().map(|(at, _)| Some(at))),
                 ]
             }
             "source_gaps" => {

@@ -9,6 +9,7 @@ use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 
 use crate::catalog::{LateColumn, Oid};
+use crate::exec::dedup::{DuplicateOf, Place};
 use crate::exec::law::LateReason;
 
 /// How many records of a partition got which verdict.
@@ -45,9 +46,20 @@ pub struct DeadLetter {
     pub reason: String,
 }
 
+/// A record that repeats another one.
+#[derive(Debug, Clone)]
+pub struct DuplicateRow {
+    pub source: Oid,
+    pub place: Place,
+    pub of: DuplicateOf,
+}
+
 /// Records of a tick that do not count.
 #[derive(Debug, Default)]
 pub struct Verdicts {
+    pub duplicates: Vec<DuplicateRow>,
+    /// No duplicates any more.
+    pub kept_after_all: Vec<(Oid, Place)>,
     pub late: Vec<LateRow>,
     pub dead: Vec<DeadLetter>,
     /// Late rows as rows of the tables that `LATE ROWS INTO` names.
@@ -56,6 +68,8 @@ pub struct Verdicts {
 
 impl Verdicts {
     pub fn append(&mut self, other: &mut Verdicts) {
+        self.duplicates.append(&mut other.duplicates);
+        self.kept_after_all.append(&mut other.kept_after_all);
         self.late.append(&mut other.late);
         self.dead.append(&mut other.dead);
         self.late_into.append(&mut other.late_into);

@@ -16,11 +16,13 @@ use super::backfill::HistoryProgress;
 use super::clock::{self, Stopwatch};
 use super::reader::{Altered, Attached, Consumer, Out, SourceChange, SourceReader, SourceSetup};
 use super::session_part::SessionPart;
+use super::stats::Ids;
 use super::stats::PartitionStats;
-use super::verdicts::Verdicts;
+use super::verdicts::{DuplicateRow, Verdicts};
 use crate::catalog::Oid;
 use crate::exec::bucket;
-use crate::exec::exchange::{Batch, Body, Inbox, Message, SourceProgress, StoreId, Transport};
+use crate::exec::dedup::{AcrossPartitions, Place};
+use crate::exec::exchange::{Batch, Body, Inbox, Message, RoundInput, SourceProgress, StoreId, Transport};
 use crate::exec::feed::Shortfall;
 use crate::exec::flow::{Feed, Pass};
 use crate::exec::horizon::Horizon;
@@ -151,6 +153,7 @@ pub(super) struct SourceReport {
     /// Trouble of the reader, in words.
     pub trouble: Option<String>,
     pub unseen_columns: Vec<String>,
+    pub ids: Ids,
     /// Consumers whose history is still being read.
     pub backfills: Vec<(Consumer, Vec<HistoryProgress>)>,
     /// Consumers whose history was no longer in the log, and the event time from which on they have everything.
@@ -228,8 +231,8 @@ impl Transport for Channels {
 }
 
 pub(super) struct Worker {
-    index: usize,
-    workers: usize,
+    pub(super) index: usize,
+    pub(super) workers: usize,
     epoch: u64,
     tick: u64,
     commands: Receiver<Command>,
@@ -239,15 +242,21 @@ pub(super) struct Worker {
     transport: Box<dyn Transport>,
     /// Messages sent to each owner in this tick.
     sent: Vec<u32>,
-    sources: BTreeMap<Oid, SourceReader>,
+    pub(super) sources: BTreeMap<Oid, SourceReader>,
     stores: HashMap<StoreId, Part>,
     sessions: BTreeMap<StoreId, SessionPart>,
     passes: Vec<(PassId, Delta)>,
-    times: HashMap<Oid, SourceTime>,
+    pub(super) times: HashMap<Oid, SourceTime>,
     bytes_this_tick: usize,
     /// When the last piece of history had been read, and how long that took.
     last_history: (Stopwatch, Duration),
     failures: Vec<(Consumer, String)>,
+    /// Of the present tick.
+    round: u8,
+    /// By source, for the ids of this worker's buckets.
+    pub(super) deduplications: BTreeMap<Oid, AcrossPartitions>,
+    pub(super) duplicates: Vec<DuplicateRow>,
+    pub(super) kept_after_all: Vec<(Oid, Place)>,
 }
 
 /// The buckets that `owner` of `owners` has.
@@ -295,6 +304,10 @@ impl Worker {
             bytes_this_tick: 0,
             last_history: (Stopwatch::start(), Duration::ZERO),
             failures: Vec::new(),
+            round: 0,
+            deduplications: BTreeMap::new(),
+            duplicates: Vec::new(),
+            kept_after_all: Vec::new(),
         }
     }
 
@@ -337,6 +350,7 @@ impl Worker {
             Command::EndTick { tick, snapshots, detail } => return self.end_tick(tick, &snapshots, detail),
             Command::AddSource(setup) => {
                 let source = setup.source;
+                self.add_deduplication(&setup);
                 self.sources.insert(source, SourceReader::new(*setup));
             }
             Command::AddPartitions { source, partitions } => {
@@ -398,6 +412,7 @@ impl Worker {
             Command::DropPass { source, pass } => self.detach(source, Consumer::Pass(pass)),
             Command::DropSource { source } => {
                 self.sources.remove(&source);
+                self.deduplications.remove(&source);
                 self.times.remove(&source);
             }
         }
@@ -456,7 +471,7 @@ impl Worker {
         }
     }
 
-    fn fail(&mut self, consumer: Consumer, error: &ExecError) {
+    pub(super) fn fail(&mut self, consumer: Consumer, error: &ExecError) {
         if let Consumer::Store(store) = consumer {
             let slices = self.stores.get_mut(&store).map(|part| &mut part.failed);
             let failed = slices.or_else(|| self.sessions.get_mut(&store).map(|part| &mut part.failed));
@@ -511,7 +526,7 @@ impl Worker {
         bytes
     }
 
-    fn take_in(&mut self, outcome: Out) {
+    pub(super) fn take_in(&mut self, outcome: Out) {
         for (consumer, attached) in outcome {
             let result = match (consumer, attached) {
                 (Consumer::Store(store), Ok(ReadRows::Store(rows))) => self.route(store, rows),
@@ -543,7 +558,8 @@ impl Worker {
                 part.generation = self.tick;
                 part.store.apply(&rows)
             }
-            Some(before) if before.rests_ticks == 0 => {
+            // What is taken back may cancel in number and not in value: it goes as it is.
+            Some(before) if before.rests_ticks == 0 && rows.weights.is_none() => {
                 before.rows += rows.rows;
                 before.store.apply(&rows)
             }
@@ -595,11 +611,40 @@ impl Worker {
     }
 
     fn send(&mut self, owner: usize, store: StoreId, batch: Batch) {
+        self.send_body(owner, Body::Rows { store, buckets: buckets_of(owner, self.workers), batch });
+    }
+
+    pub(super) fn send_body(&mut self, owner: usize, body: Body) {
         let number = self.sent[owner];
         self.sent[owner] += 1;
-        let body = Body::Rows { store, buckets: buckets_of(owner, self.workers), batch };
-        let message = Message { sender: self.index as u32, epoch: self.epoch, tick: self.tick, number, body };
-        self.transport.send(owner, message);
+        self.transport.send(owner, self.message(number, body));
+    }
+
+    fn message(&self, number: u32, body: Body) -> Message {
+        Message { sender: self.index as u32, epoch: self.epoch, tick: self.tick, round: self.round, number, body }
+    }
+
+    /// Ends a round and waits for the others; `None` if the process ends.
+    fn end_round(&mut self, progress: &[SourceProgress], last: bool) -> Option<RoundInput> {
+        for owner in 0..self.workers {
+            let message = self.message(u32::MAX, Body::End { messages: self.sent[owner], progress: progress.to_vec() });
+            if owner == self.index {
+                self.inbox.accept(message);
+            } else {
+                self.transport.send(owner, message);
+            }
+        }
+        self.sent.fill(0);
+        self.round += 1;
+        loop {
+            if let Some(input) = self.inbox.complete(last) {
+                return Some(input);
+            }
+            match self.incoming.recv() {
+                Ok(message) => self.inbox.accept(message),
+                Err(_) => return None,
+            }
+        }
     }
 
     /// Sends what was aggregated in this tick.
@@ -634,6 +679,14 @@ impl Worker {
 
     fn end_tick(&mut self, tick: u64, snapshots: &[StoreId], detail: bool) -> bool {
         let now_us = clock::now_us();
+        let mut rows = Vec::new();
+        if !self.deduplications.is_empty() {
+            let mut accepted = self.send_accepted();
+            let Some(input) = self.end_round(&[], false) else { return false };
+            accepted.extend(input.accepted);
+            self.deduplicate(accepted);
+            rows = input.rows;
+        }
         let mut ids: Vec<StoreId> = self.stores.keys().copied().collect();
         ids.sort_unstable();
         for &id in &ids {
@@ -643,25 +696,11 @@ impl Worker {
         }
         let progress: Vec<SourceProgress> =
             self.sources.iter_mut().map(|(&source, reader)| reader.progress(source, now_us)).collect();
-        for owner in 0..self.workers {
-            let body = Body::End { messages: self.sent[owner], progress: progress.clone() };
-            let message = Message { sender: self.index as u32, epoch: self.epoch, tick, number: u32::MAX, body };
-            if owner == self.index {
-                self.inbox.accept(message);
-            } else {
-                self.transport.send(owner, message);
-            }
+        let Some(input) = self.end_round(&progress, true) else { return false };
+        for (source, changed) in input.verdicts {
+            self.note_verdicts(source, &changed);
         }
-        let input = loop {
-            if let Some(input) = self.inbox.complete() {
-                break input;
-            }
-            match self.incoming.recv() {
-                Ok(message) => self.inbox.accept(message),
-                Err(_) => return false,
-            }
-        };
-        for (store, batch) in input.rows {
+        for (store, batch) in rows.into_iter().chain(input.rows) {
             if let Err(error) = self.accept(store, &batch) {
                 self.fail(Consumer::Store(store), &error);
             }
@@ -680,10 +719,12 @@ impl Worker {
         for (id, error) in broken {
             self.fail(Consumer::Store(id), &error);
         }
-        let report = self.report(tick, snapshots, detail, edges);
-        self.sent.fill(0);
+        self.settle_ids();
+        // What is sent from here on belongs to the next tick.
+        (self.tick, self.round) = (tick + 1, 0);
         self.bytes_this_tick = 0;
-        self.tick = tick + 1;
+        self.begin_waiting();
+        let report = self.report(tick, snapshots, detail, edges);
         self.reports.send(report).is_ok()
     }
 
@@ -731,10 +772,17 @@ impl Worker {
     }
 
     fn report(&mut self, tick: u64, snapshots: &[StoreId], detail: bool, edges: Vec<(EdgeId, Delta)>) -> Report {
-        let mut verdicts = Verdicts::default();
+        let mut verdicts = Verdicts {
+            duplicates: std::mem::take(&mut self.duplicates),
+            kept_after_all: std::mem::take(&mut self.kept_after_all),
+            ..Verdicts::default()
+        };
         let mut sources = Vec::new();
         for (&source, reader) in &mut self.sources {
             sources.push(reader.report(source, &mut verdicts));
+        }
+        for said in &mut sources {
+            said.ids = [said.ids, self.owned_ids(said.source)].into_iter().sum();
         }
         let (mut taken, mut sessions) = (Vec::new(), Vec::new());
         for &id in snapshots {
@@ -816,7 +864,7 @@ pub(super) fn attached_pass(pass: PassId, plan: &Pass) -> Attached {
 }
 
 /// Row numbers by owner; `None` where an owner has none.
-fn by_owner(keys: &[ArrayRef], rows: usize, owners: usize) -> Vec<(usize, Option<UInt32Array>)> {
+pub(super) fn by_owner(keys: &[ArrayRef], rows: usize, owners: usize) -> Vec<(usize, Option<UInt32Array>)> {
     let mut selected: Vec<Vec<u32>> = vec![Vec::with_capacity(rows / owners + 1); owners];
     for (row, bucket) in bucket::buckets(keys, rows).into_iter().enumerate() {
         selected[owner_of(bucket, owners)].push(row as u32);

@@ -264,7 +264,7 @@ impl Flow {
             (Op::Aggregate(_) | Op::Sessions(_), Some(rows)) => {
                 let input = &plan.nodes[node.inputs[0]];
                 let grouping = Grouping::of(&node.op, oldest).expect("it is one of the two");
-                let feed = Feed::new(&grouping, rows, &input.schema, &node.schema, plan.emit)?;
+                let feed = Feed::new(&grouping, rows, input, &node.schema, plan.emit)?;
                 self.feeds.push(feed);
                 Stream::Tail(Input::Feed(self.feeds.len() - 1))
             }
@@ -490,11 +490,11 @@ impl Feed {
     fn new(
         grouping: &Grouping<'_>,
         rows: &SourceRows,
-        input: &SchemaRef,
+        input: &Node,
         output: &SchemaRef,
         emit: Emit,
     ) -> Result<Feed, ExecError> {
-        let Parts { keys, layout, view } = parts(grouping, input, output, emit, false)?;
+        let Parts { keys, layout, view } = parts(grouping, &input.schema, output, emit, !input.append_only)?;
         let over_source =
             |exprs: &[Expr]| exprs.iter().map(|e| substitute(e, &rows.columns)).collect::<Result<Vec<_>, _>>();
         let (mut args, mut call_filters) = (Vec::new(), Vec::new());
@@ -646,10 +646,14 @@ fn node_horizons(
                 of_inputs.map(Horizon::least)
             })
             .collect(),
-        Op::TopN { .. } => {
-            let mut all = input(0).to_vec();
-            all.resize(width, None);
-            all
+        Op::TopN { partition_by, order_by, .. } => {
+            // A row that comes displaces rows of its own partition that sort behind it, and those are not before it if time comes
+            // first in the order. In any other column the displaced row may be as old as it likes.
+            let by_time = order_by.first().filter(|order| !order.descending).map(|order| order.column);
+            let horizon = |i: usize| input(0).get(i).cloned().flatten();
+            let partition: Vec<Horizon> = partition_by.iter().filter_map(|&i| horizon(i)).collect();
+            let same = |h: &Horizon| partition.iter().any(|p| p.names_the_window_of(h));
+            (0..width).map(|i| horizon(i).filter(|h| by_time == Some(i) || same(h))).collect()
         }
     }
 }

@@ -90,6 +90,16 @@ impl Horizon {
         }
     }
 
+    /// Do rows that are equal in this column have the same value in the other one too? The bounds of a window name each other,
+    /// but that windows which cumulate share a start.
+    pub fn names_the_window_of(&self, other: &Horizon) -> bool {
+        match (self, other) {
+            (Horizon::WindowStart(a, x), Horizon::WindowEnd(b, y)) => a == b && x == y && !x.cumulates,
+            (Horizon::WindowEnd(a, x), Horizon::WindowStart(b, y)) => a == b && x == y,
+            (a, b) => a == b,
+        }
+    }
+
     pub fn sources(&self) -> Vec<Oid> {
         match self {
             Horizon::Source(oid) => vec![*oid],
@@ -123,6 +133,15 @@ mod tests {
         for (now, closed) in [(8, 8), (17, 8), (18, 18), (-2, -2), (-3, -12)] {
             assert_eq!((newest_closed_end(window, now), oldest_open_end(window, now)), (closed, closed + 10));
         }
+    }
+
+    #[test]
+    fn the_bounds_of_a_window_name_each_other() {
+        let window = |size_us| Window::hop(size_us, 10, 0);
+        let start = |size| Horizon::WindowStart(Box::new(Horizon::Source(1)), window(size));
+        let end = |size| Horizon::WindowEnd(Box::new(Horizon::Source(1)), window(size));
+        assert!(start(20).names_the_window_of(&end(20)) && end(20).names_the_window_of(&end(20)));
+        assert!(!start(20).names_the_window_of(&end(30)) && !end(20).names_the_window_of(&Horizon::Source(1)));
     }
 
     #[test]

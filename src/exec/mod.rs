@@ -3,6 +3,7 @@
 
 pub mod arrangement;
 pub mod bucket;
+pub mod dedup;
 pub mod delta;
 pub mod derive;
 mod error;

@@ -16,6 +16,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+use super::dedup::{AcceptedRows, Place};
 use super::exchange::{Batch, Body, Message, SourceProgress, Transport};
 use super::law::PartitionProgress;
 use super::rows::batch_of;
@@ -79,6 +80,19 @@ pub fn to_bytes(message: &Message) -> Vec<u8> {
                 .collect();
             (json!({ "end": messages, "progress": progress }), 0)
         }
+        Body::Accepted { source, buckets, rows } => {
+            for (field, column) in rows.rows.schema().fields().iter().zip(rows.rows.columns()) {
+                put(field.name().clone(), column.clone());
+            }
+            let buckets = [buckets.start(), buckets.end()];
+            let (partitions, offsets) = (&rows.partitions, &rows.offsets);
+            let body = json!({ "accepted": source, "buckets": buckets, "partitions": partitions, "offsets": offsets });
+            (body, rows.rows.num_rows())
+        }
+        Body::Verdicts { source, changed } => {
+            let changed: Vec<Value> = changed.iter().map(|(at, is)| json!([at.partition, at.offset, is])).collect();
+            (json!({ "verdicts": changed, "source": source }), 0)
+        }
         Body::Rows { store, buckets, batch } => {
             let buckets = [buckets.start(), buckets.end()];
             match batch {
@@ -108,7 +122,7 @@ pub fn to_bytes(message: &Message) -> Vec<u8> {
             }
         }
     };
-    let head = json!([message.sender, message.epoch, message.tick, message.number, body]);
+    let head = json!([message.sender, message.epoch, message.tick, message.round, message.number, body]);
     let fields: Vec<Field> =
         columns.iter().map(|(name, column)| Field::new(name, column.data_type().clone(), true)).collect();
     let metadata = HashMap::from([("message".to_string(), head.to_string())]);
@@ -125,10 +139,23 @@ pub fn from_bytes(bytes: &[u8]) -> Message {
     let batch = reader.next().expect("one batch").expect("what to_bytes wrote");
     let head: Value = serde_json::from_str(&batch.schema().metadata()["message"]).expect("what to_bytes wrote");
     let number = |value: &Value| value.as_u64().expect("a number");
-    let body = match &head[4] {
+    let body = match &head[5] {
         end if !end["end"].is_null() => Body::End {
             messages: number(&end["end"]) as u32,
             progress: end["progress"].as_array().expect("a list").iter().map(progress_of).collect(),
+        },
+        accepted if !accepted["accepted"].is_null() => Body::Accepted {
+            source: number(&accepted["accepted"]) as u32,
+            buckets: RangeInclusive::new(number(&accepted["buckets"][0]) as u8, number(&accepted["buckets"][1]) as u8),
+            rows: AcceptedRows {
+                rows: RecordBatch::try_new(plain(&batch.schema()), batch.columns().to_vec()).expect("the same columns"),
+                partitions: serde_json::from_value(accepted["partitions"].clone()).expect("numbers"),
+                offsets: serde_json::from_value(accepted["offsets"].clone()).expect("numbers"),
+            },
+        },
+        verdicts if !verdicts["verdicts"].is_null() => Body::Verdicts {
+            source: number(&verdicts["source"]) as u32,
+            changed: verdicts["verdicts"].as_array().expect("a list").iter().map(verdict_of).collect(),
         },
         rows => Body::Rows {
             store: number(&rows["store"]),
@@ -140,7 +167,8 @@ pub fn from_bytes(bytes: &[u8]) -> Message {
         sender: number(&head[0]) as u32,
         epoch: number(&head[1]),
         tick: number(&head[2]),
-        number: number(&head[3]) as u32,
+        round: number(&head[3]) as u8,
+        number: number(&head[4]) as u32,
         body,
     }
 }
@@ -160,6 +188,16 @@ fn batch_from(batch: &RecordBatch, body: &Value) -> Batch {
     let args: Vec<Vec<ArrayRef>> = args.collect();
     let filters = (0..args.len()).map(|m| Some(named(format!("f{m}"))?.as_boolean().clone())).collect();
     Batch::Raw(StoreRows { rows: batch.num_rows(), slices, keys, args, filters, weights: numbers("weights") })
+}
+
+fn plain(schema: &Schema) -> Arc<Schema> {
+    Arc::new(Schema::new(schema.fields().clone()))
+}
+
+fn verdict_of(value: &Value) -> (Place, bool) {
+    let number = |value: &Value| value.as_i64().expect("a number");
+    let place = Place { partition: number(&value[0]) as i32, offset: number(&value[1]) };
+    (place, value[2].as_bool().expect("a flag"))
 }
 
 fn progress_of(value: &Value) -> SourceProgress {
@@ -207,6 +245,11 @@ mod tests {
         Batch::Partial(PartialRows { slices: vec![id], keys, counts: vec![2], states })
     }
 
+    fn accepted(id: i64) -> AcceptedRows {
+        let rows = parse(&format!("i s\n+ {id} x\n+ . y")).rows;
+        AcceptedRows { rows, partitions: vec![0, 1], offsets: vec![id, i64::MAX] }
+    }
+
     fn progress(sender: u32, tick: u64) -> Vec<SourceProgress> {
         let watermark_us = (tick > 3).then_some(-7);
         let partitions = vec![PartitionProgress {
@@ -222,16 +265,19 @@ mod tests {
         let buckets = 3..=255;
         let bodies = [
             Body::Rows { store: 7, buckets: buckets.clone(), batch: raw(5) },
-            Body::Rows { store: u64::MAX, buckets, batch: partial(5) },
+            Body::Rows { store: u64::MAX, buckets: buckets.clone(), batch: partial(5) },
+            Body::Accepted { source: 9, buckets, rows: accepted(7) },
+            Body::Verdicts { source: 9, changed: vec![(Place { partition: 1, offset: -2 }, true)] },
             Body::End { messages: 2, progress: progress(1, 4) },
         ];
         for body in bodies {
-            let message = Message { sender: 1, epoch: 2, tick: 3, number: 4, body };
+            let message = Message { sender: 1, epoch: 2, tick: 3, round: 1, number: 4, body };
             assert_eq!(format!("{:?}", from_bytes(&to_bytes(&message))), format!("{message:?}"));
         }
     }
 
-    /// Whatever the transport does, every owner completes every tick, in order, with exactly what was sent to it in it.
+    /// Whatever the transport does, every owner completes every round of every tick, in order, with exactly what was sent to it
+    /// in it. Every third tick has two rounds.
     #[test]
     fn every_tick_arrives_whole_and_once() {
         for seed in 0..10 {
@@ -240,33 +286,46 @@ mod tests {
             let mut senders: Vec<_> =
                 (0..SENDERS).map(|sender| RoughTransport::new(seed * 100 + u64::from(sender), &deliver)).collect();
             let mut random = StdRng::seed_from_u64(seed);
-            for tick in 1..=TICKS {
+            let rounds = |tick: u64| if tick.is_multiple_of(3) { 0..2 } else { 0..1 };
+            for (tick, round) in (1..=TICKS).flat_map(|tick| rounds(tick).map(move |round| (tick, round))) {
+                let last = round + 1 == rounds(tick).end;
                 let mut sent = vec![Vec::new(); OWNERS];
                 let mut told = Vec::new();
                 for (sender, transport) in (0..SENDERS).zip(&mut senders) {
                     let mut numbers = [0; OWNERS];
-                    let message = |number, body| Message { sender, epoch: 1, tick, number, body };
+                    let message = |number, body| Message { sender, epoch: 1, tick, round, number, body };
                     for _ in 0..random.random_range(0..5) {
                         let (owner, id) = (random.random_range(0..OWNERS), random.random_range(0..1000));
-                        let batch = if id % 2 == 0 { raw(id) } else { partial(id) };
-                        sent[owner].push(format!("{:?}", (id as u64, &batch)));
-                        let body = Body::Rows { store: id as u64, buckets: 0..=255, batch };
+                        let body = match id % 4 {
+                            0 => Body::Rows { store: id as u64, buckets: 0..=255, batch: raw(id) },
+                            1 => Body::Rows { store: id as u64, buckets: 0..=255, batch: partial(id) },
+                            2 => Body::Accepted { source: id as u32, buckets: 0..=255, rows: accepted(id) },
+                            _ => Body::Verdicts { source: id as u32, changed: vec![] },
+                        };
+                        sent[owner].push(match &body {
+                            Body::Rows { store, batch, .. } => format!("{:?}", (store, batch)),
+                            Body::Accepted { source, rows, .. } => format!("{:?}", (source, rows)),
+                            Body::Verdicts { source, changed } => format!("{:?}", (source, changed)),
+                            Body::End { .. } => unreachable!("none is made above"),
+                        });
                         transport.send(owner, message(numbers[owner], body));
                         numbers[owner] += 1;
                     }
                     for (owner, &messages) in numbers.iter().enumerate() {
-                        assert!(inboxes[owner].lock().unwrap().complete().is_none(), "not all senders have ended");
+                        assert!(inboxes[owner].lock().unwrap().complete(last).is_none(), "not all senders have ended");
                         let end = Body::End { messages, progress: progress(sender, tick) };
                         transport.send(owner, message(messages, end));
                     }
                     told.extend(progress(sender, tick));
                 }
                 for (owner, mut sent) in sent.into_iter().enumerate() {
-                    let input = inboxes[owner].lock().unwrap().complete().expect("all senders have ended");
-                    let mut rows: Vec<String> = input.rows.iter().map(|rows| format!("{rows:?}")).collect();
-                    rows.sort();
+                    let input = inboxes[owner].lock().unwrap().complete(last).expect("all senders have ended");
+                    let mut came: Vec<String> = input.rows.iter().map(|rows| format!("{rows:?}")).collect();
+                    came.extend(input.accepted.iter().map(|rows| format!("{rows:?}")));
+                    came.extend(input.verdicts.iter().map(|verdicts| format!("{verdicts:?}")));
+                    came.sort();
                     sent.sort();
-                    assert_eq!(rows, sent, "seed {seed}, tick {tick}, owner {owner}");
+                    assert_eq!(came, sent, "seed {seed}, tick {tick}, owner {owner}");
                     assert_eq!(input.progress, told);
                 }
             }

@@ -22,12 +22,12 @@ use super::show_create;
 use super::stream_plan::{Emit, StoreChoice, StreamPlan};
 use super::types::{arrow_type, output_type, sql_name, timestamptz};
 use crate::catalog::{
-    Catalog, LateColumn, LateRows, MaterializedView, NameContext, Object, ObjectKind, Oid, PG_TYPE, PgType, Source,
-    Table, Watermark, with_pg_type,
+    Catalog, Deduplicate, LateColumn, LateRows, MaterializedView, NameContext, Object, ObjectKind, Oid, PG_TYPE,
+    PgType, Source, Table, Watermark, with_pg_type,
 };
 use crate::sql::{
-    ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, Include, Name, OnConflict, Statement,
-    WatermarkDef, interval_us,
+    ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, Include, Name,
+    OnConflict, Statement, WatermarkDef, interval_us,
 };
 
 /// What a CREATE makes.
@@ -125,6 +125,7 @@ impl Definer<'_> {
         let mut source = Source {
             options,
             watermark: create.watermark.as_ref().map(|w| watermark(w, &columns)).transpose()?,
+            deduplicate: deduplicate(create, &columns)?,
             includes,
             not_null: not_null(&create.columns),
             late_rows: None,
@@ -425,6 +426,51 @@ fn watermark(def: &WatermarkDef, columns: &Schema) -> Result<Watermark, PlanErro
         return Err(PlanError::TypeMismatch(Refusal::new(message).hint("It must be TIMESTAMPTZ or TIMESTAMP.")));
     }
     Ok(Watermark { column, delay_us: def.delay_us })
+}
+
+const SAME_PARTITION: &str = "deduplicate.same_partition";
+
+fn deduplicate(create: &CreateSource, columns: &Schema) -> Result<Option<Deduplicate>, PlanError> {
+    let refuse = |message: String, hint: &str| Err(PlanError::Invalid(Refusal::new(message).hint(hint.to_string())));
+    let same_partition = match create.options.get(SAME_PARTITION).map(|value| value.to_ascii_lowercase()).as_deref() {
+        None => None,
+        Some("true" | "on") => Some(true),
+        Some("false" | "off") => Some(false),
+        Some(other) => {
+            return refuse(
+                format!("option {SAME_PARTITION}: '{other}' is neither true nor false"),
+                "Write true, or leave it out.",
+            );
+        }
+    };
+    let Some(DeduplicateDef { columns: names, interval_us }) = &create.deduplicate else {
+        return match same_partition {
+            None => Ok(None),
+            Some(_) => refuse(
+                format!("option {SAME_PARTITION} needs DEDUPLICATE BY"),
+                "Add DEDUPLICATE BY (event_id) WITHIN INTERVAL '1 hour' behind the columns.",
+            ),
+        };
+    };
+    if create.watermark.is_none() {
+        return refuse(
+            "DEDUPLICATE BY needs a watermark: without one every id would be remembered for ever".into(),
+            "Declare WATERMARK FOR ts AS ts - INTERVAL '10 seconds' among the columns.",
+        );
+    }
+    let mut id = Vec::with_capacity(names.len());
+    for name in names {
+        let i = column(columns, name)?;
+        let data_type = columns.field(i).data_type();
+        if matches!(data_type, DataType::Float32 | DataType::Float64 | DataType::Interval(_)) {
+            let message = format!("DEDUPLICATE BY \"{name}\": the column is of type {}", sql_name(data_type));
+            let hint = "Its values may be equal and look different: declare the column VARCHAR, or use another one.";
+            return Err(PlanError::TypeMismatch(Refusal::new(message).hint(hint)));
+        }
+        id.push(i);
+    }
+    let same_partition = same_partition.unwrap_or(false);
+    Ok(Some(Deduplicate { columns: id, interval_us: *interval_us, same_partition }))
 }
 
 fn retention(value: &str) -> Result<i64, PlanError> {

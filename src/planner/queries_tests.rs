@@ -170,6 +170,18 @@ fn day_so_far() {
 }
 
 #[test]
+fn duplicate_clicks() {
+    assert_snapshot!(check("duplicate_clicks.sql"), @r"
+    billed_clicks
+    View: EMIT ON WINDOW CLOSE
+      Project: ad_id, window_start, window_end, count(*) AS clicks append-only
+        Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[ad_id, window_start, window_end], calls=[count(*)] append-only
+          Filter: event_type = 'click'
+            Scan: source paid_events (oid 16385), columns=[ad_id, event_type, ts]
+    ");
+}
+
+#[test]
 fn unique_visitors() {
     assert_snapshot!(check("unique_visitors.sql"), @r"
     page_minutes

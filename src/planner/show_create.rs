@@ -8,13 +8,14 @@ use arrow::datatypes::{DataType, IntervalUnit};
 use super::stream_plan::Micros;
 use crate::catalog::{Object, PUBLIC};
 use crate::sql::{
-    ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, Include, Name, OnConflict, WatermarkDef,
-    quote,
+    ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, Include, Name,
+    OnConflict, WatermarkDef, quote,
 };
 
 pub(super) fn source(object: &Object, create: &CreateSource, late_into: Option<&Object>) -> String {
     let mut lines: Vec<String> = create.columns.iter().map(column).collect();
     lines.extend(create.watermark.as_ref().map(watermark));
+    lines.extend(create.deduplicate.as_ref().map(deduplicate));
     let mut sql = format!("CREATE SOURCE {} (\n  {}\n)", name(object), lines.join(",\n  "));
     for (include, name) in &create.includes {
         let what = match include {
@@ -104,6 +105,11 @@ fn watermark(def: &WatermarkDef) -> String {
         0 => format!("WATERMARK FOR {column} AS {column}"),
         delay => format!("WATERMARK FOR {column} AS {column} - INTERVAL '{}'", Micros(delay)),
     }
+}
+
+fn deduplicate(def: &DeduplicateDef) -> String {
+    let columns: Vec<_> = def.columns.iter().map(|name| quote(name)).collect();
+    format!("DEDUPLICATE BY ({}) WITHIN INTERVAL '{}'", columns.join(", "), Micros(def.interval_us))
 }
 
 fn column_list(columns: &[String]) -> String {

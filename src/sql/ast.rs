@@ -243,12 +243,21 @@ pub struct WatermarkDef {
     pub delay_us: i64,
 }
 
+/// `DEDUPLICATE BY (column, ...) WITHIN INTERVAL '...'`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeduplicateDef {
+    pub columns: Vec<String>,
+    /// Above 0.
+    pub interval_us: i64,
+}
+
 #[derive(Debug, Clone)]
 pub struct CreateSource {
     pub name: Name,
     pub if_not_exists: bool,
     pub columns: Vec<ColumnDef>,
     pub watermark: Option<WatermarkDef>,
+    pub deduplicate: Option<DeduplicateDef>,
     /// `INCLUDE partition AS p`: (what, column name; without AS `_rw_kafka_` + what, as RisingWave names it).
     pub includes: Vec<(Include, String)>,
     /// Keys in lower case, values as text.

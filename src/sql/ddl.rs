@@ -7,8 +7,8 @@ use sqlparser::tokenizer::Token;
 
 use super::parser::Cursor;
 use super::{
-    AlterSource, ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, Drop, Include, ObjectType,
-    OnConflict, Place, SqlError, Statement, WatermarkDef, interval_us, name, refusals,
+    AlterSource, ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, Drop,
+    Include, ObjectType, OnConflict, Place, SqlError, Statement, WatermarkDef, interval_us, name, refusals,
 };
 
 impl Cursor<'_> {
@@ -71,6 +71,7 @@ impl Cursor<'_> {
             if_not_exists,
             columns: body.columns,
             watermark: body.watermark,
+            deduplicate: body.deduplicate,
             includes: Vec::new(),
             options: BTreeMap::new(),
             format: "PLAIN".into(),
@@ -80,7 +81,9 @@ impl Cursor<'_> {
         };
         let (mut with, mut format) = (false, false);
         loop {
-            if self.at("INCLUDE") {
+            if self.at("DEDUPLICATE BY") {
+                self.deduplicate(Owner::Source, &mut source.deduplicate)?;
+            } else if self.at("INCLUDE") {
                 let include = self.include(&source)?;
                 source.includes.push(include);
             } else if !with && self.take("WITH") {
@@ -308,6 +311,9 @@ impl Cursor<'_> {
             body.watermark = Some(self.watermark()?);
             return Ok(());
         }
+        if self.at("DEDUPLICATE BY") {
+            return self.deduplicate(owner, &mut body.deduplicate);
+        }
         if self.at("CONSTRAINT") {
             self.skip(1);
             self.identifier()?;
@@ -407,6 +413,51 @@ impl Cursor<'_> {
             )
             .at(at)),
         }
+    }
+
+    /// `DEDUPLICATE BY (column, ...) WITHIN INTERVAL '...'`, among the columns or behind them.
+    fn deduplicate(&mut self, owner: Owner, known: &mut Option<DeduplicateDef>) -> Result<(), SqlError> {
+        if owner == Owner::Table {
+            return Err(self.unsupported(
+                "DEDUPLICATE BY on a table",
+                "declare a PRIMARY KEY and ON CONFLICT DO NOTHING: the first row of each key stays",
+            ));
+        }
+        if known.is_some() {
+            return Err(SqlError::syntax("multiple DEDUPLICATE BY are not allowed", self.position()));
+        }
+        self.expect("DEDUPLICATE BY")?;
+        let mut columns: Vec<String> = Vec::new();
+        self.list(|cursor| {
+            let at = cursor.position();
+            let column = cursor.identifier()?;
+            if columns.contains(&column) {
+                return Err(SqlError::DuplicateColumn { column, position: Some(at) });
+            }
+            columns.push(column);
+            Ok(())
+        })?;
+        if !self.at("WITHIN") {
+            return Err(self.unsupported(
+                "DEDUPLICATE BY without WITHIN",
+                "say for how long an id is remembered: DEDUPLICATE BY (event_id) WITHIN INTERVAL '1 hour'",
+            ));
+        }
+        self.skip(1);
+        let at = self.position();
+        let expr = self.expr()?;
+        let interval_us = match interval_text(&expr) {
+            Some(text) => interval_us(&text).map_err(|error| error.at(at))?,
+            None => {
+                let hint = "write WITHIN INTERVAL '1 hour' or the like";
+                return Err(SqlError::unsupported(format!("WITHIN {expr}"), hint).at(at));
+            }
+        };
+        if interval_us <= 0 {
+            return Err(SqlError::value("the interval of DEDUPLICATE BY must be longer than zero").at(at));
+        }
+        *known = Some(DeduplicateDef { columns, interval_us });
+        Ok(())
     }
 
     /// `( a.b.c = 'v', n = 5, flag = true )`.
@@ -528,6 +579,7 @@ struct Body {
     columns: Vec<ColumnDef>,
     primary_key: Vec<String>,
     watermark: Option<WatermarkDef>,
+    deduplicate: Option<DeduplicateDef>,
     /// Columns that the table form of PRIMARY KEY names, which may stand before them, and where.
     key_names: Vec<(String, usize)>,
 }

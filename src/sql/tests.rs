@@ -21,11 +21,12 @@ fn failure(text: &str, error: &SqlError) -> String {
 fn one(statement: &Statement) -> String {
     match statement {
         Statement::CreateSource(s) => format!(
-            "source {}{} {} watermark={:?} include={:?} with={:?} {} {} {:?}{}",
+            "source {}{} {} watermark={:?}{} include={:?} with={:?} {} {} {:?}{}",
             s.name,
             if s.if_not_exists { "?" } else { "" },
             columns(&s.columns),
             s.watermark.as_ref().map(|w| (&w.column, w.delay_us)),
+            s.deduplicate.as_ref().map(|d| format!(" ids={:?} {}", d.columns, d.interval_us)).unwrap_or_default(),
             s.includes,
             s.options,
             s.format,
@@ -123,6 +124,16 @@ fn sources() {
         CREATE SOURCE s (ts TIMESTAMP, WATERMARK FOR ts AS ts + INTERVAL '1 s')
         CREATE SOURCE s (ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 month')
         CREATE SOURCE s (ts TIMESTAMP, WATERMARK FOR ts AS ts, WATERMARK FOR ts AS ts)
+        CREATE SOURCE s (a INT, ts TIMESTAMP, DEDUPLICATE BY (a, B) WITHIN INTERVAL '1 hour', WATERMARK FOR ts AS ts)
+        CREATE SOURCE s (a INT) INCLUDE key AS k DEDUPLICATE BY (k) WITHIN INTERVAL '90' SECOND WITH (connector = 'datagen')
+        CREATE SOURCE s (deduplicate INT, within INT)
+        CREATE SOURCE s (a INT, DEDUPLICATE BY (a))
+        CREATE SOURCE s (a INT, DEDUPLICATE BY (a, a) WITHIN INTERVAL '1 hour')
+        CREATE SOURCE s (a INT, DEDUPLICATE BY (a) WITHIN INTERVAL '1 month')
+        CREATE SOURCE s (a INT, DEDUPLICATE BY (a) WITHIN INTERVAL '0 s')
+        CREATE SOURCE s (a INT, DEDUPLICATE BY (a) WITHIN 60)
+        CREATE SOURCE s (a INT, DEDUPLICATE BY (a) WITHIN INTERVAL '1 s') DEDUPLICATE BY (a) WITHIN INTERVAL '1 s'
+        CREATE TABLE t (a INT, DEDUPLICATE BY (a) WITHIN INTERVAL '1 hour')
         CREATE SOURCE s (a)
         CREATE SOURCE s ()
         CREATE SOURCE select (a INT)
@@ -142,6 +153,16 @@ fn sources() {
     52: the watermark expression ts + INTERVAL '1 s' is not supported (Write WATERMARK FOR ts AS ts - INTERVAL '10 seconds'.) at <ts + INTERVA>
     52: an interval of months has no fixed length here: "1 month" (Write it in days, such as '30 days'.) at <ts - INTERVA>
     56: multiple watermarks are not allowed at <WATERMARK FO>
+    source s (a INT, ts TIMESTAMP) watermark=Some(("ts", 0)) ids=["a", "b"] 3600000000 include=[] with={} PLAIN JSON {}
+    source s (a INT) watermark=None ids=["k"] 90000000 include=[(Key, "k")] with={"connector": "datagen"} PLAIN JSON {}
+    source s (deduplicate INT, within INT) watermark=None include=[] with={} PLAIN JSON {}
+    43: DEDUPLICATE BY without WITHIN is not supported (Say for how long an id is remembered: DEDUPLICATE BY (event_id) WITHIN INTERVAL '1 hour'.) at <)>
+    44: column "a" specified more than once at <a) WITHIN IN>
+    51: an interval of months has no fixed length here: "1 month" (Write it in days, such as '30 days'.) at <INTERVAL '1 >
+    51: the interval of DEDUPLICATE BY must be longer than zero at <INTERVAL '0 >
+    51: WITHIN 60 is not supported (Write WITHIN INTERVAL '1 hour' or the like.) at <60)>
+    67: multiple DEDUPLICATE BY are not allowed at <DEDUPLICATE >
+    24: DEDUPLICATE BY on a table is not supported (Declare a PRIMARY KEY and ON CONFLICT DO NOTHING: the first row of each key stays.) at <DEDUPLICATE >
     19: syntax error at or near ")" at <)>
     18: syntax error at or near ")" at <)>
     15: syntax error at or near "select" ("select" is a reserved word: as a name it stands in double quotes.) at <select (a IN>

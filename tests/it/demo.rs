@@ -13,12 +13,13 @@ async fn every_event_written_has_a_verdict_and_the_board_shows_ten_ads() {
     let options = DemoOptions { events_per_second: 400, ads: 1000, events: Some(events), ..DemoOptions::default() };
     let mut demo = Demo::start(db.engine.clone(), &options).await.expect("a demo");
     demo.all_sent().await;
-    for name in ["ad_events", "page_views"] {
+    for name in ["ad_events", "page_views", "paid_events"] {
         db.run(&format!("WAIT FOR {name}")).await;
     }
     let counts = "SELECT source, sum(read), sum(read - accepted - late - duplicate - dead - skipped) FROM riverrun.source_partitions
         GROUP BY source";
-    assert_eq!(db.rows(counts).await, [format!("ad_events|{events}|0"), format!("page_views|{}|0", events / 10)]);
+    let paid = format!("paid_events|{events}|0");
+    assert_eq!(db.rows(counts).await, [format!("ad_events|{events}|0"), format!("page_views|{}|0", events / 10), paid]);
 
     let mut meter = Meter::start(&db.engine);
     let figures = demo.look(&mut meter).await;
@@ -26,11 +27,12 @@ async fn every_event_written_has_a_verdict_and_the_board_shows_ten_ads() {
     assert_eq!(troubles, &Vec::<String>::new());
     assert_eq!(top.len(), 10);
     assert!(top.is_sorted_by(|a, b| a.clicks >= b.clicks), "{top:?}");
-    assert_eq!(counts.read, events + events / 10);
+    // Two sources read the ad events.
+    assert_eq!(counts.read, 2 * events + events / 10);
     assert_eq!(views.0, views.1);
     assert!(figures.freshness_us.is_some());
     // The generator makes some of each.
-    assert!(counts.late > 0 && counts.dead > 0 && counts.accepted > events, "{counts:?}");
+    assert!(counts.late > 0 && counts.dead > 0 && counts.duplicate > 0 && counts.accepted > events, "{counts:?}");
 
     // Views forget in time, but for the one that has no windows of its own.
     for parsed in QUERIES.iter().flat_map(|(_, text)| sql::parse(text).expect("the file is SQL")) {

@@ -166,3 +166,31 @@ async fn a_row_leaves_when_its_time_is_over() {
 async fn until(db: &Db, query: &str, expected: &str) {
     while db.rows(query).await != [expected] {}
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_begins_at_the_watermark_though_its_first_record_was_dead() {
+    let broker = EmbeddedBroker::start().expect("a broker");
+    broker.create_topic("e", 2).expect("a topic");
+    let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+    let send = |partition: i32, text: &str| {
+        producer.send("e", Some(partition), None, Some(text.as_bytes()), 0).expect("a record sent");
+        producer.flush(std::time::Duration::from_secs(30)).expect("everything delivered");
+    };
+    let db = Db::start(2);
+    let create = SOURCE.replace("topic = 'e'", "topic = 'e', idle_timeout = '1 second'");
+    db.run(&create.replace("$SERVERS", &broker.servers())).await;
+    db.run("CREATE MATERIALIZED VIEW n AS SELECT window_end, count(*) AS n FROM TUMBLE(e, ts, INTERVAL '1 second') GROUP BY window_end").await;
+    send(0, &event(100, 1, "click"));
+    send(0, &event(200, 1, "click"));
+    db.run("WAIT FOR e").await;
+    // Until the other partition, which is empty, no longer holds the watermark back.
+    while db.rows("SELECT watermark FROM riverrun.sources").await == ["NULL"] {}
+    send(1, "no event");
+    db.run("WAIT FOR e").await;
+    send(1, &event(5, 1, "click"));
+    db.run("WAIT FOR e").await;
+    let counts = "SELECT sum(accepted), sum(late), sum(dead) FROM riverrun.source_partitions";
+    assert_eq!(db.rows(counts).await, ["2|1|1"]);
+    assert_eq!(db.rows("SELECT state FROM riverrun.materialized_views").await, ["current"]);
+    db.engine.stop().await;
+}

@@ -2,6 +2,7 @@
 
 mod db;
 mod demo;
+mod duplicates;
 mod engine;
 mod house;
 mod kafka;

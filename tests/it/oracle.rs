@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use datafusion::datasource::MemTable;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -51,6 +51,9 @@ pub const QUERIES: &[&str] = &[
     "SELECT upper(k) AS u, window_start, count(DISTINCT v) AS d, count(*) FILTER (WHERE v > 0) AS up, extract(epoch FROM window_end - window_start) AS length FROM SESSION(r, ts, INTERVAL '20 seconds', INTERVAL '45 seconds') WHERE v <> 0 GROUP BY upper(k), window_start, window_end HAVING count(*) > 1",
     "SELECT window_start, window_end, avg(v) AS a, min(k) AS k FROM SESSION(r, ts, INTERVAL '4 seconds') GROUP BY window_start, window_end",
     "SELECT k, window_end, sum(v) AS s FROM TABLE(SESSION(TABLE r PARTITION BY k, DESCRIPTOR(ts), INTERVAL '10' SECOND)) GROUP BY k, window_start, window_end",
+    "SELECT window_start, count(*) AS n, sum(v) AS s FROM TUMBLE((SELECT * FROM (SELECT k, v, ts, row_number() OVER (PARTITION BY v ORDER BY ts, k) AS place FROM r) WHERE place = 1), ts, INTERVAL '20 seconds') GROUP BY window_start",
+    "SELECT window_end, k, count(*) AS n, max(v) AS hi FROM HOP((SELECT DISTINCT ON (k, v) k, v, ts FROM r ORDER BY k, v, ts), ts, INTERVAL '20 seconds', INTERVAL '1 minute') GROUP BY window_end, k",
+    "SELECT window_start, count(*) AS n, min(v) AS lo FROM TUMBLE((SELECT v, ts FROM (SELECT v, ts, row_number() OVER (PARTITION BY k ORDER BY v DESC, ts) AS place FROM r) WHERE place <= 3), ts, INTERVAL '1 minute') GROUP BY window_start",
 ];
 
 /// Views over views of [`QUERIES`], by number.
@@ -72,13 +75,13 @@ const BY_WATERMARK: &[&str] = &[
 ];
 
 /// A view whose store others are derived from, and one that is read from it as it stands.
-const FINE: [&str; 2] = [
+pub const FINE: [&str; 2] = [
     "SELECT k, v % 3 AS m, window_start, window_end, count(*) AS n, sum(v) AS s, min(v) AS lo, max(v) AS hi, count(v) FILTER (WHERE v % 2 = 0) AS even, count(DISTINCT v) AS d, approx_distinct(v) AS about, bool_or(v > 5) AS big, sum(v::double precision / 8) AS eighths FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '1 minute') GROUP BY k, v % 3, window_start, window_end",
     "SELECT v % 3 AS m, k, window_start, window_end, count(*) AS n, sum(v) AS s, min(v) AS lo, max(v) AS hi, count(v) FILTER (WHERE v % 2 = 0) AS even, sum(v::double precision / 8) AS eighths FROM TUMBLE(r, ts, INTERVAL '20 seconds') GROUP BY k, v % 3, window_start, window_end",
 ];
 
 /// Views that are derived from that store: other windows, coarser keys, filters on keys, fewer or other calls.
-const DERIVED: [&str; 9] = [
+pub const DERIVED: [&str; 9] = [
     "SELECT k, window_start, count(*) AS n, sum(v) AS s, avg(v) AS a, min(v) AS lo, max(v) AS hi FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '1 minute') GROUP BY k, window_start",
     "SELECT v % 3 AS m, window_end, count(*) FILTER (WHERE k = 'a') AS a, sum(v) FILTER (WHERE k <> 'b') AS s, count(v) FILTER (WHERE v % 2 = 0 AND k = 'c') AS even FROM TUMBLE(r, ts, INTERVAL '1 minute') GROUP BY v % 3, window_end",
     "SELECT window_start, count(*) AS n, count(DISTINCT v) AS d, approx_distinct(v) AS about, bool_or(v > 5) AS big FROM TUMBLE(r, ts, INTERVAL '40 seconds', INTERVAL '20 seconds') WHERE k = 'a' GROUP BY window_start",
@@ -137,7 +140,7 @@ async fn create_derived(db: &Db) {
 }
 
 const MINUTE_US: i64 = 60_000_000;
-const START_US: i64 = 1_767_225_600_000_000;
+pub const START_US: i64 = 1_767_225_600_000_000;
 
 async fn create_views(db: &Db) {
     for (i, query) in QUERIES.iter().enumerate() {
@@ -208,12 +211,12 @@ async fn change(db: &Db, random: &mut StdRng) -> String {
 
 /// A partition's law, as simple as it can be written.
 #[derive(Default)]
-struct NaiveLaw {
-    watermark_us: Option<i64>,
+pub struct NaiveLaw {
+    pub watermark_us: Option<i64>,
 }
 
 impl NaiveLaw {
-    fn accepts(&mut self, time_us: i64) -> bool {
+    pub fn accepts(&mut self, time_us: i64) -> bool {
         let accepted = self.watermark_us.is_none_or(|w| time_us >= w - 20_000_000);
         if accepted {
             self.watermark_us = self.watermark_us.max(Some(time_us - 10_000_000));
@@ -369,7 +372,8 @@ async fn check_derived(db: &Db, accepted: &[Row], when: &str) {
     }
 }
 
-type Row = (Option<&'static str>, Option<i64>, i64);
+/// `(k, v, ts)`.
+pub type Row = (Option<&'static str>, Option<i64>, i64);
 
 fn source_of(topic: &str, broker: &EmbeddedBroker) -> String {
     format!(
@@ -417,18 +421,17 @@ impl Events {
     }
 }
 
-/// The batch engine's answer over these rows in the place of the source's.
-async fn over_rows(db: &Db, query: &str, rows: &[Row]) -> Vec<String> {
+/// The batch engine's answer over these rows in the place of the source's, whose further columns nobody looks at.
+pub async fn over_rows(db: &Db, query: &str, rows: &[Row]) -> Vec<String> {
     let source = db.engine.catalog().resolve(&Name(vec!["r".into()]), &db.names).expect("the source");
-    let batch = RecordBatch::try_new(
-        source.columns.clone(),
-        vec![
-            Arc::new(rows.iter().map(|r| r.0).collect::<StringArray>()),
-            Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>()),
-            Arc::new(rows.iter().map(|r| Some(r.2)).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
-        ],
-    )
-    .expect("the source's columns");
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(rows.iter().map(|r| r.0).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>()),
+        Arc::new(rows.iter().map(|r| Some(r.2)).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
+    ];
+    let further = source.columns.fields().iter().skip(columns.len());
+    columns.extend(further.map(|field| arrow::array::new_null_array(field.data_type(), rows.len())));
+    let batch = RecordBatch::try_new(source.columns.clone(), columns).expect("the source's columns");
     let table = MemTable::try_new(source.columns.clone(), vec![vec![batch]]).expect("a table");
     let parsed = sql::parse(query).expect("a query").remove(0);
     let Statement::Query(query) = &parsed.statement else { panic!("not a query") };

@@ -252,6 +252,7 @@ async fn a_stream_that_stops_does_not_hide_its_end() {
     topic.send(0, 1, Some(second(0)), 0);
     topic.send(1, 2, Some(second(9)), 0);
     topic.flush();
+    db.run("WAIT FOR e").await;
     // Its end lies ahead of every row's time less the delay: it closes by the clock alone.
     until(&db, "SELECT n FROM v", &["1"]).await;
     // What comes now below it is late, whoever reads it.

@@ -8,6 +8,7 @@
 //! 4. A last projection gives the columns their names and types.
 
 mod aggregate;
+mod distinct_on;
 mod emit;
 mod ranked;
 mod refuse;
@@ -66,7 +67,7 @@ pub(super) fn lower(
     scope: &Scope,
 ) -> Result<Lowered, PlanError> {
     refuse::refuse(&analyzed)?;
-    let plan = optimize(analyzed, scope)?;
+    let plan = optimize(distinct_on::rewrite(analyzed)?, scope)?;
     let mut lowering =
         Lowering { nodes: Vec::new(), event_time: Vec::new(), notices: Vec::new(), emit, props: ExecutionProps::new() };
     let root = lowering.lower(&plan)?;
@@ -169,7 +170,7 @@ impl Lowering {
         };
         let object = &source.object;
         let (kind, append_only) = match &object.kind {
-            ObjectKind::Source(_) => (ScanKind::Source, true),
+            ObjectKind::Source(source) => (ScanKind::Source, source.append_only()),
             ObjectKind::Table(table) => (ScanKind::Table, table.append_only),
             ObjectKind::MaterializedView(view) => (ScanKind::MaterializedView, view.append_only),
             ObjectKind::View { .. } => {

@@ -163,7 +163,12 @@ impl Lowering {
         if numbered {
             fields.push(Field::new("row_number", arrow::datatypes::DataType::UInt64, true));
         }
-        let event_time = self.event_time[input].clone();
+        // It must be known that a row is not displaced any more: by its window, or because time comes first in the order.
+        let by_time = order.first().filter(|order| !order.descending).map(|order| order.column);
+        let mut event_time = self.event_time[input].clone();
+        if !partition_by.iter().any(|i| event_time.contains(i)) {
+            event_time.retain(|i| by_time == Some(*i));
+        }
         // Rows of a closed window come all at once, so nothing that was shown is ever displaced.
         let closed = self.emit == Emit::OnWindowClose && partition_by.iter().any(|i| event_time.contains(i));
         let numbers = fields.len();

@@ -13,11 +13,10 @@ use crate::planner::functions::constant_of_a_read;
 pub(super) fn refuse(plan: &LogicalPlan) -> Result<(), PlanError> {
     plan.apply(|plan| {
         match plan {
-            LogicalPlan::Join(_)
-            | LogicalPlan::Distinct(Distinct::On(_))
-            | LogicalPlan::RecursiveQuery(_)
-            | LogicalPlan::Unnest(_)
-            | LogicalPlan::Values(_) => return Err(node(plan).into()),
+            LogicalPlan::Join(_) | LogicalPlan::RecursiveQuery(_) | LogicalPlan::Unnest(_) | LogicalPlan::Values(_) => {
+                return Err(node(plan).into());
+            }
+            LogicalPlan::Distinct(Distinct::On(on)) if on.sort_expr.is_none() => return Err(node(plan).into()),
             _ => {}
         }
         // A condition on a clock is looked at when it is lowered.
@@ -46,8 +45,8 @@ pub(super) fn node(plan: &LogicalPlan) -> PlanError {
         },
         LogicalPlan::Window(window) => return ranked::unbounded(window),
         LogicalPlan::Distinct(_) => (
-            "DISTINCT ON cannot be kept in a view yet",
-            "Use row_number() OVER (PARTITION BY ... ORDER BY ...) = 1 in a subquery.",
+            "DISTINCT ON without ORDER BY cannot be kept in a view",
+            "Add ORDER BY behind it, beginning with the columns of DISTINCT ON: it decides which row of each is the first.",
         ),
         LogicalPlan::RecursiveQuery(_) => ("WITH RECURSIVE cannot be kept in a view", "Use it in the SELECT on views."),
         LogicalPlan::Unnest(_) => {

@@ -10,10 +10,11 @@ use arrow::array::{BooleanArray, BooleanBufferBuilder, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 
 use super::judge::Accepted;
+use super::owners::{buckets_of, by_owner};
 use super::reader::{Consumer, Partition, SourceReader, SourceSetup};
 use super::stats::Ids;
 use super::verdicts::{DuplicateRow, Verdicts};
-use super::worker::{Worker, buckets_of, by_owner};
+use super::worker::Worker;
 use crate::catalog::Oid;
 use crate::exec::dedup::{AcceptedRows, AcrossPartitions, DuplicateOf, IdKeys, Place, Resolved, WithinPartition};
 use crate::exec::exchange::Body;

@@ -17,6 +17,7 @@ mod figures;
 mod install;
 mod jobs;
 mod judge;
+mod owners;
 mod read;
 mod reader;
 mod session_part;

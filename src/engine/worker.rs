@@ -4,23 +4,20 @@
 //! exchanges rows with the others, merges what came, closes slices and reports.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
-use arrow::compute::take;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::backfill::HistoryProgress;
 use super::clock::{self, Stopwatch};
+use super::owners::{buckets_of, by_owner, holds_empty_key, select_partial, select_raw};
 use super::reader::{Altered, Attached, Consumer, Out, SourceChange, SourceReader, SourceSetup};
 use super::session_part::SessionPart;
 use super::stats::Ids;
 use super::stats::PartitionStats;
 use super::verdicts::{DuplicateRow, Verdicts};
 use crate::catalog::Oid;
-use crate::exec::bucket;
 use crate::exec::dedup::{AcrossPartitions, Place};
 use crate::exec::exchange::{Batch, Body, Inbox, Message, RoundInput, SourceProgress, StoreId, Transport};
 use crate::exec::feed::Shortfall;
@@ -28,7 +25,7 @@ use crate::exec::flow::{Feed, Pass};
 use crate::exec::horizon::Horizon;
 use crate::exec::law::SourceTime;
 use crate::exec::session_batch::SessionSnapshot;
-use crate::exec::slice_store::{PartialRows, SliceStore, StoreLayout, StoreRows};
+use crate::exec::slice_store::{SliceStore, StoreLayout, StoreRows};
 use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Times, shown};
 use crate::exec::window_view::{Changes, WindowView};
@@ -257,22 +254,6 @@ pub(super) struct Worker {
     pub(super) deduplications: BTreeMap<Oid, AcrossPartitions>,
     pub(super) duplicates: Vec<DuplicateRow>,
     pub(super) kept_after_all: Vec<(Oid, Place)>,
-}
-
-/// The buckets that `owner` of `owners` has.
-pub(super) fn buckets_of(owner: usize, owners: usize) -> RangeInclusive<u8> {
-    let first = (owner * 256).div_ceil(owners);
-    let next = ((owner + 1) * 256).div_ceil(owners);
-    first as u8..=(next - 1) as u8
-}
-
-fn owner_of(bucket: u8, owners: usize) -> usize {
-    bucket as usize * owners / 256
-}
-
-/// Does this worker own the key of an aggregation without keys?
-pub(super) fn holds_empty_key(worker: usize, workers: usize) -> bool {
-    owner_of(bucket::EMPTY_KEY, workers) == worker
 }
 
 impl Worker {
@@ -861,45 +842,4 @@ pub(super) fn attached_feed(store: StoreId, feed: &Feed) -> Attached {
 
 pub(super) fn attached_pass(pass: PassId, plan: &Pass) -> Attached {
     Attached::Pass(pass, Arc::new(plan.clone()))
-}
-
-/// Row numbers by owner; `None` where an owner has none.
-pub(super) fn by_owner(keys: &[ArrayRef], rows: usize, owners: usize) -> Vec<(usize, Option<UInt32Array>)> {
-    let mut selected: Vec<Vec<u32>> = vec![Vec::with_capacity(rows / owners + 1); owners];
-    for (row, bucket) in bucket::buckets(keys, rows).into_iter().enumerate() {
-        selected[owner_of(bucket, owners)].push(row as u32);
-    }
-    selected.into_iter().enumerate().map(|(o, s)| (o, (!s.is_empty()).then(|| UInt32Array::from(s)))).collect()
-}
-
-fn take_all(columns: &[ArrayRef], rows: &UInt32Array) -> Result<Vec<ArrayRef>, ExecError> {
-    Ok(columns.iter().map(|c| take(c, rows, None)).collect::<Result<_, _>>()?)
-}
-
-fn pick(values: &[i64], rows: &UInt32Array) -> Vec<i64> {
-    rows.values().iter().map(|&row| values[row as usize]).collect()
-}
-
-fn select_raw(rows: &StoreRows, selected: &UInt32Array) -> Result<StoreRows, ExecError> {
-    let filter = |filter: &BooleanArray| -> Result<BooleanArray, ExecError> {
-        let taken = take(filter, selected, None)?;
-        Ok(taken.as_any().downcast_ref::<BooleanArray>().expect("take keeps the type").clone())
-    };
-    Ok(StoreRows {
-        rows: selected.len(),
-        slices: pick(&rows.slices, selected),
-        keys: take_all(&rows.keys, selected)?,
-        args: rows.args.iter().map(|args| take_all(args, selected)).collect::<Result<_, _>>()?,
-        filters: rows.filters.iter().map(|f| f.as_ref().map(filter).transpose()).collect::<Result<_, _>>()?,
-        weights: rows.weights.as_ref().map(|w| pick(w, selected)),
-    })
-}
-
-fn select_partial(rows: &PartialRows, selected: &UInt32Array) -> Result<PartialRows, ExecError> {
-    Ok(PartialRows {
-        slices: pick(&rows.slices, selected),
-        keys: take_all(&rows.keys, selected)?,
-        counts: pick(&rows.counts, selected),
-        states: take_all(&rows.states, selected)?,
-    })
 }

@@ -1,5 +1,6 @@
 //! Many windows in a row, each from the one before it.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,7 +17,9 @@ pub struct WindowCursor {
     snapshot: StoreSnapshot,
     measures: Vec<usize>,
     only: Option<Arc<IdSet>>,
-    invertible: bool,
+    /// Of the measures those that can be subtracted, and the others. No `moving`: nothing is to be gained.
+    moving: Vec<usize>,
+    others: Vec<usize>,
     run: Option<Run>,
 }
 
@@ -33,8 +36,8 @@ impl WindowCursor {
     pub fn new(snapshot: StoreSnapshot, measures: Vec<usize>, only: Option<Arc<IdSet>>) -> Self {
         // Few keys are found by binary search, which beats going over the slices.
         let few = only.as_ref().is_some_and(|only| only.len() <= StoreSnapshot::FEW_KEYS);
-        let invertible = !few && measures.iter().all(|&m| snapshot.layout.measures[m].invertible());
-        WindowCursor { snapshot, measures, only, invertible, run: None }
+        let (moving, others) = measures.iter().partition(|&&m| !few && snapshot.layout.measures[m].invertible());
+        WindowCursor { snapshot, measures, only, moving, others, run: None }
     }
 
     pub fn snapshot(&self) -> &StoreSnapshot {
@@ -56,22 +59,39 @@ impl WindowCursor {
             (run.range.start..run.range.end).contains(&range.start)
                 && (run.range.end..=run.known_before).contains(&range.end)
         });
-        if moves_on {
-            return self.move_on(range);
-        }
-        self.run = None;
         let overlaps = next.is_some_and(|next| (range.start..range.end).contains(&next.start) && next.end >= range.end);
-        if !self.invertible || !overlaps {
+        let moved = if moves_on {
+            self.move_on(range.clone())?
+        } else if overlaps && !self.moving.is_empty() {
+            self.begin(range.clone())?
+        } else {
+            self.run = None;
             return self.snapshot.merge(range, &self.measures, self.only.as_deref());
+        };
+        if self.others.is_empty() {
+            return Ok(moved);
         }
-        self.begin(range)
+        let merged = self.snapshot.merge(range, &self.others, self.only.as_deref())?;
+        self.joined(moved, merged)
+    }
+
+    /// What the two kinds of measures say of the same range, in the order of the measures.
+    fn joined(&self, moved: Merged, merged: Merged) -> Result<Merged, ExecError> {
+        if moved.ids != merged.ids {
+            return Err(ExecError::Invariant("the keys of a range depend on how it is merged".into()));
+        }
+        let moved_columns = self.moving.iter().zip(moved.outputs.iter().zip(&moved.overflowed));
+        let merged_columns = self.others.iter().zip(merged.outputs.iter().zip(&merged.overflowed));
+        let columns: HashMap<&usize, _> = moved_columns.chain(merged_columns).collect();
+        let (outputs, overflowed) = self.measures.iter().map(|m| (columns[m].0.clone(), *columns[m].1)).unzip();
+        Ok(Merged { ids: moved.ids, counts: moved.counts, outputs, overflowed })
     }
 
     /// A new run. It has slots for the keys of one more window's length, so that it lasts until the windows no longer overlap
     /// with the first, and holds at most twice the keys.
     fn begin(&mut self, range: Range<i64>) -> Result<Merged, ExecError> {
         let known_before = range.end.saturating_add(range.end.saturating_sub(range.start));
-        let steps = self.snapshot.steps(range.clone(), &self.measures)?;
+        let steps = self.snapshot.steps(range.clone(), &self.moving)?;
         let slices = self.snapshot.slices(range.start..known_before).map(|s| s.ids.as_slice());
         // A total that slices are taken away from knows keys of those, too.
         let mut ids = ids_of(slices.chain(steps.iter().map(Step::ids)), self.snapshot.keys.len);
@@ -79,10 +99,10 @@ impl WindowCursor {
             ids.keep_only(only);
             ids.seal();
         }
-        let merging = Merging::new(&self.snapshot.layout, ids.ids(), &self.measures);
+        let merging = Merging::new(&self.snapshot.layout, ids.ids(), &self.moving);
         let mut run = Run { range: range.start..range.start, known_before, ids, merging };
         for step in &steps {
-            run.merging.add(&step.piece(&self.measures), &run.ids, self.only.is_none(), step.taken_away)?;
+            run.merging.add(&step.piece(&self.moving), &run.ids, self.only.is_none(), step.taken_away)?;
         }
         run.range = range;
         let merged = run.merging.finish()?;
@@ -97,7 +117,7 @@ impl WindowCursor {
         let gone = self.snapshot.slices(run.range.start..range.start).map(|s| (s, true));
         for (slice, taken_away) in come.chain(gone) {
             let step = Step::add(slice.clone());
-            run.merging.add(&step.piece(&self.measures), &run.ids, all, taken_away)?;
+            run.merging.add(&step.piece(&self.moving), &run.ids, all, taken_away)?;
         }
         run.range = range;
         run.merging.finish()?.without_empty()

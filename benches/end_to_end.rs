@@ -1,4 +1,5 @@
-//! From a Kafka topic filled beforehand to current views: events/s, CPU-seconds of the engine per million events, peak memory.
+//! From a Kafka topic filled beforehand to current views: events/s, CPU-seconds of the engine per million events, peak memory; and
+//! how long CREATE of one more window over their store takes, which has all its history then.
 //!
 //! ```text
 //! scripts/kafka start --dir target/kafka/bench     # prints KAFKA_BOOTSTRAP=...
@@ -52,11 +53,29 @@ const HOP_1M: &str = "HOP(ad_events, ts, INTERVAL '10 seconds', INTERVAL '1 minu
 const HOP_10M: &str = "HOP(ad_events, ts, INTERVAL '10 seconds', INTERVAL '10 minutes')";
 const HOP_1H: &str = "HOP(ad_events, ts, INTERVAL '10 seconds', INTERVAL '1 hour')";
 
-const SCENARIOS: [(&str, &[&str]); 4] = [
-    ("TUMBLE 1m", &[TUMBLE_1M]),
-    ("HOP 1m by 10s", &[HOP_1M]),
-    ("HOP 1h by 10s", &[HOP_1H]),
-    ("HOP 1m, 10m, 1h by 10s", &[HOP_1M, HOP_10M, HOP_1H]),
+const HOP_30M: &str = "HOP(ad_events, ts, INTERVAL '10 seconds', INTERVAL '30 minutes')";
+const SESSION_1M: &str = "SESSION(ad_events, ts, INTERVAL '1 minute')";
+
+struct Scenario {
+    name: &'static str,
+    windows: &'static [&'static str],
+    /// A store for each view.
+    apart: bool,
+    deduplicated: bool,
+}
+
+const fn scenario(name: &'static str, windows: &'static [&'static str]) -> Scenario {
+    Scenario { name, windows, apart: false, deduplicated: false }
+}
+
+const SCENARIOS: [Scenario; 7] = [
+    scenario("TUMBLE 1m", &[TUMBLE_1M]),
+    scenario("HOP 1m by 10s", &[HOP_1M]),
+    scenario("HOP 1h by 10s", &[HOP_1H]),
+    scenario("HOP 1m, 10m, 1h by 10s", &[HOP_1M, HOP_10M, HOP_1H]),
+    Scenario { apart: true, ..scenario("the three, a store each", &[HOP_1M, HOP_10M, HOP_1H]) },
+    Scenario { deduplicated: true, ..scenario("TUMBLE 1m, deduplicated", &[TUMBLE_1M]) },
+    scenario("SESSION, gap 1m", &[SESSION_1M]),
 ];
 
 fn main() -> Result<()> {
@@ -78,8 +97,8 @@ fn run_all(options: &Options) -> Result<()> {
         options.partitions,
         options.workers
     );
-    println!("{:<26} {:>12} {:>16} {:>12}", "views", "events/s", "CPU-s/M events", "peak MiB");
-    for (name, _) in SCENARIOS {
+    println!("{:<26} {:>12} {:>16} {:>12} {:>12}", "views", "events/s", "CPU-s/M events", "peak MiB", "CREATE ms");
+    for Scenario { name, .. } in SCENARIOS {
         for _ in 0..options.runs {
             let status = Command::new(std::env::current_exe()?)
                 .args(["--scenario", name, "--topic", &topic, "--bootstrap", &options.bootstrap])
@@ -135,8 +154,18 @@ fn fill(options: &Options, topic: &str) -> Result<u64> {
 }
 
 fn run(options: &Options, scenario: &str, topic: &str) -> Result<()> {
-    let Some((_, windows)) = SCENARIOS.iter().find(|(name, _)| *name == scenario) else {
+    let Some(Scenario { windows, apart, deduplicated, .. }) = SCENARIOS.iter().find(|s| s.name == scenario) else {
         bail!("no scenario {scenario}");
+    };
+    let deduplicate = if *deduplicated { "DEDUPLICATE BY (event_id) WITHIN INTERVAL '1 minute'" } else { "" };
+    let with = if *apart { "WITH (store = 'own')" } else { "" };
+    let view = |name: &str, with: &str, window: &str| {
+        format!(
+            "CREATE MATERIALIZED VIEW {name} {with} AS
+             SELECT ad_id, window_start, window_end, count(*) FILTER (WHERE event_type = 'click') AS clicks,
+                    count(*) FILTER (WHERE event_type = 'impression') AS impressions
+             FROM {window} GROUP BY ad_id, window_start, window_end"
+        )
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -144,7 +173,7 @@ fn run(options: &Options, scenario: &str, topic: &str) -> Result<()> {
         let names = NameContext::new("dev", "bench");
         let source = format!(
             "CREATE SOURCE ad_events (event_id VARCHAR, ad_id BIGINT, event_type VARCHAR, user_id BIGINT, country VARCHAR,
-               device VARCHAR, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
+               device VARCHAR, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds') {deduplicate}
              WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{}') FORMAT PLAIN ENCODE JSON",
             options.bootstrap
         );
@@ -152,13 +181,7 @@ fn run(options: &Options, scenario: &str, topic: &str) -> Result<()> {
         let watch = Stopwatch::start();
         let before = cpu_seconds()?;
         for (i, window) in windows.iter().enumerate() {
-            let view = format!(
-                "CREATE MATERIALIZED VIEW v{i} AS
-                 SELECT ad_id, window_start, window_end, count(*) FILTER (WHERE event_type = 'click') AS clicks,
-                        count(*) FILTER (WHERE event_type = 'impression') AS impressions
-                 FROM {window} GROUP BY ad_id, window_start, window_end"
-            );
-            create(&engine, &names, &view).await?;
+            create(&engine, &names, &view(&format!("v{i}"), with, window)).await?;
         }
         engine.wait_for(&Name(vec!["ad_events".into()]), &names, Some(Duration::from_secs(600))).await?;
         let (seconds, cpu) = (watch.elapsed().as_secs_f64(), cpu_seconds()? - before);
@@ -166,17 +189,25 @@ fn run(options: &Options, scenario: &str, topic: &str) -> Result<()> {
         ensure!(accepted == options.events, "{accepted} of {} events were accepted", options.events);
         let millions = options.events as f64 / 1e6;
         let peak = peak_mib()?;
-        println!("{scenario:<26} {:>12.0} {:>16.3} {peak:>12.0}", options.events as f64 / seconds, cpu / millions);
+        let watch = Stopwatch::start();
+        let notices = create(&engine, &names, &view("one_more", "", HOP_30M)).await?;
+        // Sessions and minutes have no slices of 10 seconds: there it would read the topic again.
+        let shares = notices.iter().any(|notice| notice.starts_with("shares"));
+        let created = if shares { format!("{:.1}", watch.elapsed().as_secs_f64() * 1000.0) } else { "-".into() };
+        let rate = options.events as f64 / seconds;
+        println!("{scenario:<26} {rate:>12.0} {:>16.3} {peak:>12.0} {created:>12}", cpu / millions);
         engine.stop().await;
         Ok(())
     })
 }
 
-async fn create(engine: &Engine, names: &NameContext, text: &str) -> Result<()> {
+/// Returns the notices.
+async fn create(engine: &Engine, names: &NameContext, text: &str) -> Result<Vec<String>> {
+    let mut notices = Vec::new();
     for parsed in sql::parse(text)? {
-        engine.create(&parsed.statement, names).await?;
+        notices.extend(engine.create(&parsed.statement, names).await?.notices);
     }
-    Ok(())
+    Ok(notices)
 }
 
 /// User and system time of this process.

@@ -103,6 +103,8 @@ struct OpenSlice {
 pub struct SliceStore {
     layout: Arc<StoreLayout>,
     keys: KeyDictionary,
+    /// As of the last time that somebody looked.
+    keys_in_use: usize,
     open: BTreeMap<i64, OpenSlice>,
     /// Ascending. Snapshots share it.
     closed: Arc<Vec<Arc<SliceBatch>>>,
@@ -188,6 +190,7 @@ impl SliceStore {
     pub fn new(layout: Arc<StoreLayout>) -> Result<Self, ExecError> {
         Ok(SliceStore {
             keys: KeyDictionary::new(&layout.keys)?,
+            keys_in_use: 0,
             layout,
             open: BTreeMap::new(),
             closed: Arc::default(),
@@ -371,15 +374,18 @@ impl SliceStore {
     /// Rebuilds the dictionary once at most half of it is in use, so that keys no slice names do not stay. Returns the new
     /// id of each old one, `u32::MAX` for those that went.
     fn compact(&mut self) -> Result<Option<Vec<u32>>, ExecError> {
-        let used: usize = self.closed.iter().map(|s| s.ids.len()).sum::<usize>()
-            + self.open.values().map(|s| s.ids.len()).sum::<usize>();
-        if self.layout.keys.is_empty() || self.keys.len() < 2 * super::keys::CHUNK || used * 2 > self.keys.len() {
+        // Who is in use is looked at when there may be twice as many keys as were in use the last time.
+        if self.layout.keys.is_empty() || self.keys.len() < 2 * self.keys_in_use.max(super::keys::CHUNK) {
             return Ok(None);
         }
         let mut live = IdSet::new(self.keys.len());
         self.closed.iter().flat_map(|s| &s.ids).for_each(|&id| live.insert(id));
         self.open.values().flat_map(|s| &s.ids).for_each(|&id| live.insert(id));
         live.seal();
+        self.keys_in_use = live.len();
+        if live.len() * 2 > self.keys.len() {
+            return Ok(None);
+        }
         let old = self.keys.snapshot()?;
         let mut keys = KeyDictionary::new(&self.layout.keys)?;
         let mut fresh = Vec::new();

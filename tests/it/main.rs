@@ -10,4 +10,5 @@ mod law;
 mod oracle;
 mod sources;
 mod subscribe;
+mod week;
 mod wire;

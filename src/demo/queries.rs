@@ -15,10 +15,10 @@ macro_rules! files {
 
 files![
     "ad_events.sql",
+    "billing.sql",
     "by_country_device.sql",
     "ctr_per_ad.sql",
     "day_so_far.sql",
-    "duplicate_clicks.sql",
     "last_hour.sql",
     "minute_history.sql",
     "page_views.sql",

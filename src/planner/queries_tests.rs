@@ -170,14 +170,21 @@ fn day_so_far() {
 }
 
 #[test]
-fn duplicate_clicks() {
-    assert_snapshot!(check("duplicate_clicks.sql"), @r"
+fn billing() {
+    assert_snapshot!(check("billing.sql"), @r"
     billed_clicks
     View: EMIT ON WINDOW CLOSE
       Project: ad_id, window_start, window_end, count(*) AS clicks append-only
         Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[ad_id, window_start, window_end], calls=[count(*)] append-only
           Filter: event_type = 'click'
-            Scan: source paid_events (oid 16385), columns=[ad_id, event_type, ts]
+            Scan: source paid_events (oid 16386), columns=[ad_id, event_type, ts]
+
+    credit_notes
+    Project: ad_id, count(*) AS clicks
+      Aggregate: group=[ad_id], calls=[count(*)]
+        Project: ad_id
+          Filter: event_type = 'click'
+            Scan: table unbilled_events (oid 16385), columns=[ad_id, event_type]
     ");
 }
 

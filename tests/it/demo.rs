@@ -23,6 +23,9 @@ async fn every_event_written_has_a_verdict_and_the_board_shows_ten_ads() {
 
     let mut meter = Meter::start(&db.engine);
     let figures = demo.look(&mut meter).await;
+    let unbilled = db.rows("SELECT count(*), min(late_reason), max(late_reason) FROM unbilled_events").await;
+    let late = db.rows("SELECT sum(late) FROM riverrun.source_partitions WHERE source = 'paid_events'").await;
+    assert_eq!(unbilled, [format!("{}|late|late", late[0])]);
     let Figures { top, counts, troubles, views, .. } = &figures;
     assert_eq!(troubles, &Vec::<String>::new());
     assert_eq!(top.len(), 10);
@@ -39,7 +42,8 @@ async fn every_event_written_has_a_verdict_and_the_board_shows_ten_ads() {
         let Statement::CreateMaterializedView(create) = parsed.statement else { continue };
         let object = db.engine.catalog().resolve(&create.name, &db.names).expect("the view is there");
         let forgets = object.sql.contains("retention = '2 hours'");
-        let otherwise = ["country_podium", "page_last_hour", "top_pages"].contains(&object.name.as_str());
+        let otherwise =
+            ["country_podium", "page_last_hour", "top_pages", "credit_notes"].contains(&object.name.as_str());
         assert_eq!(forgets, !otherwise, "{}", object.sql);
     }
     demo.stop().await;

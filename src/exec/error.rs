@@ -11,6 +11,12 @@ pub enum ExecError {
     /// A stored or received state is not in the form this version reads: rebuild it from the log.
     #[error("a stored state of {function} cannot be read: {reason}")]
     State { function: String, reason: String },
+    /// What was saved cannot be taken in again: it is of another version, or wrong.
+    #[error("a saved state cannot be read: {what}")]
+    Saved { what: String },
+    /// A slice that is in a file cannot be read now: mend the storage and try again.
+    #[error("{what}")]
+    Storage { what: String },
     /// Fix the data: a row of this key is there already, or comes twice. The key as Postgres shows it, `(a, b)=(1, x)`.
     #[error("key {key} already exists")]
     DuplicateKey { key: String },

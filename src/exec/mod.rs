@@ -6,6 +6,7 @@ pub mod bucket;
 pub mod dedup;
 pub mod delta;
 pub mod derive;
+pub mod durable;
 mod error;
 pub mod exchange;
 pub mod expr;

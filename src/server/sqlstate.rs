@@ -70,6 +70,7 @@ pub const QUERY_CANCELED: &str = "57014";
 pub const ADMIN_SHUTDOWN: &str = "57P01";
 pub const IDLE_SESSION_TIMEOUT: &str = "57P05";
 pub const SYSTEM_ERROR: &str = "58000";
+pub const IO_ERROR: &str = "58030";
 pub const INTERNAL_ERROR: &str = "XX000";
 
 impl From<SqlError> for PgError {
@@ -204,7 +205,8 @@ fn from_exec(error: ExecError) -> PgError {
         ExecError::RowMissing { .. } => PgError::new(SERIALIZATION_FAILURE, message),
         ExecError::DataFusion(error) => from_datafusion(*error, ""),
         ExecError::Arrow(error) => from_arrow(*error),
-        ExecError::State { .. } | ExecError::NegativeWeight { .. } | ExecError::Invariant(_) => {
+        ExecError::Storage { .. } => PgError::new(IO_ERROR, message),
+        ExecError::State { .. } | ExecError::Saved { .. } | ExecError::NegativeWeight { .. } | ExecError::Invariant(_) => {
             PgError::new(INTERNAL_ERROR, message)
         }
     }

@@ -103,9 +103,10 @@ impl Inner {
                 (object, Alteration::Restart { place: *place, partitions })
             }
         };
-        let next = catalog.with_replaced(object.clone());
-        let notices = self.ask(|reply| Request::Alter { object, alteration, reply }).await?;
-        *self.catalog.write() = Arc::new(next);
+        let next = Arc::new(catalog.with_replaced(object.clone()));
+        let catalog = next.clone();
+        let notices = self.ask(|reply| Request::Alter { object, alteration, catalog, reply }).await?;
+        *self.catalog.write() = next;
         Ok(DdlOutcome { tag, notices, created: None })
     }
 }

@@ -63,6 +63,15 @@ pub enum EngineError {
     /// 57014
     #[error("canceling statement due to timeout: {waiting}")]
     Timeout { waiting: String },
+    /// 58030: mend the storage.
+    #[error("{message}")]
+    Storage { message: String },
+    /// 40003: the change is there now; whether it will be after a restart is not known.
+    #[error("the change is there, but not on disk: {cause}")]
+    Unknown { cause: String },
+    /// Start with what fits, or look at the message: the data cannot be taken up.
+    #[error("{message}")]
+    Restore { message: String },
     /// 57P01
     #[error("the engine is stopping")]
     Stopped,

@@ -154,12 +154,12 @@ impl Inner {
             Statement::CreateSchema { name, if_not_exists } => {
                 let (database, schema) = catalog.schema_name(name, names)?;
                 let made = catalog.create_schema(&database, &schema);
-                return self.made_namespace(made, "CREATE SCHEMA", &schema, *if_not_exists);
+                return self.made_namespace(made, "CREATE SCHEMA", &schema, *if_not_exists).await;
             }
             Statement::CreateDatabase { name, if_not_exists } => {
                 let database = name.to_string();
                 let made = catalog.create_database(&database);
-                return self.made_namespace(made, "CREATE DATABASE", &database, *if_not_exists);
+                return self.made_namespace(made, "CREATE DATABASE", &database, *if_not_exists).await;
             }
             _ => {}
         }
@@ -193,15 +193,17 @@ impl Inner {
         };
         let plan = definition.plan.map(|plan| planner::onto_slices(plan, &self.plans.read()));
         let running = plan.clone().map(Box::new);
-        notices.extend(self.ask(|reply| Request::Create { object, setup, plan: running, reply }).await?);
+        let next = Arc::new(next);
+        let catalog = next.clone();
+        notices.extend(self.ask(|reply| Request::Create { object, setup, plan: running, catalog, reply }).await?);
         if let Some(plan) = plan {
             self.plans.write().insert(oid, Arc::new(plan));
         }
-        *self.catalog.write() = Arc::new(next);
+        *self.catalog.write() = next;
         Ok(DdlOutcome { tag, notices, created: Some(oid) })
     }
 
-    fn made_namespace(
+    async fn made_namespace(
         &self,
         made: Result<Catalog, crate::catalog::CatalogError>,
         tag: &str,
@@ -210,7 +212,12 @@ impl Inner {
     ) -> Result<DdlOutcome, EngineError> {
         let mut notices = Vec::new();
         match made {
-            Ok(next) => *self.catalog.write() = Arc::new(next),
+            Ok(next) => {
+                let next = Arc::new(next);
+                let catalog = next.clone();
+                self.ask(|reply| Request::Namespaces { catalog, reply }).await?;
+                *self.catalog.write() = next;
+            }
             Err(error) if if_not_exists && error.is_already_there() => {
                 notices.push(format!("\"{name}\" already exists, skipping"));
             }
@@ -248,11 +255,11 @@ impl Inner {
         let catalog = self.catalog();
         let plan =
             catalog.drop_plan(statement.kind, &statement.names, statement.if_exists, statement.cascade, names)?;
-        let next = catalog.after_drop(&plan)?;
-        *self.catalog.write() = Arc::new(next);
-        let oids = plan.oids.clone();
-        self.plans.write().retain(|oid, _| !oids.contains(oid));
-        self.ask(|reply| Request::Drop { oids, reply }).await?;
+        let next = Arc::new(catalog.after_drop(&plan)?);
+        let (oids, catalog) = (plan.oids.clone(), next.clone());
+        self.ask(|reply| Request::Drop { oids, catalog, reply }).await?;
+        *self.catalog.write() = next;
+        self.plans.write().retain(|oid, _| !plan.oids.contains(oid));
         let kind = match statement.kind {
             crate::sql::ObjectType::Source => "SOURCE",
             crate::sql::ObjectType::Table => "TABLE",

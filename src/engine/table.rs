@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use arrow::array::{Array, BooleanArray, RecordBatch};
 
-use super::coordinator::{Coordinator, TickData};
+use super::checkpoint::TableBody;
+use super::coordinator::{Coordinator, Reply, TickData};
 use super::error::EngineError;
 use super::verdicts::LateRow;
 use super::{TableChange, WriteOutcome, clock};
 use crate::catalog::{self, Object, ObjectKind, Oid};
+use crate::exec::durable::Saved;
 use crate::exec::feed::{micros, retain};
 use crate::exec::law::LateReason;
 use crate::exec::rows::describe_row;
@@ -35,8 +37,20 @@ impl Table {
         Ok(Table { definition: definition.clone(), object, state, watermark_us: None, rows_seen: 0 })
     }
 
+    /// As it was saved.
+    pub fn restored(object: Arc<Object>, saved: &[Saved], body: &TableBody) -> Result<Table, EngineError> {
+        let mut table = Table::new(object)?;
+        saved.iter().try_for_each(|saved| table.state.load(saved))?;
+        (table.watermark_us, table.rows_seen) = (body.watermark_us, body.rows_seen);
+        Ok(table)
+    }
+
     pub fn watermark_us(&self) -> Option<i64> {
         self.watermark_us
+    }
+
+    pub fn rows_seen(&self) -> i64 {
+        self.rows_seen
     }
 
     fn check_not_null(&self, delta: &Delta) -> Result<(), EngineError> {
@@ -92,6 +106,22 @@ impl Table {
             return Ok((delta, reached_us, late));
         }
         Ok((retain(&delta, &BooleanArray::from(mask))?, reached_us, late))
+    }
+}
+
+/// A write that has been applied, or why not, and who asked for it.
+pub(super) struct Written {
+    pub outcome: Result<WriteOutcome, EngineError>,
+    /// Its number in the log.
+    pub record: Option<u64>,
+    /// Rows of a source are in the table as well: a checkpoint keeps it.
+    pub mixed: bool,
+    pub reply: Reply<WriteOutcome>,
+}
+
+impl Written {
+    pub fn waits_for_checkpoint(&self) -> bool {
+        self.mixed && self.outcome.is_ok()
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::backfill::HistoryProgress;
+use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
 use super::clock::{self, Stopwatch};
 use super::owners::{buckets_of, by_owner, holds_empty_key, select_partial, select_raw};
 use super::reader::{Altered, Attached, Consumer, Out, SourceChange, SourceReader, SourceSetup};
@@ -70,14 +71,29 @@ pub(super) enum Command {
         source: Oid,
         change: SourceChange,
     },
+    /// Partitions as they stood at a checkpoint: each worker takes its own.
+    RestoreSource {
+        source: Oid,
+        time: SourceTime,
+        floor_us: Option<i64>,
+        saved: Arc<SavedSource>,
+    },
+    /// Reading and history rest, or go on.
+    Pause {
+        reading: bool,
+    },
     AddStore {
         store: StoreId,
         source: Oid,
         layout: Arc<StoreLayout>,
+        /// What it held at a checkpoint.
+        saved: Option<Arc<SavedStore>>,
     },
     Attach {
         source: Oid,
         attached: Attached,
+        /// It holds what the source's partitions have read so far.
+        has_history: bool,
     },
     /// The store has been given all its history: slices may close.
     Release {
@@ -119,6 +135,8 @@ pub(super) enum Command {
         tick: u64,
         snapshots: Vec<StoreId>,
         detail: bool,
+        /// A checkpoint is due.
+        save: Option<Arc<SaveOrder>>,
     },
     Stop,
 }
@@ -142,6 +160,10 @@ pub(super) struct Report {
     pub passes_short: Vec<(PassId, Shortfall)>,
     /// Stores and passes that broke, with what broke them.
     pub failures: Vec<(Consumer, String)>,
+    /// There when the tick asked for a checkpoint.
+    pub saved: Vec<PartSave>,
+    /// The time that reading and merging took in this tick.
+    pub busy: Duration,
 }
 
 pub(super) struct SourceReport {
@@ -245,6 +267,11 @@ pub(super) struct Worker {
     passes: Vec<(PassId, Delta)>,
     pub(super) times: HashMap<Oid, SourceTime>,
     bytes_this_tick: usize,
+    busy: Duration,
+    /// Nothing is read.
+    paused: bool,
+    /// State is kept on disk, so that parts note what changes.
+    lasts: bool,
     /// When the last piece of history had been read, and how long that took.
     last_history: (Stopwatch, Duration),
     failures: Vec<(Consumer, String)>,
@@ -283,6 +310,9 @@ impl Worker {
             passes: Vec::new(),
             times: HashMap::new(),
             bytes_this_tick: 0,
+            busy: Duration::ZERO,
+            paused: false,
+            lasts: false,
             last_history: (Stopwatch::start(), Duration::ZERO),
             failures: Vec::new(),
             round: 0,
@@ -300,11 +330,11 @@ impl Worker {
                     return;
                 }
             }
-            let read = self.bytes_this_tick < MAX_TICK_BYTES && self.read();
-            if read {
+            let may_read = !self.paused && self.bytes_this_tick < MAX_TICK_BYTES;
+            if may_read && self.read() {
                 continue;
             }
-            let next = if self.sources.is_empty() || self.bytes_this_tick >= MAX_TICK_BYTES {
+            let next = if self.sources.is_empty() || !may_read {
                 self.commands.recv().map_err(|_| ())
             } else {
                 match self.commands.recv_timeout(IDLE_WAIT) {
@@ -328,7 +358,13 @@ impl Worker {
     fn handle(&mut self, command: Command) -> bool {
         match command {
             Command::Stop => return false,
-            Command::EndTick { tick, snapshots, detail } => return self.end_tick(tick, &snapshots, detail),
+            Command::EndTick { tick, snapshots, detail, save } => {
+                return self.end_tick(tick, &snapshots, detail, save.as_deref());
+            }
+            Command::Pause { reading } => self.paused = reading,
+            Command::RestoreSource { source, time, floor_us, saved } => {
+                self.restore_source(source, time, floor_us, &saved);
+            }
             Command::AddSource(setup) => {
                 let source = setup.source;
                 self.add_deduplication(&setup);
@@ -346,10 +382,13 @@ impl Worker {
                 }
             }
             Command::AlterSource { source, change } => self.alter_source(source, change),
-            Command::AddStore { store, source, layout } => self.add_store(store, source, layout),
-            Command::Attach { source, attached } => {
+            Command::AddStore { store, source, layout, saved: None } => self.add_store(store, source, layout),
+            Command::AddStore { store, source, layout, saved: Some(saved) } => {
+                self.restore_store(store, source, &layout, &saved);
+            }
+            Command::Attach { source, attached, has_history } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
-                    reader.attach(attached);
+                    if has_history { reader.attach_whole(attached) } else { reader.attach(attached) }
                 }
             }
             Command::Release { store } => {
@@ -476,10 +515,14 @@ impl Worker {
     /// Reads once from every source; false if nothing came.
     fn read(&mut self) -> bool {
         let now_us = clock::now_us();
+        let watch = Stopwatch::start();
         let mut out = Vec::new();
         let bytes: usize = self.sources.values_mut().map(|reader| reader.read(now_us, &mut out)).sum();
         self.take_in(out);
         self.bytes_this_tick += bytes;
+        if bytes > 0 {
+            self.busy += watch.elapsed();
+        }
         bytes + self.read_history(bytes) > 0
     }
 
@@ -658,7 +701,7 @@ impl Worker {
         Ok(())
     }
 
-    fn end_tick(&mut self, tick: u64, snapshots: &[StoreId], detail: bool) -> bool {
+    fn end_tick(&mut self, tick: u64, snapshots: &[StoreId], detail: bool, save: Option<&SaveOrder>) -> bool {
         let now_us = clock::now_us();
         let mut rows = Vec::new();
         if !self.deduplications.is_empty() {
@@ -705,7 +748,11 @@ impl Worker {
         (self.tick, self.round) = (tick + 1, 0);
         self.bytes_this_tick = 0;
         self.begin_waiting();
-        let report = self.report(tick, snapshots, detail, edges);
+        let mut report = self.report(tick, snapshots, detail, edges);
+        if let Some(order) = save {
+            report.saved = self.save(order);
+            report.failures.append(&mut self.failures);
+        }
         self.reports.send(report).is_ok()
     }
 
@@ -820,6 +867,8 @@ impl Worker {
             stores,
             passes_short,
             failures: std::mem::take(&mut self.failures),
+            saved: Vec::new(),
+            busy: std::mem::take(&mut self.busy),
         }
     }
 }

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::coordinator::{Coordinator, Request};
 use super::error::EngineError;
 use super::reader::{Altered, SourceChange};
@@ -31,7 +33,7 @@ pub(super) enum Alteration {
 }
 
 /// Records between two offsets that were never read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     pub partition: i32,
     pub from_offset: i64,
@@ -44,7 +46,7 @@ pub struct Gap {
 }
 
 /// An alteration of the law for one partition.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub at_us: i64,
     pub altered: Altered,

@@ -17,6 +17,7 @@ mod figures;
 mod install;
 mod jobs;
 mod judge;
+pub mod kept_rows;
 mod owners;
 mod read;
 mod reader;

@@ -118,7 +118,7 @@ pub enum SourceChange {
 }
 
 /// How a partition's law stands from an offset on, after an ALTER SOURCE.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Altered {
     pub partition: i32,
     pub offset: i64,

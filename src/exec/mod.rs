@@ -20,11 +20,13 @@ pub mod law;
 pub mod operator;
 pub mod overflows;
 pub mod panes;
+pub mod part_saves;
 pub mod regroup;
 pub mod regroup_changes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;
+pub mod saved_columns;
 pub mod session_batch;
 pub mod session_changes;
 pub mod session_store;

@@ -17,6 +17,7 @@ use crate::exec::durable::Saved;
 use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;
 use crate::exec::law::SourceTime;
+use crate::exec::slice_store::SavedPart;
 use crate::storage::SectionRef;
 
 /// Of [`Body`]. One that is newer is refused.
@@ -89,7 +90,7 @@ pub struct TableBody {
     pub rows_seen: i64,
 }
 
-/// One partition of a source; the offsets of its duplicates stand in a section.
+/// How one partition of a source stands.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PartitionNotes {
     pub start: i64,
@@ -97,7 +98,6 @@ pub struct PartitionNotes {
     pub counts: Counts,
     pub law: crate::exec::law::PartitionLaw,
     pub marks: super::backfill::Marks,
-    pub duplicates: crate::exec::dedup::OffsetSet,
     pub error: Option<String>,
     pub complete_from_us: Option<i64>,
     /// The worker's, of the whole source.
@@ -107,7 +107,16 @@ pub struct PartitionNotes {
 /// Which parts are to be saved whole; the others may be.
 #[derive(Debug, Default)]
 pub struct SaveOrder {
-    pub whole: BTreeSet<String>,
+    /// Parts that the process has saved before.
+    pub known: BTreeSet<String>,
+    /// Of these, those whose increments have grown.
+    pub grown: BTreeSet<String>,
+}
+
+impl SaveOrder {
+    pub fn whole(&self, part: &str) -> bool {
+        !self.known.contains(part) || self.grown.contains(part)
+    }
 }
 
 /// What one part gives for a checkpoint.
@@ -119,11 +128,13 @@ pub struct PartSave {
     pub closed: Vec<(u32, Arc<ClosedSlice>)>,
     /// By node: slices before this are forgotten.
     pub first_kept: Vec<(u32, i64)>,
+    /// Slices that were saved before are in `closed` again: ids mean other keys.
+    pub renumbered: bool,
 }
 
 impl PartSave {
     pub fn new(name: String, saved: Saved) -> PartSave {
-        PartSave { name, saved, closed: Vec::new(), first_kept: Vec::new() }
+        PartSave { name, saved, closed: Vec::new(), first_kept: Vec::new(), renumbered: false }
     }
 }
 
@@ -159,6 +170,8 @@ pub struct SavedSource {
     pub partitions: BTreeMap<i32, PartitionNotes>,
     /// Ids of each partition, of a source that is deduplicated within partitions.
     pub ids: BTreeMap<i32, Vec<Saved>>,
+    /// Offsets of each partition.
+    pub duplicates: BTreeMap<i32, Vec<Saved>>,
     /// Ids of each worker that there was.
     pub across: Vec<Vec<Saved>>,
 }
@@ -166,5 +179,5 @@ pub struct SavedSource {
 /// A store as it was saved, by the workers that there were.
 #[derive(Debug)]
 pub struct SavedStore {
-    pub parts: Vec<crate::exec::slice_store::SavedPart>,
+    pub parts: Vec<SavedPart>,
 }

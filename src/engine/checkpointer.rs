@@ -67,7 +67,7 @@ pub(super) struct Committed {
     pub bytes: u64,
     pub files: u64,
     /// Parts to be saved whole the next time.
-    pub whole_next: BTreeSet<String>,
+    pub grown: BTreeSet<String>,
     pub tries: u32,
 }
 
@@ -241,7 +241,7 @@ impl Writer {
         let outcome = self.try_write(attempt);
         attempt.took += watch.elapsed();
         let number = outcome?;
-        let whole_next = self.take_over(attempt);
+        let grown = self.take_over(attempt);
         Ok(Committed {
             number,
             tick: attempt.job.body.tick,
@@ -250,7 +250,7 @@ impl Writer {
             took: attempt.took,
             bytes: attempt.bytes,
             files: attempt.files,
-            whole_next,
+            grown,
             tries: 1,
         })
     }
@@ -324,6 +324,9 @@ impl Writer {
             if part.saved.whole {
                 files.saved.clear();
             }
+            if part.renumbered {
+                files.slices.clear();
+            }
             files.saved.extend(attempt.saved.get(&i).cloned());
             for (j, (node, slice)) in part.closed.iter().enumerate() {
                 files.slices.retain(|entry| (entry.node, entry.slice) != (*node, slice.slice));
@@ -352,7 +355,7 @@ impl Writer {
             given.insert(at.clone(), attempt.job.parts[i].closed[j].1.clone());
         }
         let mut parts = BTreeMap::new();
-        let mut whole_next = BTreeSet::new();
+        let mut grown = BTreeSet::new();
         for (name, files) in next {
             let mut before = self.parts.remove(&name).unwrap_or_default();
             let mut slices = BTreeMap::new();
@@ -371,14 +374,14 @@ impl Writer {
             }
             self.leaving.extend(before.slices.into_values().map(|slice| slice.at));
             if grows(&files.saved) {
-                whole_next.insert(name.clone());
+                grown.insert(name.clone());
             }
             parts.insert(name, Part { saved: files.saved, slices });
         }
         // Parts that have gone.
         let gone = std::mem::replace(&mut self.parts, parts);
         self.leaving.extend(gone.into_values().flat_map(|part| part.slices.into_values().map(|slice| slice.at)));
-        whole_next
+        grown
     }
 
     /// After a checkpoint: sweeps, and puts small files of slices together. Failures are tried again after the next.

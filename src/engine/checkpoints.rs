@@ -78,23 +78,23 @@ impl Coordinator {
     fn save_own(&mut self, order: &SaveOrder, parts: &mut Vec<PartSave>) -> Result<(), ExecError> {
         for (&oid, table) in &mut self.tables {
             let name = format!("table/{oid}");
-            let saved = table.state.save(order.whole.contains(&name))?;
+            let saved = table.state.save(order.whole(&name))?;
             parts.push(PartSave::new(name, saved));
         }
         let held: BTreeSet<Oid> = self.views.keys().copied().filter(|oid| !self.is_whole_view(*oid)).collect();
         for (&oid, view) in self.views.iter_mut().filter(|(oid, _)| !held.contains(oid)) {
             if let Some(arrangement) = &mut view.arrangement {
                 let name = format!("rows/{oid}");
-                let saved = arrangement.save(order.whole.contains(&name))?;
+                let saved = arrangement.save(order.whole(&name))?;
                 parts.push(PartSave::new(name, saved));
             }
             let name = format!("tail/{oid}");
-            let saved = view.tail.save(order.whole.contains(&name))?;
+            let saved = view.tail.save(order.whole(&name))?;
             let first_kept = saved.first_kept;
             let closed = saved.closed.into_iter().map(|(node, slice)| (node as u32, slice)).collect();
             parts.push(PartSave { name, saved: saved.saved, closed, first_kept });
         }
-        for (name, saved) in self.kept.save(&order.whole)? {
+        for (name, saved) in self.kept.save(order)? {
             parts.push(PartSave::new(name, saved));
         }
         Ok(())

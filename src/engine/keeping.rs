@@ -36,7 +36,10 @@ pub(super) struct Keeping {
     busy: Vec<Duration>,
     /// Nothing has changed since the last but the clock.
     quiet: bool,
-    whole_next: BTreeSet<String>,
+    /// Parts that have been saved.
+    known: BTreeSet<String>,
+    /// Parts that are better saved whole the next time.
+    grown: BTreeSet<String>,
     /// Until a checkpoint of the tick or a later one is there.
     waiting: Vec<(u64, Waiter)>,
     next_record: u64,
@@ -90,7 +93,8 @@ impl Keeping {
             took: Duration::ZERO,
             busy: vec![Duration::ZERO; workers],
             quiet: false,
-            whole_next: BTreeSet::new(),
+            known: BTreeSet::new(),
+            grown: BTreeSet::new(),
             waiting: Vec::new(),
             next_record,
             writes: BTreeMap::new(),
@@ -113,7 +117,7 @@ impl Keeping {
         let rested = self.since.elapsed() >= self.took * RESTS;
         let replay = self.busy.iter().max().copied().unwrap_or_default();
         let due = !self.quiet && (self.since.elapsed() >= self.interval || replay >= MOST_REPLAY && rested);
-        (asked || due).then(|| Arc::new(SaveOrder { whole: std::mem::take(&mut self.whole_next) }))
+        (asked || due).then(|| Arc::new(SaveOrder { known: self.known.clone(), grown: std::mem::take(&mut self.grown) }))
     }
 
     /// Before the process ends: true until a checkpoint of this tick or a later one is there.
@@ -134,6 +138,7 @@ impl Keeping {
         self.busy.fill(Duration::ZERO);
         self.quiet = true;
         self.push(CheckpointStats::writing(job.body.tick, job.parts.len(), clock::now_us()));
+        self.known = job.live.clone();
         self.checkpointer.begin(job);
     }
 
@@ -236,7 +241,7 @@ impl Keeping {
             self.log.resume();
         }
         (self.took, self.kept) = (committed.took, committed.tick);
-        self.whole_next.extend(committed.whole_next.iter().cloned());
+        self.grown = committed.grown.clone();
         let generation = self.storage.generation();
         if let Some(listed) = self.history.back_mut() {
             listed.committed(committed, generation);

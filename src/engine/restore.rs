@@ -165,9 +165,8 @@ impl Coordinator {
             let notes: PartitionNotes = last.notes()?;
             floor_us = floor_us.max(notes.floor_us);
             let ids = files.saved(&format!("ids/{oid}/p{partition}"))?;
-            if !ids.is_empty() {
-                saved.ids.insert(partition, ids);
-            }
+            saved.ids.insert(partition, ids);
+            saved.duplicates.insert(partition, files.saved(&format!("duplicates/{oid}/{partition}"))?);
             saved.partitions.insert(partition, notes);
         }
         let prefix = format!("ids/{oid}/w");

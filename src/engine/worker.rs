@@ -26,6 +26,7 @@ use crate::exec::flow::{Feed, Pass};
 use crate::exec::horizon::Horizon;
 use crate::exec::law::SourceTime;
 use crate::exec::session_batch::SessionSnapshot;
+use crate::exec::slice_cache::SliceCache;
 use crate::exec::slice_store::{SliceStore, StoreLayout, StoreRows};
 use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Times, shown};
@@ -164,6 +165,8 @@ pub(super) struct Report {
     pub saved: Vec<PartSave>,
     /// The time that reading and merging took in this tick.
     pub busy: Duration,
+    /// The engine cannot go on: a restart from the last checkpoint mends it, or a message tells how.
+    pub fatal: Option<String>,
 }
 
 pub(super) struct SourceReport {
@@ -206,17 +209,17 @@ impl Times for HashMap<Oid, SourceTime> {
     }
 }
 
-struct Part {
+pub(super) struct Part {
     source: Oid,
-    store: SliceStore,
+    pub store: SliceStore,
     /// Before the exchange; none with one worker.
     before: Option<PreAggregate>,
     edges: Vec<Edge>,
     /// Still being given its history.
-    held: bool,
+    pub held: bool,
     keep_us: Option<i64>,
     floor_us: Option<i64>,
-    failed: bool,
+    pub failed: bool,
     /// The tick in which rows last came.
     generation: u64,
 }
@@ -262,8 +265,8 @@ pub(super) struct Worker {
     /// Messages sent to each owner in this tick.
     sent: Vec<u32>,
     pub(super) sources: BTreeMap<Oid, SourceReader>,
-    stores: HashMap<StoreId, Part>,
-    sessions: BTreeMap<StoreId, SessionPart>,
+    pub(super) stores: HashMap<StoreId, Part>,
+    pub(super) sessions: BTreeMap<StoreId, SessionPart>,
     passes: Vec<(PassId, Delta)>,
     pub(super) times: HashMap<Oid, SourceTime>,
     bytes_this_tick: usize,
@@ -271,10 +274,13 @@ pub(super) struct Worker {
     /// Nothing is read.
     paused: bool,
     /// State is kept on disk, so that parts note what changes.
-    lasts: bool,
+    pub(super) lasts: bool,
+    pub(super) cache: Arc<SliceCache>,
+    /// The engine cannot go on.
+    pub(super) fatal: Option<String>,
     /// When the last piece of history had been read, and how long that took.
     last_history: (Stopwatch, Duration),
-    failures: Vec<(Consumer, String)>,
+    pub(super) failures: Vec<(Consumer, String)>,
     /// Of the present tick.
     round: u8,
     /// By source, for the ids of this worker's buckets.
@@ -292,6 +298,8 @@ impl Worker {
         reports: Sender<Report>,
         incoming: Receiver<Message>,
         transport: Box<dyn Transport>,
+        cache: Arc<SliceCache>,
+        lasts: bool,
     ) -> Self {
         Worker {
             index,
@@ -312,7 +320,9 @@ impl Worker {
             bytes_this_tick: 0,
             busy: Duration::ZERO,
             paused: false,
-            lasts: false,
+            lasts,
+            cache,
+            fatal: None,
             last_history: (Stopwatch::start(), Duration::ZERO),
             failures: Vec::new(),
             round: 0,
@@ -368,7 +378,7 @@ impl Worker {
             Command::AddSource(setup) => {
                 let source = setup.source;
                 self.add_deduplication(&setup);
-                self.sources.insert(source, SourceReader::new(*setup));
+                self.sources.insert(source, SourceReader::new(*setup, self.lasts));
             }
             Command::AddPartitions { source, partitions } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
@@ -442,35 +452,51 @@ impl Worker {
     fn add_store(&mut self, id: StoreId, source: Oid, layout: Arc<StoreLayout>) {
         if layout.sessions.is_some() {
             match SessionPart::new(source, layout) {
-                Ok(part) => drop(self.sessions.insert(id, part)),
+                Ok(mut part) => {
+                    if self.lasts {
+                        part.track_saves();
+                    }
+                    self.sessions.insert(id, part);
+                }
                 Err(error) => self.fail(Consumer::Store(id), &error),
             }
             return;
         }
-        let made = SliceStore::new(layout.clone()).and_then(|store| {
-            let before = match self.workers {
-                1 => None,
-                _ => Some(PreAggregate { store: SliceStore::new(layout)?, rows: 0, rests_ticks: 0 }),
-            };
-            Ok((store, before))
-        });
-        match made {
-            Ok((store, before)) => {
-                let part = Part {
-                    source,
-                    store,
-                    before,
-                    edges: Vec::new(),
-                    held: true,
-                    keep_us: None,
-                    floor_us: None,
-                    failed: false,
-                    generation: 0,
-                };
-                self.stores.insert(id, part);
+        let made = SliceStore::new(layout.clone()).and_then(|mut store| {
+            if self.lasts {
+                store.track_saves(self.cache.clone());
             }
-            Err(error) => self.fail(Consumer::Store(id), &error),
+            self.add_part(id, source, layout, store)
+        });
+        if let Err(error) = made {
+            self.fail(Consumer::Store(id), &error);
         }
+    }
+
+    pub(super) fn add_part(
+        &mut self,
+        id: StoreId,
+        source: Oid,
+        layout: Arc<StoreLayout>,
+        store: SliceStore,
+    ) -> Result<(), ExecError> {
+        let before = match self.workers {
+            1 => None,
+            _ => Some(PreAggregate { store: SliceStore::new(layout)?, rows: 0, rests_ticks: 0 }),
+        };
+        let part = Part {
+            source,
+            store,
+            before,
+            edges: Vec::new(),
+            held: true,
+            keep_us: None,
+            floor_us: None,
+            failed: false,
+            generation: 0,
+        };
+        self.stores.insert(id, part);
+        Ok(())
     }
 
     /// An aggregation without GROUP BY shows its row where the empty key lives.
@@ -479,7 +505,7 @@ impl Worker {
         WindowView { shows_empty, ..view }
     }
 
-    fn with_part(&mut self, store: StoreId, change: impl FnOnce(&mut Part)) {
+    pub(super) fn with_part(&mut self, store: StoreId, change: impl FnOnce(&mut Part)) {
         if let Some(part) = self.stores.get_mut(&store) {
             change(part);
         }
@@ -724,6 +750,8 @@ impl Worker {
         for (source, changed) in input.verdicts {
             self.note_verdicts(source, &changed);
         }
+        let watch = Stopwatch::start();
+        let idle = rows.is_empty() && input.rows.is_empty();
         for (store, batch) in rows.into_iter().chain(input.rows) {
             if let Err(error) = self.accept(store, &batch) {
                 self.fail(Consumer::Store(store), &error);
@@ -744,6 +772,9 @@ impl Worker {
             self.fail(Consumer::Store(id), &error);
         }
         self.settle_ids();
+        if !idle {
+            self.busy += watch.elapsed();
+        }
         // What is sent from here on belongs to the next tick.
         (self.tick, self.round) = (tick + 1, 0);
         self.bytes_this_tick = 0;
@@ -752,6 +783,7 @@ impl Worker {
         if let Some(order) = save {
             report.saved = self.save(order);
             report.failures.append(&mut self.failures);
+            report.fatal = report.fatal.or(self.fatal.take());
         }
         self.reports.send(report).is_ok()
     }
@@ -867,6 +899,7 @@ impl Worker {
             stores,
             passes_short,
             failures: std::mem::take(&mut self.failures),
+            fatal: self.fatal.take(),
             saved: Vec::new(),
             busy: std::mem::take(&mut self.busy),
         }

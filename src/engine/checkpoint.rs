@@ -17,7 +17,7 @@ use crate::exec::durable::Saved;
 use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;
 use crate::exec::law::SourceTime;
-use crate::exec::slice_store::SavedPart;
+use crate::exec::store_saved::SavedPart;
 use crate::storage::SectionRef;
 
 /// Of [`Body`]. One that is newer is refused.
@@ -128,13 +128,13 @@ pub struct PartSave {
     pub closed: Vec<(u32, Arc<ClosedSlice>)>,
     /// By node: slices before this are forgotten.
     pub first_kept: Vec<(u32, i64)>,
-    /// Slices that were saved before are in `closed` again: ids mean other keys.
-    pub renumbered: bool,
+    /// With all that is whole: the slices that there are, by node. Those in files that are not in `closed` stay there.
+    pub slices: Option<BTreeSet<(u32, i64)>>,
 }
 
 impl PartSave {
     pub fn new(name: String, saved: Saved) -> PartSave {
-        PartSave { name, saved, closed: Vec::new(), first_kept: Vec::new(), renumbered: false }
+        PartSave { name, saved, closed: Vec::new(), first_kept: Vec::new(), slices: None }
     }
 }
 

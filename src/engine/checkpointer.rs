@@ -324,14 +324,14 @@ impl Writer {
             if part.saved.whole {
                 files.saved.clear();
             }
-            if part.renumbered {
-                files.slices.clear();
+            if let Some(there) = &part.slices {
+                files.slices.retain(|entry| there.contains(&(entry.node, entry.slice)));
             }
             files.saved.extend(attempt.saved.get(&i).cloned());
             for (j, (node, slice)) in part.closed.iter().enumerate() {
                 files.slices.retain(|entry| (entry.node, entry.slice) != (*node, slice.slice));
                 let at = attempt.slices[&(i, j)].clone();
-                let (rows, bytes) = (slice.rows as u64, slice.bytes as u64);
+                let (rows, bytes) = (slice.rows() as u64, slice.bytes() as u64);
                 files.slices.push(SliceEntry { node: *node, slice: slice.slice, rows, bytes, at });
             }
             for (node, first) in &part.first_kept {

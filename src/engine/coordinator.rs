@@ -21,7 +21,8 @@ use super::error::EngineError;
 use super::keeping::{Heard, Keeping};
 use super::memory::Memory;
 use super::reader::{Consumer, SourceSetup};
-use super::stats::{Ids, Kept, PartitionStats, Stats};
+use super::kept::Kept;
+use super::stats::{Ids, PartitionStats, Stats};
 use super::subscription::{Subscriber, Subscription};
 use super::table::{Table, Written};
 use super::table_log::Logged;
@@ -566,6 +567,7 @@ impl Coordinator {
             keeping.note_busy(report.worker, report.busy);
         }
         data.saved.extend(report.saved);
+        self.fenced = self.fenced.take().or(report.fatal);
         for (edge, delta) in report.edges {
             data.edges.entry(edge).or_default().push(delta);
         }

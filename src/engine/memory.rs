@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::coordinator::Coordinator;
+use super::stats::MemoryStats;
 use crate::exec::arrangement::Arrangement;
 use crate::exec::slice_cache::SliceCache;
 
@@ -28,15 +29,25 @@ impl Memory {
     }
 }
 
+impl Memory {
+    pub fn stats(&self) -> MemoryStats {
+        MemoryStats {
+            state_bytes: self.state_bytes as u64,
+            cached_bytes: self.cache.cached_bytes() as u64,
+            limit_bytes: self.limit_bytes.map(|bytes| bytes as u64),
+        }
+    }
+}
+
 impl Coordinator {
     /// Gives closed slices in files what other state leaves of the limit; once that is nothing, reading rests.
     pub(super) fn mind_memory(&mut self) {
         let Some(limit) = self.memory.limit_bytes else { return };
-        let cached = self.memory.cache.bytes();
+        let cached = self.memory.cache.cached_bytes();
         let state = self.state_bytes().saturating_sub(cached);
         self.memory.state_bytes = state;
         let target = limit / 10 * 9;
-        self.memory.cache.limit(target.saturating_sub(state).max(LEAST_CACHE_BYTES.min(limit / 10)));
+        self.memory.cache.set_limit_bytes(target.saturating_sub(state).max(LEAST_CACHE_BYTES.min(limit / 10)));
         let is_full = state > target || self.memory.full.is_some() && state > target / 20 * 19;
         self.memory.full = is_full.then(|| {
             format!(

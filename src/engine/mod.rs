@@ -9,6 +9,9 @@
 mod alter;
 mod api;
 mod backfill;
+mod checkpoint;
+mod checkpointer;
+mod checkpoints;
 mod clock;
 mod coordinator;
 mod duplicates;
@@ -17,10 +20,14 @@ mod figures;
 mod install;
 mod jobs;
 mod judge;
+mod keeping;
+mod kept;
 pub mod kept_rows;
+mod memory;
 mod owners;
 mod read;
 mod reader;
+mod restore;
 mod session_part;
 mod session_table;
 mod sharing;
@@ -28,10 +35,12 @@ mod source_table;
 mod stats;
 mod subscription;
 mod table;
+mod table_log;
 mod topic;
 mod verdicts;
 mod version;
 mod worker;
+mod worker_saves;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,38 +50,53 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub use crate::connector::ConnectorError;
 pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, TickId, WriteOutcome};
 pub use clock::{Stopwatch, now_us};
 pub use error::{EngineError, tick_number, tick_of_number};
-pub use stats::{Ids, JobPartition, JobStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+pub use keeping::CHECKPOINT_INTERVAL;
+pub use stats::{CheckpointStats, Ids, JobPartition, JobStats, MemoryStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
 pub use subscription::{Subscription, Update};
 pub use verdicts::Counts;
 
 use self::coordinator::{Coordinator, Explained, NewSource, Reply, Request};
 use self::reader::SourceSetup;
-use self::stats::Kept;
+use self::checkpoint::Checkpoint;
+use self::kept::Kept;
+use self::memory::Memory;
 use self::verdicts::LateInto;
-use self::worker::{Channels, Worker};
+use self::worker::{Channels, Place, Worker};
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, Oid, Source};
 use crate::connector::{ColumnSpec, IncludeKind, JsonOptions, SourceOptions};
 use crate::exec::dedup::Deduplicate;
 use crate::exec::law::Bounds;
 use crate::planner::{self, stream_plan::StreamPlan};
 use crate::sql::{Drop, Include, Name, Statement, interval_us};
+use crate::storage::Storage;
 
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// Threads that read, decode and aggregate.
     pub workers: usize,
+    /// Where state is kept: a folder, or `s3://`, `gs://` or `az://` with a bucket and a prefix. None: it ends with the process.
+    pub data: Option<String>,
+    /// The longest time between two checkpoints while something changes.
+    pub checkpoint_interval: Duration,
+    /// What state may take of memory.
+    pub memory_limit_bytes: Option<usize>,
 }
 
 impl Default for EngineOptions {
     /// One worker per core.
     fn default() -> Self {
-        EngineOptions { workers: thread::available_parallelism().map_or(1, usize::from) }
+        EngineOptions {
+            workers: thread::available_parallelism().map_or(1, usize::from),
+            data: None,
+            checkpoint_interval: CHECKPOINT_INTERVAL,
+            memory_limit_bytes: None,
+        }
     }
 }
 
@@ -88,6 +112,8 @@ pub(crate) struct Inner {
     requests: Sender<Request>,
     stats: Arc<RwLock<Arc<Stats>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Why it has ended; empty for one that was told to.
+    ended: watch::Receiver<Option<String>>,
 }
 
 impl Inner {
@@ -99,13 +125,18 @@ impl Inner {
                 hint: "Leave --workers out for one per core.".into(),
             });
         }
-        // Each start has an epoch of its own, so that a tick's id never comes twice.
-        let epoch = u64::try_from(now_us()).unwrap_or(0);
         let (requests, asked) = unbounded();
         let (reports, reported) = unbounded();
         let kept = Arc::new(Kept::default());
         let stats = Arc::new(RwLock::new(Arc::new(Stats { kept: kept.clone(), ..Stats::default() })));
         let (owners, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
+        let opened = options.data.as_deref().map(|url| Storage::open(url, now_us())).transpose()?;
+        let checkpoint = opened.as_ref().and_then(|opened| opened.manifest.as_ref()).map(restore::checkpoint_of);
+        let checkpoint: Option<Checkpoint> = checkpoint.transpose()?.flatten();
+        // Each start has an epoch of its own, so that a tick's id never comes twice, whatever the clock says.
+        let last = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.body.tick.0);
+        let epoch = u64::try_from(now_us()).unwrap_or(0).max(last + 1);
+        let memory = Memory::new(options.memory_limit_bytes);
         let mut threads = Vec::new();
         let mut commands = Vec::new();
         let failed = |e: std::io::Error| EngineError::NotReady {
@@ -116,22 +147,38 @@ impl Inner {
             let (send, receive) = unbounded();
             commands.push(send);
             let transport = Box::new(Channels { owners: owners.clone() });
-            let worker = Worker::new(index, workers, epoch, receive, reports.clone(), incoming, transport);
+            let place = Place { index, workers, epoch, cache: memory.cache.clone(), lasts: opened.is_some() };
+            let worker = Worker::new(place, receive, reports.clone(), incoming, transport);
             let name = format!("worker-{index}");
             threads.push(thread::Builder::new().name(name).spawn(move || worker.run()).map_err(failed)?);
         }
         drop(reports);
-        let coordinator = Coordinator::new(epoch, asked, requests.clone(), commands, reported, kept, stats.clone());
+        let (ended, end) = watch::channel(None);
+        let mut coordinator =
+            Coordinator::new(epoch, asked, requests.clone(), commands, reported, kept, stats.clone(), memory, ended);
+        let mut plans = planner::Plans::default();
+        if let Some(opened) = opened {
+            plans = coordinator.take_up(opened, checkpoint, options.checkpoint_interval)?;
+        }
+        let catalog = coordinator.catalog.clone();
         let run = move || coordinator.run();
         threads.push(thread::Builder::new().name("coordinator".into()).spawn(run).map_err(failed)?);
         Ok(Arc::new(Inner {
-            catalog: RwLock::new(Arc::new(Catalog::new())),
-            plans: RwLock::default(),
+            catalog: RwLock::new(catalog),
+            plans: RwLock::new(plans),
             ddl: tokio::sync::Mutex::new(()),
             requests,
             stats,
             threads: Mutex::new(threads),
+            ended: end,
         }))
+    }
+
+    /// Returns when the engine has ended, with the reason unless it was told to.
+    async fn ended(&self) -> Option<String> {
+        let mut ended = self.ended.clone();
+        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.filter(|reason| !reason.is_empty())
     }
 
     fn catalog(&self) -> Arc<Catalog> {

@@ -3,14 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::checkpoint::{Body, Checkpoint, PartFiles, PartitionNotes, SavedSource, SavedStore, SliceEntry, ViewBody};
-use super::checkpointer::{SliceAt, read};
-use super::coordinator::{Coordinator, NewSource, Store};
+use super::checkpoint::{Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, SliceEntry, ViewBody};
+use super::checkpointer::{Checkpointer, SliceAt, read};
+use super::coordinator::{Asked, Coordinator, NewSource, Request, Store};
 use super::error::EngineError;
+use super::keeping::Keeping;
 use super::source_setup;
 use super::stats::PartitionStats;
 use super::table::Table;
+use super::table_log::{TableLog, changes_of};
 use super::worker::{Command, attached_feed};
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, ObjectText, Oid, PUBLIC};
 use crate::exec::arrangement::Arrangement;
@@ -18,11 +21,11 @@ use crate::exec::closed_slice::SliceFile;
 use crate::exec::durable::Saved;
 use crate::exec::exchange::StoreId;
 use crate::exec::flow::{Feed, Flow};
-use crate::exec::slice_store::{ClosedEntry, SavedPart};
+use crate::exec::store_saved::{ClosedEntry, SavedPart};
 use crate::exec::tail::Tail;
 use crate::planner::{self, Plans, stream_plan::StreamPlan};
 use crate::sql;
-use crate::storage::{SectionRef, Storage};
+use crate::storage::{Manifest, Opened, SectionRef, Storage};
 
 /// A catalog with the dataflows of its materialized views.
 pub(super) struct Planned {
@@ -108,7 +111,70 @@ fn plan_one(text: &ObjectText, catalog: &Catalog, plans: &Plans) -> Result<(Obje
     Ok((object, definition.plan.map(|plan| planner::onto_slices(plan, plans))))
 }
 
+/// What a manifest holds; nothing for the first of new data.
+pub(super) fn checkpoint_of(manifest: &Manifest) -> Result<Option<Checkpoint>, EngineError> {
+    let Some(format) = manifest.body.get("body").and_then(|body| body.get("format")) else { return Ok(None) };
+    if format.as_u64().is_none_or(|format| format > u64::from(FORMAT)) {
+        let message = format!("the data is of format {format}; this version reads up to {FORMAT}: start a newer version");
+        return Err(EngineError::Restore { message });
+    }
+    let checkpoint = serde_json::from_value(manifest.body.clone());
+    checkpoint.map(Some).map_err(|error| EngineError::Restore {
+        message: format!("manifest {} cannot be understood: {error}", manifest.number),
+    })
+}
+
 impl Coordinator {
+    /// Goes on with what is kept, before anything is read. Returns the dataflows of materialized views.
+    pub(super) fn take_up(
+        &mut self,
+        opened: Opened,
+        checkpoint: Option<Checkpoint>,
+        interval: Duration,
+    ) -> Result<Plans, EngineError> {
+        let Opened { storage, manifest, log, fallback } = opened;
+        if let Some(fallback) = fallback {
+            tracing::error!(fallback, "the newest manifest is damaged; what it held is read again");
+        }
+        self.broadcast(|| Command::Pause { reading: false });
+        let (mut plans, mut parts, mut slices) = (Plans::default(), BTreeMap::new(), Slices::new());
+        if let Some(checkpoint) = checkpoint {
+            let planned = plan_again(&checkpoint.body)?;
+            slices = self.restore(&storage, &checkpoint, &planned)?;
+            (plans, parts) = (planned.plans, checkpoint.parts);
+        }
+        let thread = |e: std::io::Error| EngineError::NotReady {
+            message: format!("a thread cannot be started: {e}"),
+            hint: "Raise the limit of threads for this process.".into(),
+        };
+        let (said, logged) = (self.say.clone(), self.say.clone());
+        let checkpointer = Checkpointer::start(storage.clone(), parts, &slices, move |word| {
+            said.send(Request::Said(word)).is_ok()
+        });
+        let table_log = TableLog::start(storage.clone(), move |word| logged.send(Request::Logged(word)).is_ok());
+        let log_through = manifest.as_ref().map_or(0, |manifest| manifest.log_through);
+        let next_record = log.last().map_or(log_through, |(number, _)| *number) + 1;
+        // In a tick in which nothing is read, change streams begin where they stood, and what statements did is done again.
+        let mut asked = Asked::default();
+        for (number, record) in &log {
+            let changes = changes_of(record)?;
+            self.write(changes, &mut asked.data).map_err(|error| EngineError::Restore {
+                message: format!("record {number} of the log of tables cannot be applied: {error}"),
+            })?;
+        }
+        if !self.end_tick(asked) {
+            return Err(EngineError::Stopped);
+        }
+        if let Some(reason) = self.fenced.take() {
+            return Err(EngineError::Restore { message: reason });
+        }
+        let (workers, checkpointer) = (self.workers, checkpointer.map_err(thread)?);
+        let table_log = table_log.map_err(thread)?;
+        self.keeping = Some(Keeping::new(storage, checkpointer, table_log, interval, workers, next_record));
+        self.broadcast(|| Command::Pause { reading: true });
+        Ok(plans)
+    }
+
     /// Sends the workers what they had and takes up tables and views. Reading has not begun.
     pub(super) fn restore(
         &mut self,

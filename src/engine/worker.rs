@@ -289,18 +289,25 @@ pub(super) struct Worker {
     pub(super) kept_after_all: Vec<(Oid, Place)>,
 }
 
+/// Which of the workers one is, and what it shares with them.
+pub(super) struct Place {
+    pub index: usize,
+    pub workers: usize,
+    pub epoch: u64,
+    pub cache: Arc<SliceCache>,
+    /// State is kept, so that what changes is noted.
+    pub lasts: bool,
+}
+
 impl Worker {
     pub fn new(
-        index: usize,
-        workers: usize,
-        epoch: u64,
+        place: Place,
         commands: Receiver<Command>,
         reports: Sender<Report>,
         incoming: Receiver<Message>,
         transport: Box<dyn Transport>,
-        cache: Arc<SliceCache>,
-        lasts: bool,
     ) -> Self {
+        let Place { index, workers, epoch, cache, lasts } = place;
         Worker {
             index,
             workers,
@@ -462,9 +469,9 @@ impl Worker {
             }
             return;
         }
-        let made = SliceStore::new(layout.clone()).and_then(|mut store| {
+        let made = SliceStore::with_cache(layout.clone(), self.cache.clone()).and_then(|mut store| {
             if self.lasts {
-                store.track_saves(self.cache.clone());
+                store.track_saves(buckets_of(self.index, self.workers));
             }
             self.add_part(id, source, layout, store)
         });

@@ -44,7 +44,10 @@ impl Worker {
             match part.store.save(order.whole(&name)) {
                 Ok(saved) => parts.push(PartSave {
                     name,
-                    renumbered: saved.renumbered,
+                    slices: saved.saved.whole.then(|| {
+                        let closed = part.store.slices().filter(|(.., closed)| *closed);
+                        closed.map(|(slice, ..)| (0, slice)).collect()
+                    }),
                     first_kept: part.store.first_kept().map(|first| (0, first)).into_iter().collect(),
                     closed: saved.closed.into_iter().map(|slice| (0, slice)).collect(),
                     saved: saved.saved,
@@ -94,8 +97,7 @@ impl Worker {
         let taken = match layout.sessions {
             Some(_) => self.restore_sessions(id, source, layout, saved),
             None => SliceStore::load(layout.clone(), saved.parts.clone(), self.buckets(), self.cache.clone()).and_then(
-                |mut store| {
-                    store.track_saves(self.cache.clone());
+                |store| {
                     self.add_part(id, source, layout.clone(), store)?;
                     self.with_part(id, |part| part.held = false);
                     Ok(())

@@ -44,7 +44,7 @@ pub struct StoreSaved {
 }
 
 /// What one worker had saved.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SavedPart {
     /// A whole one and what changed after it, in order.
     pub saved: Vec<Saved>,
@@ -53,7 +53,7 @@ pub struct SavedPart {
 }
 
 /// A closed slice in a file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ClosedEntry {
     pub slice: i64,
     pub rows: usize,

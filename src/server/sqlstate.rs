@@ -206,9 +206,10 @@ fn from_exec(error: ExecError) -> PgError {
         ExecError::DataFusion(error) => from_datafusion(*error, ""),
         ExecError::Arrow(error) => from_arrow(*error),
         ExecError::Storage { .. } => PgError::new(IO_ERROR, message),
-        ExecError::State { .. } | ExecError::Saved { .. } | ExecError::NegativeWeight { .. } | ExecError::Invariant(_) => {
-            PgError::new(INTERNAL_ERROR, message)
-        }
+        ExecError::State { .. }
+        | ExecError::Saved { .. }
+        | ExecError::NegativeWeight { .. }
+        | ExecError::Invariant(_) => PgError::new(INTERNAL_ERROR, message),
     }
 }
 

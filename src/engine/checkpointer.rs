@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::checkpoint::{Body, Checkpoint, PartFiles, PartSave, SliceEntry};
 use super::clock::{self, Stopwatch};
+use super::table_log::LogEnd;
 use crate::exec::ExecError;
 use crate::exec::closed_slice::{ClosedSlice, SliceFile};
 use crate::exec::durable::Saved;
@@ -33,6 +34,8 @@ const PACKED_BYTES: u64 = 256 << 20;
 /// After a failure the pause doubles up to this.
 const MOST_PAUSE: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// For the log, before a checkpoint counts as failing.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// A checkpoint to be written.
 pub(super) struct Job {
@@ -111,10 +114,11 @@ pub(super) struct Checkpointer {
 
 struct Writer {
     storage: Storage,
+    /// A manifest names no record that is not there.
+    log: LogEnd,
     parts: BTreeMap<String, Part>,
     /// Slices that no part names any more, while somebody may still read them.
     leaving: Vec<Arc<SliceAt>>,
-    last_bytes: u64,
 }
 
 #[derive(Default)]
@@ -133,6 +137,7 @@ impl Checkpointer {
     /// `parts` as the manifest has them, with the places of slices that stores were given already.
     pub fn start(
         storage: Storage,
+        log: LogEnd,
         parts: BTreeMap<String, PartFiles>,
         slices: &BTreeMap<SectionRef, Arc<SliceAt>>,
         say: impl Fn(Said) -> bool + Send + 'static,
@@ -150,7 +155,7 @@ impl Checkpointer {
             let slices = slices.collect();
             (name, Part { saved: files.saved, slices })
         });
-        let writer = Writer { parts: parts.collect(), leaving: Vec::new(), last_bytes: 0, storage: storage.clone() };
+        let writer = Writer { parts: parts.collect(), leaving: Vec::new(), log, storage: storage.clone() };
         let thread = thread::Builder::new()
             .name("checkpointer".into())
             .spawn(move || run(writer, &asked, &stopped, &say))?;
@@ -279,7 +284,13 @@ impl Writer {
             named.map(|at| at.file.clone()).chain(self.leaving_files()).collect()
         };
         let body = serde_json::to_value(&checkpoint)
-            .map_err(|error| StorageError::Corrupt { file: "manifest".into(), why: error.to_string() })?;
+            .map_err(|error| StorageError::Invariant(format!("a manifest: {error}")))?;
+        if !self.log.wait_for(attempt.job.log_through, LONGEST_WAIT) {
+            return Err(StorageError::Unavailable {
+                doing: "waiting for the log of tables".into(),
+                reason: "it is not written yet".into(),
+            });
+        }
         self.storage.commit(body, files, attempt.job.log_through, clock::now_us())
     }
 
@@ -299,7 +310,7 @@ impl Writer {
             .collect();
         let mut all = all.into_iter().peekable();
         while let Some((place, slice)) = all.next() {
-            let saved = slice.to_save().map_err(|e| StorageError::Corrupt { file: "slice".into(), why: e.to_string() })?;
+            let saved = slice.to_save().map_err(|e| StorageError::Invariant(format!("a slice: {e}")))?;
             let section = encode(&saved)?;
             size += section.len();
             places.push(place);

@@ -92,7 +92,7 @@ impl Coordinator {
             let saved = view.tail.save(order.whole(&name))?;
             let first_kept = saved.first_kept;
             let closed = saved.closed.into_iter().map(|(node, slice)| (node as u32, slice)).collect();
-            parts.push(PartSave { name, saved: saved.saved, closed, first_kept });
+            parts.push(PartSave { name, saved: saved.saved, closed, first_kept, slices: saved.slices });
         }
         for (name, saved) in self.kept.save(order)? {
             parts.push(PartSave::new(name, saved));

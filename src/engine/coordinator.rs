@@ -707,7 +707,7 @@ impl Coordinator {
         }
     }
 
-    fn step_tables(&mut self) {
+    pub(super) fn step_tables(&mut self) {
         for (&oid, table) in &self.tables {
             if let Some(watermark_us) = table.watermark_us() {
                 self.times.insert(oid, SourceTime::of_table(watermark_us));
@@ -783,7 +783,7 @@ impl Coordinator {
     }
 
     /// Slices under a view must not close while some of its history is still to come.
-    fn is_held(&self, view: &View) -> bool {
+    pub(super) fn is_held(&self, view: &View) -> bool {
         let own = view
             .passes
             .iter()

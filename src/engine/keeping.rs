@@ -47,7 +47,9 @@ pub(super) struct Keeping {
     writes: BTreeMap<u64, Waiter>,
     /// Records for which nobody waits yet, with what became of them.
     logged: BTreeMap<u64, Result<(), EngineError>>,
-    /// The log could not be written; it is taken up again after the next checkpoint.
+    /// What has become of records below this has been said once.
+    told: u64,
+    /// The log cannot be written.
     log_failure: Option<String>,
     /// The present checkpoint cannot be written.
     failure: Option<String>,
@@ -61,7 +63,6 @@ pub(super) struct Keeping {
 
 struct InFlight {
     tick: u64,
-    log_through: u64,
 }
 
 /// What a word of the storage means for the engine.
@@ -99,6 +100,7 @@ impl Keeping {
             next_record,
             writes: BTreeMap::new(),
             logged: BTreeMap::new(),
+            told: next_record,
             log_failure: None,
             failure: None,
             history: VecDeque::new(),
@@ -113,7 +115,7 @@ impl Keeping {
         if self.in_flight.is_some() {
             return None;
         }
-        let asked = changed || self.wants_last || !self.waiting.is_empty() || self.log_failure.is_some();
+        let asked = changed || self.wants_last || !self.waiting.is_empty() ;
         let rested = self.since.elapsed() >= self.took * RESTS;
         let replay = self.busy.iter().max().copied().unwrap_or_default();
         let due = !self.quiet && (self.since.elapsed() >= self.interval || replay >= MOST_REPLAY && rested);
@@ -133,7 +135,7 @@ impl Keeping {
     }
 
     pub fn begin(&mut self, tick: u64, job: Job) {
-        self.in_flight = Some(InFlight { tick, log_through: job.log_through });
+        self.in_flight = Some(InFlight { tick });
         self.since = Stopwatch::start();
         self.busy.fill(Duration::ZERO);
         self.quiet = true;
@@ -198,13 +200,19 @@ impl Keeping {
             let told = outcome.clone().map_err(|cause| EngineError::Unknown { cause });
             match self.writes.remove(&number) {
                 Some(then) => then(told),
-                None => drop(self.logged.insert(number, told)),
+                // Not again to those who have been told of a failure.
+                None if number >= self.told => drop(self.logged.insert(number, told)),
+                None => {}
             }
+            self.told = self.told.max(number + 1);
         }
         match outcome {
-            Ok(()) => Heard::Well,
+            Ok(()) => {
+                self.log_failure = None;
+                Heard::Well
+            }
             Err(error) => {
-                tracing::error!(%error, "the log of tables cannot be written");
+                tracing::error!(%error, "the log of tables cannot be written; it is tried again");
                 self.log_failure = Some(error);
                 Heard::Failing
             }
@@ -234,11 +242,6 @@ impl Keeping {
         let Some(in_flight) = self.in_flight.take() else { return };
         if self.failure.take().is_some() {
             tracing::info!(number = committed.number, "checkpoints are written again");
-        }
-        // What could not be written to the log is in the checkpoint.
-        if self.log_failure.is_some() && in_flight.log_through >= self.last_record() {
-            self.log_failure = None;
-            self.log.resume();
         }
         (self.took, self.kept) = (committed.took, committed.tick);
         self.grown = committed.grown.clone();

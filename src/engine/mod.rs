@@ -67,7 +67,7 @@ use self::checkpoint::Checkpoint;
 use self::kept::Kept;
 use self::memory::Memory;
 use self::verdicts::LateInto;
-use self::worker::{Channels, Place, Worker};
+use self::worker::{Channels, Seat, Worker};
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, Oid, Source};
 use crate::connector::{ColumnSpec, IncludeKind, JsonOptions, SourceOptions};
 use crate::exec::dedup::Deduplicate;
@@ -147,8 +147,8 @@ impl Inner {
             let (send, receive) = unbounded();
             commands.push(send);
             let transport = Box::new(Channels { owners: owners.clone() });
-            let place = Place { index, workers, epoch, cache: memory.cache.clone(), lasts: opened.is_some() };
-            let worker = Worker::new(place, receive, reports.clone(), incoming, transport);
+            let seat = Seat { index, workers, epoch, cache: memory.cache.clone(), lasts: opened.is_some() };
+            let worker = Worker::new(seat, receive, reports.clone(), incoming, transport);
             let name = format!("worker-{index}");
             threads.push(thread::Builder::new().name(name).spawn(move || worker.run()).map_err(failed)?);
         }

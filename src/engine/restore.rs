@@ -148,12 +148,13 @@ impl Coordinator {
             hint: "Raise the limit of threads for this process.".into(),
         };
         let (said, logged) = (self.say.clone(), self.say.clone());
-        let checkpointer = Checkpointer::start(storage.clone(), parts, &slices, move |word| {
-            said.send(Request::Said(word)).is_ok()
-        });
-        let table_log = TableLog::start(storage.clone(), move |word| logged.send(Request::Logged(word)).is_ok());
         let log_through = manifest.as_ref().map_or(0, |manifest| manifest.log_through);
-        let next_record = log.last().map_or(log_through, |(number, _)| *number) + 1;
+        let last_record = log.last().map_or(log_through, |(number, _)| *number);
+        let say = move |word| logged.send(Request::Logged(word)).is_ok();
+        let table_log = TableLog::start(storage.clone(), last_record, say).map_err(thread)?;
+        let say = move |word| said.send(Request::Said(word)).is_ok();
+        let checkpointer =
+            Checkpointer::start(storage.clone(), table_log.end(), parts, &slices, say).map_err(thread)?;
         // In a tick in which nothing is read, change streams begin where they stood, and what statements did is done again.
         let mut asked = Asked::default();
         for (number, record) in &log {
@@ -168,9 +169,7 @@ impl Coordinator {
         if let Some(reason) = self.fenced.take() {
             return Err(EngineError::Restore { message: reason });
         }
-        let (workers, checkpointer) = (self.workers, checkpointer.map_err(thread)?);
-        let table_log = table_log.map_err(thread)?;
-        self.keeping = Some(Keeping::new(storage, checkpointer, table_log, interval, workers, next_record));
+        self.keeping = Some(Keeping::new(storage, checkpointer, table_log, interval, self.workers, last_record + 1));
         self.broadcast(|| Command::Pause { reading: true });
         Ok(plans)
     }

@@ -378,7 +378,7 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
     Some(Arc::new(Schema::new(columns.into_iter().map(|(n, t)| Field::new(n, t, true)).collect::<Vec<_>>())))
 }
 
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "sources",
     "source_partitions",
     "materialized_views",

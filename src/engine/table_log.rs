@@ -3,14 +3,17 @@
 //! Records that have gathered while the last group was written are the next group. A record holds the changes of one transaction as
 //! they were asked for; put to the same state in the same order they do the same again.
 
+use std::io;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 use super::TableChange;
 use crate::catalog::Oid;
@@ -19,46 +22,67 @@ use crate::exec::{Delta, ExecError};
 use crate::sql::OnConflict;
 use crate::storage::{Storage, StorageError, decode, encode};
 
-/// Records from `first` on were written, or were not and never will be.
+/// What became of a group of records.
 #[derive(Debug)]
 pub(super) struct Logged {
     pub first: u64,
     pub records: u64,
+    /// A group that could not be written is tried until it is.
     pub outcome: Result<(), StorageError>,
+}
+
+/// How far the log has been written.
+#[derive(Debug, Clone)]
+pub(super) struct LogEnd(Arc<(Mutex<u64>, Condvar)>);
+
+impl LogEnd {
+    fn reach(&self, number: u64) {
+        *self.0.0.lock() = number;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until the record is in the log; false if that takes longer.
+    pub fn wait_for(&self, number: u64, longest: Duration) -> bool {
+        let mut reached = self.0.0.lock();
+        !self.0.1.wait_while_for(&mut reached, |reached| *reached < number, longest).timed_out()
+    }
 }
 
 /// The thread that writes groups; it ends with its last sender.
 pub(super) struct TableLog {
-    orders: Sender<Order>,
+    records: Sender<(u64, Bytes)>,
+    end: LogEnd,
     thread: Option<JoinHandle<()>>,
 }
 
-enum Order {
-    Append(u64, Bytes),
-    /// After a failure nothing is written until those who asked have taken note of it: there must be no gap.
-    Resume,
-}
+/// After a failure the pause doubles up to this.
+const MOST_PAUSE: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 impl TableLog {
-    pub fn start(storage: Storage, say: impl Fn(Logged) -> bool + Send + 'static) -> std::io::Result<TableLog> {
-        let (orders, asked) = unbounded();
-        let thread = thread::Builder::new().name("table-log".into()).spawn(move || run(&storage, &asked, &say))?;
-        Ok(TableLog { orders, thread: Some(thread) })
+    /// `last`: the number of the last record that is there.
+    pub fn start(storage: Storage, last: u64, say: impl Fn(Logged) -> bool + Send + 'static) -> io::Result<TableLog> {
+        let (records, asked) = unbounded();
+        let end = LogEnd(Arc::new((Mutex::new(last), Condvar::new())));
+        let reached = end.clone();
+        let run = move || run(&storage, &asked, &reached, &say);
+        let thread = thread::Builder::new().name("table-log".into()).spawn(run)?;
+        Ok(TableLog { records, end, thread: Some(thread) })
+    }
+
+    pub fn end(&self) -> LogEnd {
+        self.end.clone()
     }
 
     /// Records are numbered without a gap.
     pub fn append(&self, number: u64, record: Bytes) {
         // A thread that has ended is noticed as what it does not say.
-        let _ = self.orders.send(Order::Append(number, record));
+        let _ = self.records.send((number, record));
     }
 
-    /// What could not be written is in a checkpoint: records after it may come.
-    pub fn resume(&self) {
-        let _ = self.orders.send(Order::Resume);
-    }
-
+    /// Ends once what it was given is written, or cannot be.
     pub fn stop(mut self) {
-        drop(self.orders);
+        drop(self.records);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -67,27 +91,30 @@ impl TableLog {
     }
 }
 
-fn run(storage: &Storage, asked: &Receiver<Order>, say: &dyn Fn(Logged) -> bool) {
-    let mut failure: Option<StorageError> = None;
-    while let Ok(order) = asked.recv() {
-        let (mut first, mut group) = (None, Vec::new());
-        for order in std::iter::once(order).chain(asked.try_iter()) {
-            match order {
-                Order::Append(number, record) => {
-                    first.get_or_insert(number);
-                    group.push(record);
-                }
-                // Whoever failed has been told, so that nothing of it is in the group.
-                Order::Resume => failure = None,
-            }
-        }
-        let Some(first) = first else { continue };
-        let outcome = match &failure {
-            Some(error) => Err(error.clone()),
-            None => storage.append(first, &group),
+fn run(storage: &Storage, asked: &Receiver<(u64, Bytes)>, reached: &LogEnd, say: &dyn Fn(Logged) -> bool) {
+    // What could not be written goes first, and as it was: it may be there after all.
+    let mut group: Vec<(u64, Bytes)> = Vec::new();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let next = match group.is_empty() {
+            true => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => asked.recv_timeout(pause),
         };
-        failure = outcome.as_ref().err().cloned();
-        if !say(Logged { first, records: group.len() as u64, outcome }) {
+        match next {
+            Ok(record) => group.push(record),
+            Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(MOST_PAUSE),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        group.extend(asked.try_iter());
+        let (first, last) = (group[0].0, group[group.len() - 1].0);
+        let records: Vec<Bytes> = group.iter().map(|(_, record)| record.clone()).collect();
+        let outcome = storage.append(first, &records);
+        if outcome.is_ok() {
+            group.clear();
+            pause = FIRST_PAUSE;
+            reached.reach(last);
+        }
+        if !say(Logged { first, records: records.len() as u64, outcome }) {
             return;
         }
     }

@@ -290,7 +290,7 @@ pub(super) struct Worker {
 }
 
 /// Which of the workers one is, and what it shares with them.
-pub(super) struct Place {
+pub(super) struct Seat {
     pub index: usize,
     pub workers: usize,
     pub epoch: u64,
@@ -301,13 +301,13 @@ pub(super) struct Place {
 
 impl Worker {
     pub fn new(
-        place: Place,
+        seat: Seat,
         commands: Receiver<Command>,
         reports: Sender<Report>,
         incoming: Receiver<Message>,
         transport: Box<dyn Transport>,
     ) -> Self {
-        let Place { index, workers, epoch, cache, lasts } = place;
+        let Seat { index, workers, epoch, cache, lasts } = seat;
         Worker {
             index,
             workers,

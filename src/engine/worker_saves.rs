@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::checkpoint::{PartSave, PartitionNotes, SaveOrder, SavedSource, SavedStore};
+use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
 use super::owners::buckets_of;
 use super::reader::{Consumer, SourceReader};
 use super::session_part::SessionPart;

@@ -10,7 +10,7 @@ use super::{Blobs, StorageError};
 const FORM: Form = Form { magic: *b"rrdata\r\n", format: 1 };
 
 /// Where a section is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SectionRef {
     /// As [`Storage::commit`](super::Storage::commit) wants it among the files.

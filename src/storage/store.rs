@@ -220,6 +220,12 @@ impl Storage {
     }
 }
 
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storage").field("location", &self.location()).finish_non_exhaustive()
+    }
+}
+
 impl Inner {
     /// Fails once another process has taken over.
     pub fn check(&self) -> Result<(), StorageError> {

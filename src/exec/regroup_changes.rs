@@ -8,7 +8,7 @@ use arrow::row::{OwnedRow, RowConverter, SortField};
 
 use super::regroup::{Regrouped, first_kept};
 use super::slice_batch::SliceBatch;
-use super::store_snapshot::StoreSnapshot;
+use super::store_snapshot::{Slice, StoreSnapshot};
 use super::window_view::{Shown, WindowView, Within};
 use super::{Delta, ExecError};
 use crate::planner::stream_plan::Emit;
@@ -86,11 +86,10 @@ impl RegroupedChanges {
         let before = std::mem::take(&mut self.seen);
         for (part, snapshot) in parts.iter().enumerate() {
             let (from, before) = before.get(part).map_or((i64::MIN, None), |(from, slices)| (*from, Some(slices)));
-            let same = |slice: &Arc<SliceBatch>| {
-                before.and_then(|before| before.get(&slice.slice)).is_some_and(|before| Arc::ptr_eq(before, slice))
-            };
+            let same =
+                |slice: &Slice<'_>| before.and_then(|b| b.get(&slice.number())).is_some_and(|before| slice.is(before));
             for slice in snapshot.slices(from..i64::MAX).filter(|slice| !same(slice)) {
-                let over = self.view.windows_over(grid, slice.slice);
+                let over = self.view.windows_over(grid, slice.number());
                 windows.extend(over.filter(|&end| self.view.shows(kept_us, shown, end)));
             }
             let open = snapshot.open.iter().map(|slice| (slice.slice, slice.clone())).collect();

@@ -118,7 +118,7 @@ impl WindowView {
         };
         let mut ends: Vec<i64> = Vec::new();
         for slice in snapshot.slices(slices) {
-            let mut windows = self.windows_over(grid, slice.slice);
+            let mut windows = self.windows_over(grid, slice.number());
             if let Some(&last) = ends.last() {
                 windows.skip_past(last);
             }
@@ -263,7 +263,17 @@ impl Changes {
     /// All that the view shows now, for a consumer that begins here. Call it once, before the first [`Changes::step`].
     pub fn begin(&mut self, store: &mut SliceStore, shown: &Shown) -> Result<Delta, ExecError> {
         let snapshot = store.snapshot()?;
-        let all: Vec<(i64, Vec<u32>)> = snapshot.slices(i64::MIN..i64::MAX).map(|s| (s.slice, s.ids.clone())).collect();
+        let grid = snapshot.layout.grid;
+        let first_kept_us = kept_from(grid, snapshot.first_kept);
+        let mut all = Vec::new();
+        if self.view.emit == Emit::OnUpdate {
+            for slice in snapshot.slices(i64::MIN..i64::MAX) {
+                // What no window shows need not be read.
+                if self.view.windows_over(grid, slice.number()).any(|end| self.view.shows(first_kept_us, shown, end)) {
+                    all.push((slice.number(), slice.batch()?.ids.clone()));
+                }
+            }
+        }
         self.step(store, &all, shown)
     }
 

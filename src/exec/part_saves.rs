@@ -34,6 +34,14 @@ pub fn since_whole(saves: &[Saved]) -> Result<&[Saved], ExecError> {
     whole.map(|at| &saves[at..]).ok_or_else(|| wrong("there is no whole one to begin with"))
 }
 
+/// The sections of a part are known by name: an unknown one is of another version.
+pub fn only_sections(saved: &Saved, names: &[&str]) -> Result<(), ExecError> {
+    match saved.sections.iter().find(|section| !names.contains(&section.name.as_str())) {
+        Some(section) => Err(wrong(format!("there is a section {} besides {}", section.name, names.join(", ")))),
+        None => Ok(()),
+    }
+}
+
 pub fn wrong(what: impl Into<String>) -> ExecError {
     ExecError::Saved { what: what.into() }
 }

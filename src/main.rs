@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use riverrun::demo::{self, Board, Demo, DemoOptions, Meter};
 use riverrun::engine::{Engine, EngineOptions};
 use riverrun::server::{Server, ServerOptions};
+use riverrun::sql::interval_us;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
@@ -30,6 +31,12 @@ enum Command {
 
 #[derive(Debug, Default, Args)]
 struct Serve {
+    /// Where state is kept: a folder, or s3://, gs:// or az:// with a bucket and a prefix [default: riverrun-data]
+    #[arg(long, value_name = "DIR|URL", env = "RIVERRUN_DATA_DIR", conflicts_with = "in_memory")]
+    data_dir: Option<String>,
+    /// Keep nothing: all is gone when the process ends
+    #[arg(long)]
+    in_memory: bool,
     /// A TOML file with these options, written with underscores; what is given here or in RIVERRUN_* variables wins.
     #[arg(long, value_name = "FILE", env = "RIVERRUN_CONFIG")]
     config: Option<PathBuf>,
@@ -73,6 +80,12 @@ struct Options {
     /// Threads that read, decode and aggregate [default: one per core]
     #[arg(long, value_name = "N", env = "RIVERRUN_WORKERS")]
     workers: Option<usize>,
+    /// The longest time between two checkpoints, such as '10 s' [default: 10 s]
+    #[arg(long, value_name = "INTERVAL", env = "RIVERRUN_CHECKPOINT_INTERVAL")]
+    checkpoint_interval: Option<String>,
+    /// What state may take of memory, in MiB: reading rests before it takes more [default: no limit]
+    #[arg(long, value_name = "MIB", env = "RIVERRUN_MEMORY_LIMIT_MIB")]
+    memory_limit_mib: Option<usize>,
     /// The most clients at once [default: 100]
     #[arg(long, value_name = "N", env = "RIVERRUN_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
@@ -88,19 +101,29 @@ impl Options {
             listen: self.listen.or(others.listen),
             http: self.http.or(others.http),
             workers: self.workers.or(others.workers),
+            checkpoint_interval: self.checkpoint_interval.or(others.checkpoint_interval),
+            memory_limit_mib: self.memory_limit_mib.or(others.memory_limit_mib),
             max_connections: self.max_connections.or(others.max_connections),
             query_memory_mib: self.query_memory_mib.or(others.query_memory_mib),
         }
     }
 
-    fn from_file(path: &Path) -> Result<Options> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
-    }
-
-    fn engine(&self) -> EngineOptions {
+    fn engine(&self, data: Option<String>) -> Result<EngineOptions> {
         let default = EngineOptions::default();
-        EngineOptions { workers: self.workers.unwrap_or(default.workers) }
+        let checkpoint_interval = match self.checkpoint_interval.as_deref().map(interval_us).transpose() {
+            Ok(None) => default.checkpoint_interval,
+            Ok(Some(us)) => match u64::try_from(us) {
+                Ok(us) if us >= 100_000 => Duration::from_micros(us),
+                _ => anyhow::bail!("--checkpoint-interval is less than 100 ms"),
+            },
+            Err(error) => anyhow::bail!("--checkpoint-interval: {error}"),
+        };
+        Ok(EngineOptions {
+            workers: self.workers.unwrap_or(default.workers),
+            data,
+            checkpoint_interval,
+            memory_limit_bytes: self.memory_limit_mib.map(|mib| mib.saturating_mul(1 << 20)),
+        })
     }
 
     fn server(&self) -> ServerOptions {
@@ -115,6 +138,29 @@ impl Options {
         }
     }
 }
+
+/// What a configuration file may say.
+#[derive(Debug, Default)]
+struct FileOptions {
+    data_dir: Option<String>,
+    options: Options,
+}
+
+impl FileOptions {
+    fn read(path: &Path) -> Result<FileOptions> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        FileOptions::parse(&text).with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<FileOptions> {
+        let mut table: toml::Table = text.parse()?;
+        let data_dir = table.remove("data_dir").map(toml::Value::try_into).transpose().context("data_dir")?;
+        Ok(FileOptions { data_dir, options: table.try_into()? })
+    }
+}
+
+/// Where `serve` keeps state unless it is told.
+const DATA_DIR: &str = "riverrun-data";
 
 /// The stack of a thread that runs statements. The parser bounds how deep a statement may be; what works on the deepest one,
 /// in a debug build, needs about half of this.
@@ -137,11 +183,10 @@ fn main() -> Result<()> {
         .context("cannot start threads")?;
     let outcome = match cli.command {
         Command::Serve(serve) => {
-            let options = match &serve.config {
-                Some(path) => serve.options.or(Options::from_file(path)?),
-                None => serve.options,
-            };
-            runtime.block_on(self::serve(options))
+            let file = serve.config.as_deref().map(FileOptions::read).transpose()?.unwrap_or_default();
+            let data = serve.data_dir.or(file.data_dir).unwrap_or_else(|| DATA_DIR.to_string());
+            let data = (!serve.in_memory).then_some(data);
+            runtime.block_on(self::serve(serve.options.or(file.options), data))
         }
         Command::Demo(demo) => runtime.block_on(self::demo(demo)),
     };
@@ -150,8 +195,8 @@ fn main() -> Result<()> {
     outcome
 }
 
-async fn start(options: &Options) -> Result<(Engine, Server)> {
-    let engine = Engine::start(options.engine()).context("the engine does not start")?;
+async fn start(options: &Options, data: Option<String>) -> Result<(Engine, Server)> {
+    let engine = Engine::start(options.engine(data)?).context("the engine does not start")?;
     match Server::start(engine.clone(), options.server()).await {
         Ok(server) => Ok((engine, server)),
         Err(error) => {
@@ -161,22 +206,33 @@ async fn start(options: &Options) -> Result<(Engine, Server)> {
     }
 }
 
-async fn serve(options: Options) -> Result<()> {
-    let (engine, server) = start(&options).await?;
+async fn serve(options: Options, data: Option<String>) -> Result<()> {
+    let place = data.clone();
+    let (engine, server) = start(&options, data).await?;
+    match place {
+        Some(place) => tracing::info!(data = place, "what it holds outlives the process"),
+        None => tracing::warn!("nothing is kept: all is gone when the process ends"),
+    }
     let address = server.address();
     tracing::info!(%address, "ready: psql -h {} -p {}", address.ip(), address.port());
     if let Some(http) = server.http_address() {
         tracing::info!(address = %http, "answering /healthz and /metrics");
     }
-    interrupted().await?;
+    let ended = tokio::select! {
+        interrupt = interrupted() => interrupt.map(|()| None)?,
+        reason = engine.ended() => Some(reason.unwrap_or_else(|| "it was told to stop".into())),
+    };
     tracing::info!("stopping");
     server.stop().await;
     engine.stop().await;
-    Ok(())
+    match ended {
+        Some(reason) => anyhow::bail!("the engine has ended: {reason}"),
+        None => Ok(()),
+    }
 }
 
 async fn demo(args: DemoArgs) -> Result<()> {
-    let (engine, server) = start(&args.options).await?;
+    let (engine, server) = start(&args.options, None).await?;
     let mut end = std::pin::pin!(async {
         match args.seconds.map(Duration::from_secs) {
             Some(seconds) => tokio::time::timeout(seconds, interrupted()).await.unwrap_or(Ok(())),
@@ -242,7 +298,9 @@ mod tests {
         let file: Options = toml::from_str("listen = '127.0.0.1:1'\nworkers = 3").expect("valid options");
         let options = given(&["--listen", "127.0.0.1:2"]).or(file);
         assert_eq!(options.server().listen, SocketAddr::from(([127, 0, 0, 1], 2)));
-        assert_eq!(options.engine().workers, 3);
-        assert!(toml::from_str::<Options>("data_dir = '/x'").is_err());
+        assert_eq!(options.engine(None).expect("valid options").workers, 3);
+        let file = FileOptions::parse("data_dir = '/x'\nworkers = 2").expect("valid options");
+        assert_eq!((file.data_dir.as_deref(), file.options.workers), (Some("/x"), Some(2)));
+        assert!(FileOptions::parse("data_dri = '/x'").is_err());
     }
 }

@@ -258,6 +258,8 @@ pub(super) struct Coordinator {
     pub tick_ms: f64,
     /// As of the last DDL.
     pub catalog: Arc<Catalog>,
+    /// State is kept, so that what changes is noted.
+    pub lasts: bool,
     /// None for an engine that keeps nothing.
     pub keeping: Option<Keeping>,
     pub memory: Memory,
@@ -357,6 +359,7 @@ impl Coordinator {
             stats,
             tick_ms: 0.0,
             catalog: Arc::new(Catalog::new()),
+            lasts: false,
             keeping: None,
             memory,
             rests: None,

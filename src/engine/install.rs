@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::coordinator::{Coordinator, FeedUse, NewSource, RegroupedEdge, RegroupedUse, Request, Source, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;
@@ -123,7 +125,7 @@ impl Coordinator {
                 }
             }
         }
-        let tail = match &took_up {
+        let mut tail = match &took_up {
             Some(took_up) => took_up.tail(self, &flow, &plan)?,
             None => Tail::new(&flow)?,
         };
@@ -134,6 +136,10 @@ impl Coordinator {
         };
         if let (Some(took_up), Some(arrangement)) = (&took_up, &mut arrangement) {
             took_up.fill(arrangement)?;
+        }
+        if self.lasts {
+            tail.track_saves();
+            arrangement.iter_mut().for_each(Arrangement::track_saves);
         }
         for source in flow.feeds.iter().map(|f| f.source).chain(flow.passes.iter().map(|p| p.rows.source)) {
             self.begin_source(source)?;

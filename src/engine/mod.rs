@@ -36,6 +36,7 @@ mod stats;
 mod subscription;
 mod table;
 mod table_log;
+mod tmp_stub;
 mod topic;
 mod verdicts;
 mod version;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
 use super::checkpoint::PartitionNotes;
 use super::duplicates::{TakenIn, take_in};
@@ -493,7 +495,7 @@ impl SourceReader {
         if !self.records.is_empty() {
             let accepted =
                 judge(&self.setup, decoding, &self.records, &mut self.partitions, now_us, &mut self.verdicts);
-            match take_in(&self.setup, accepted, &mut self.partitions, &mut self.verdicts) {
+            match take_in(&self.setup, accepted, &mut self.partitions, &mut self.verdicts, self.lasts) {
                 Ok(TakenIn { counts, open }) => {
                     decoding.feed(counts, out);
                     self.accepted.extend(open);

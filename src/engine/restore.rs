@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::checkpoint::{Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, SliceEntry, ViewBody};
 use super::checkpointer::{Checkpointer, SliceAt, read};
 use super::coordinator::{Asked, Coordinator, NewSource, Request, Store};
 use super::error::EngineError;
 use super::keeping::Keeping;
+use super::owners::buckets_of;
 use super::source_setup;
 use super::stats::PartitionStats;
 use super::table::Table;
@@ -18,9 +21,10 @@ use super::worker::{Command, attached_feed};
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, ObjectText, Oid, PUBLIC};
 use crate::exec::arrangement::Arrangement;
 use crate::exec::closed_slice::SliceFile;
-use crate::exec::durable::Saved;
+use crate::exec::durable::{Buckets, Saved};
 use crate::exec::exchange::StoreId;
 use crate::exec::flow::{Feed, Flow};
+use crate::exec::part_saves::{PartSaves, wrong};
 use crate::exec::store_saved::{ClosedEntry, SavedPart};
 use crate::exec::tail::Tail;
 use crate::planner::{self, Plans, stream_plan::StreamPlan};
@@ -136,6 +140,7 @@ impl Coordinator {
         if let Some(fallback) = fallback {
             tracing::error!(fallback, "the newest manifest is damaged; what it held is read again");
         }
+        self.lasts = true;
         self.broadcast(|| Command::Pause { reading: false });
         let (mut plans, mut parts, mut slices) = (Plans::default(), BTreeMap::new(), Slices::new());
         if let Some(checkpoint) = checkpoint {
@@ -192,10 +197,11 @@ impl Coordinator {
                 ObjectKind::Source(_) => self.restore_source(&object, body, &files)?,
                 ObjectKind::Table(_) => {
                     let saved = files.saved(&format!("table/{}", object.oid))?;
-                    let table = match body.tables.iter().find(|table| table.oid == object.oid) {
+                    let mut table = match body.tables.iter().find(|table| table.oid == object.oid) {
                         Some(table) => Table::restored(object.clone(), &saved, table)?,
                         None => Table::new(object.clone())?,
                     };
+                    table.state.track_saves();
                     self.tables.insert(object.oid, table);
                 }
                 ObjectKind::View { .. } | ObjectKind::MaterializedView(_) => {}
@@ -235,8 +241,8 @@ impl Coordinator {
             saved.partitions.insert(partition, notes);
         }
         let prefix = format!("ids/{oid}/w");
-        for (name, _) in files.below(&prefix) {
-            saved.across.push(files.saved(name)?);
+        for (name, worker) in files.below(&prefix) {
+            saved.across.push(PartSaves { buckets: buckets_then(worker, body)?, saves: files.saved(name)? });
         }
         let source = self.sources.get_mut(&oid).expect("it was added above");
         source.gaps = known.gaps.clone();
@@ -337,10 +343,13 @@ impl Coordinator {
                 continue;
             }
             let prefix = format!("store/{}/", known.id);
-            let names: Vec<String> = files.below(&prefix).map(|(name, _)| name.to_string()).collect();
+            let names: Vec<(String, Buckets)> = files
+                .below(&prefix)
+                .map(|(name, worker)| Ok((name.to_string(), buckets_then(worker, body)?)))
+                .collect::<Result<_, EngineError>>()?;
             let mut parts = Vec::new();
-            for name in names {
-                parts.push(SavedPart { saved: files.saved(&name)?, closed: files.closed(&name, 0) });
+            for (name, buckets) in names {
+                parts.push((buckets, SavedPart { saved: files.saved(&name)?, closed: files.closed(&name, 0) }));
             }
             let saved = Arc::new(SavedStore { parts });
             let (store, source, layout) = (known.id, known.source, feed.layout.clone());
@@ -385,8 +394,15 @@ impl TookUp {
     }
 
     pub fn fill(&self, arrangement: &mut Arrangement) -> Result<(), EngineError> {
-        Ok(self.rows.iter().try_for_each(|saved| arrangement.load(saved))?)
+        Ok(arrangement.load(&self.rows)?)
     }
+}
+
+/// The buckets that a worker had, by its number in the name of a part.
+fn buckets_then(worker: &str, body: &Body) -> Result<Buckets, EngineError> {
+    let worker: Option<usize> = worker.parse().ok().filter(|worker| *worker < body.workers);
+    let worker = worker.ok_or_else(|| wrong("the name of a part does not end in a worker"))?;
+    Ok(buckets_of(worker, body.workers))
 }
 
 /// A view with the views that it is over, those first.

@@ -40,7 +40,7 @@ impl Table {
     /// As it was saved.
     pub fn restored(object: Arc<Object>, saved: &[Saved], body: &TableBody) -> Result<Table, EngineError> {
         let mut table = Table::new(object)?;
-        saved.iter().try_for_each(|saved| table.state.load(saved))?;
+        table.state.load(saved)?;
         (table.watermark_us, table.rows_seen) = (body.watermark_us, body.rows_seen);
         Ok(table)
     }
@@ -137,7 +137,12 @@ struct Planned {
 impl Coordinator {
     pub(super) fn add_table(&mut self, object: Arc<Object>) -> Result<Vec<String>, EngineError> {
         if let ObjectKind::Table(_) = object.kind {
-            self.tables.insert(object.oid, Table::new(object)?);
+            let oid = object.oid;
+            let mut table = Table::new(object)?;
+            if self.lasts {
+                table.state.track_saves();
+            }
+            self.tables.insert(oid, table);
         }
         Ok(Vec::new())
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
 use super::owners::buckets_of;
 use super::reader::{Consumer, SourceReader};
@@ -96,7 +98,7 @@ impl Worker {
     pub(super) fn restore_store(&mut self, id: StoreId, source: Oid, layout: &Arc<StoreLayout>, saved: &SavedStore) {
         let taken = match layout.sessions {
             Some(_) => self.restore_sessions(id, source, layout, saved),
-            None => SliceStore::load(layout.clone(), saved.parts.clone(), self.buckets(), self.cache.clone()).and_then(
+            None => SliceStore::load(layout.clone(), saved.slices(), self.buckets(), self.cache.clone()).and_then(
                 |store| {
                     self.add_part(id, source, layout.clone(), store)?;
                     self.with_part(id, |part| part.held = false);
@@ -116,9 +118,8 @@ impl Worker {
         layout: &Arc<StoreLayout>,
         saved: &SavedStore,
     ) -> Result<(), ExecError> {
-        let saves = saved.parts.iter().map(|part| part.saves.clone()).collect();
-        let mut part = SessionPart::load(source, layout.clone(), saves, &self.buckets())?;
-        part.held = false;
+        let parts = saved.sessions();
+        let mut part = SessionPart::load(source, layout.clone(), &parts, &self.buckets(), false, &self.times)?;
         part.track_saves();
         self.sessions.insert(id, part);
         Ok(())

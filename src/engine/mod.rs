@@ -75,7 +75,7 @@ use crate::exec::dedup::Deduplicate;
 use crate::exec::law::Bounds;
 use crate::planner::{self, stream_plan::StreamPlan};
 use crate::sql::{Drop, Include, Name, Statement, interval_us};
-use crate::storage::Storage;
+use crate::storage::{Opened, Storage, StorageError};
 
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -101,6 +101,8 @@ impl Default for EngineOptions {
     }
 }
 
+/// How long a start waits for another process to let go of the data.
+const LONGEST_LOCK: Duration = Duration::from_secs(3);
 /// The most workers: each owns at least one of the 256 buckets.
 pub const MOST_WORKERS: usize = 256;
 
@@ -131,7 +133,7 @@ impl Inner {
         let kept = Arc::new(Kept::default());
         let stats = Arc::new(RwLock::new(Arc::new(Stats { kept: kept.clone(), ..Stats::default() })));
         let (owners, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
-        let opened = options.data.as_deref().map(|url| Storage::open(url, now_us())).transpose()?;
+        let opened = options.data.as_deref().map(open_storage).transpose()?;
         let checkpoint = opened.as_ref().and_then(|opened| opened.manifest.as_ref()).map(restore::checkpoint_of);
         let checkpoint: Option<Checkpoint> = checkpoint.transpose()?.flatten();
         // Each start has an epoch of its own, so that a tick's id never comes twice, whatever the clock says.
@@ -405,6 +407,20 @@ impl Inner {
         };
         if let Err(error) = tokio::task::spawn_blocking(join).await {
             tracing::error!(%error, "waiting for the engine's threads failed");
+        }
+    }
+}
+
+/// A process that has just been killed may still hold its lock.
+#[expect(clippy::disallowed_methods, reason = "nothing tells when another process has gone")]
+fn open_storage(url: &str) -> Result<Opened, StorageError> {
+    let since = Stopwatch::start();
+    loop {
+        match Storage::open(url, now_us()) {
+            Err(StorageError::Locked { .. }) if since.elapsed() < LONGEST_LOCK => {
+                thread::sleep(Duration::from_millis(50));
+            }
+            opened => return opened,
         }
     }
 }

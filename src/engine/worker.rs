@@ -378,7 +378,7 @@ impl Worker {
             Command::EndTick { tick, snapshots, detail, save } => {
                 return self.end_tick(tick, &snapshots, detail, save.as_deref());
             }
-            Command::Pause { reading } => self.paused = reading,
+            Command::Pause { reading } => self.paused = !reading,
             Command::RestoreSource { source, time, floor_us, saved } => {
                 self.restore_source(source, time, floor_us, &saved);
             }

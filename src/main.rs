@@ -10,6 +10,7 @@ use riverrun::demo::{self, Board, Demo, DemoOptions, Meter};
 use riverrun::engine::{Engine, EngineOptions};
 use riverrun::server::{Server, ServerOptions};
 use riverrun::sql::interval_us;
+use riverrun::storage::{self, Copied, StorageError};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
@@ -27,6 +28,30 @@ enum Command {
     Serve(Serve),
     /// Serve, with a broker in the process, a generator of ad events and the views of queries/; nothing is kept on disk.
     Demo(DemoArgs),
+    /// Copy the state to an empty place, while a server may run on it.
+    Backup(Backup),
+    /// Put a backup in an empty place.
+    Restore(Restore),
+}
+
+#[derive(Debug, Args)]
+struct Backup {
+    /// Where the state is: a folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
+    #[arg(long, value_name = "DIR|URL", env = "RIVERRUN_DATA_DIR")]
+    data_dir: String,
+    /// Where the copy goes, in the same form
+    #[arg(long, value_name = "DIR|URL")]
+    to: String,
+}
+
+#[derive(Debug, Args)]
+struct Restore {
+    /// Where the backup is: a folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
+    #[arg(long, value_name = "DIR|URL")]
+    from: String,
+    /// Where the state goes, in the same form
+    #[arg(long, value_name = "DIR|URL", env = "RIVERRUN_DATA_DIR")]
+    data_dir: String,
 }
 
 #[derive(Debug, Default, Args)]
@@ -170,6 +195,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     let level = match cli.command {
         Command::Serve(_) => "info",
+        Command::Backup(_) | Command::Restore(_) => "warn",
         // What the demo has to say is on the screen.
         Command::Demo(_) => "error",
     };
@@ -189,10 +215,26 @@ fn main() -> Result<()> {
             runtime.block_on(self::serve(serve.options.or(file.options), data))
         }
         Command::Demo(demo) => runtime.block_on(self::demo(demo)),
+        Command::Backup(Backup { data_dir, to }) => copied(storage::backup(&data_dir, &to), &to),
+        Command::Restore(Restore { from, data_dir }) => copied(storage::restore(&from, &data_dir), &data_dir),
     };
     // A call to a broker that does not answer is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// Says what a copy holds.
+fn copied(outcome: Result<Copied, StorageError>, to: &str) -> Result<()> {
+    let Copied { manifest, committed_at_us, files, log_records, bytes, fallback } = outcome?;
+    if let Some(fallback) = fallback {
+        eprintln!("warning: {fallback}");
+    }
+    let at = chrono::DateTime::from_timestamp_micros(committed_at_us).unwrap_or_default();
+    println!(
+        "copied to {to}: the state of {} (manifest {manifest}, {files} files), {log_records} records after it, {bytes} bytes",
+        at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+    );
+    Ok(())
 }
 
 async fn start(options: &Options, data: Option<String>) -> Result<(Engine, Server)> {
@@ -294,6 +336,7 @@ mod tests {
         let given = |arguments: &[&str]| match Cli::parse_from(["riverrun", "serve"].iter().chain(arguments)).command {
             Command::Serve(serve) => serve.options,
             Command::Demo(demo) => demo.options,
+            other => panic!("{other:?} has no such options"),
         };
         let file: Options = toml::from_str("listen = '127.0.0.1:1'\nworkers = 3").expect("valid options");
         let options = given(&["--listen", "127.0.0.1:2"]).or(file);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::StorageError;
 use super::local::LocalBlobs;
+use super::remote::RemoteBlobs;
 
 /// A place for blobs. Names are of lower-case letters, digits and `-`, in one folder or none: `log/0000000001-7`.
 pub trait Blobs: Send + Sync {
@@ -102,7 +103,7 @@ pub(super) fn at(url: &str) -> Result<Arc<dyn Blobs>, StorageError> {
         None => url,
         Some(("file", path)) if path.starts_with('/') => path,
         Some(("file", _)) => return Err(invalid("file:// wants an absolute path, file:///var/lib/riverrun")),
-        Some((_, _)) => return Err(invalid("what is known are paths and file://")),
+        Some((scheme, rest)) => return Ok(Arc::new(RemoteBlobs::at(scheme, rest)?)),
     };
     if path.is_empty() {
         return Err(invalid("it is empty"));

@@ -53,3 +53,28 @@ pub(super) fn lay_out(file: &str, sections: &[Bytes]) -> (Vec<Bytes>, Vec<Sectio
     let chunks = std::iter::once(frame::head(&FORM, &words, &[])).chain(sections.iter().cloned()).collect();
     (chunks, places)
 }
+
+/// Checks a whole file and says what is in it.
+pub(super) fn verify(file: &str, bytes: &Bytes) -> Result<Vec<SectionRef>, StorageError> {
+    let head = frame::read(&FORM, file, bytes)?;
+    let mut end = head.bytes;
+    let mut places = Vec::new();
+    for words in head.words.chunks(3) {
+        let &[offset, length, checksum] = words else {
+            return Err(StorageError::corrupt(file, "its directory is no directory"));
+        };
+        let place = SectionRef { file: file.to_string(), offset, bytes: length, checksum };
+        let until = usize::try_from(length).ok().and_then(|length| end.checked_add(length));
+        let section = until.filter(|_| offset == end as u64).and_then(|until| bytes.get(end..until));
+        let section = section.ok_or_else(|| place.corrupt("it is cut short"))?;
+        if XxHash3_64::oneshot(section) != checksum {
+            return Err(place.corrupt("its checksum is another"));
+        }
+        end += section.len();
+        places.push(place);
+    }
+    if end != bytes.len() {
+        return Err(StorageError::corrupt(file, "it is longer than it says"));
+    }
+    Ok(places)
+}

@@ -58,6 +58,7 @@
 //! that neither of the last two manifests names; what a later manifest may name is in its last or of a later generation.
 
 mod blobs;
+mod copying;
 mod data_file;
 mod error;
 mod figures;
@@ -66,11 +67,14 @@ mod local;
 mod log;
 mod manifest;
 mod opening;
+mod remote;
 mod saved;
+pub mod sim;
 mod store;
 mod sweeping;
 
 pub use blobs::{Blob, Blobs, Put};
+pub use copying::{Copied, backup, restore};
 pub use data_file::SectionRef;
 pub use error::StorageError;
 pub use figures::Written;
@@ -80,5 +84,7 @@ pub use saved::{decode, encode};
 pub use store::Storage;
 pub use sweeping::Swept;
 
+#[cfg(test)]
+mod race_tests;
 #[cfg(test)]
 mod storage_tests;

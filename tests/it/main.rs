@@ -9,6 +9,7 @@ mod kafka;
 mod law;
 mod oracle;
 mod sources;
+mod storage_s3;
 mod subscribe;
 mod week;
 mod wire;

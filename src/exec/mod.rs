@@ -40,6 +40,8 @@ pub mod slice_cache;
 pub mod slice_store;
 pub mod state;
 pub mod store_saved;
+#[cfg(test)]
+mod store_saved_tests;
 pub mod store_snapshot;
 pub mod table_state;
 pub mod tail;

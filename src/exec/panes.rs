@@ -499,7 +499,7 @@ mod tests {
         };
         assert!(panes.made.lock().totals.len() <= MOST_TOTALS);
         let before = counted();
-        assert_eq!((panes.bytes(), panes.cache.cached_bytes()), (before, before));
+        assert_eq!((panes.bytes(), panes.cache.bytes()), (before, before));
         drop(store);
         snapshot = StoreSnapshot { closed: Arc::default(), ..snapshot };
         assert_eq!(snapshot.panes.cache.pinned_bytes(), 0, "slices that are gone make no room");

@@ -9,12 +9,13 @@ use parking_lot::Mutex;
 use super::slice_batch::SliceBatch;
 
 /// One for the process: which batches stay. Those that are nowhere else are *pinned*; the others are *cached*, and the least
-/// recently used go once they are more than the limit, or than what is pinned: a server without files may work out again as
-/// much as it holds.
+/// recently used go once they are more than the limit.
 ///
 /// Whoever puts a batch in makes the room. Nothing is done for a row that comes in.
 pub struct SliceCache {
     limit_bytes: AtomicUsize,
+    /// As much as is pinned may be cached, too: without files, readers may put together as much as there is.
+    follows_pinned: bool,
     cached_bytes: AtomicUsize,
     pinned_bytes: AtomicUsize,
     clock: AtomicU64,
@@ -44,18 +45,22 @@ struct OnIt {
 }
 
 impl Default for SliceCache {
+    /// For a store that has one of its own.
     fn default() -> Self {
-        SliceCache::new(SliceCache::LEAST_BYTES)
+        SliceCache::at_least(16 << 20)
     }
 }
 
 impl SliceCache {
-    /// What a store may cache that has a cache of its own.
-    const LEAST_BYTES: usize = 16 << 20;
-
     pub fn new(limit_bytes: usize) -> Self {
+        SliceCache { follows_pinned: false, ..SliceCache::at_least(limit_bytes) }
+    }
+
+    /// Its limit is this, or what is pinned if that is more.
+    pub fn at_least(limit_bytes: usize) -> Self {
         SliceCache {
             limit_bytes: AtomicUsize::new(limit_bytes),
+            follows_pinned: true,
             cached_bytes: AtomicUsize::new(0),
             pinned_bytes: AtomicUsize::new(0),
             clock: AtomicU64::new(0),
@@ -72,8 +77,8 @@ impl SliceCache {
         self.make_room(&mut self.shelves.lock());
     }
 
-    /// Bytes of batches that can go. Readers may hold some that have gone.
-    pub fn cached_bytes(&self) -> usize {
+    /// Of batches that can go. Readers may hold some that have gone.
+    pub fn bytes(&self) -> usize {
         self.cached_bytes.load(Relaxed)
     }
 
@@ -83,7 +88,7 @@ impl SliceCache {
     }
 
     fn room(&self) -> usize {
-        self.limit_bytes().max(self.pinned_bytes())
+        self.limit_bytes().max(if self.follows_pinned { self.pinned_bytes() } else { 0 })
     }
 
     fn add(&self, shelf: &Arc<Shelf>) {
@@ -98,7 +103,7 @@ impl SliceCache {
 
     fn make_room(&self, shelves: &mut Shelves) {
         let room = self.room();
-        if self.cached_bytes() <= room {
+        if self.bytes() <= room {
             return;
         }
         let mut by_age: Vec<(u64, Arc<Shelf>)> =
@@ -107,7 +112,7 @@ impl SliceCache {
         let mut gone = Vec::new();
         for (_, shelf) in &by_age {
             // Down to three quarters at once, so that the next ones need not sort again.
-            if self.cached_bytes() <= room / 4 * 3 {
+            if self.bytes() <= room / 4 * 3 {
                 break;
             }
             gone.extend(shelf.clear());
@@ -230,7 +235,7 @@ mod tests {
         let shelf = |i, pinned| Shelf::with(cache.clone(), tally.clone(), Some(batch(i, 100)), pinned);
         let pinned = shelf(9, true);
         let shelves: Vec<_> = (0..4).map(|i| shelf(i, false)).collect();
-        assert_eq!((cache.cached_bytes(), cache.pinned_bytes()), (4800, 1200));
+        assert_eq!((cache.bytes(), cache.pinned_bytes()), (4800, 1200));
         assert_eq!(there(&shelves), [0, 1, 2, 3]);
         shelves[0].get();
         let more = shelf(4, false);
@@ -238,10 +243,10 @@ mod tests {
         assert!(!more.is_empty() && !pinned.is_empty());
         assert_eq!(tally.load(Relaxed), 4 * 1200);
         pinned.unpin();
-        assert_eq!((cache.cached_bytes(), cache.pinned_bytes()), (4800, 0));
+        assert_eq!((cache.bytes(), cache.pinned_bytes()), (4800, 0));
         cache.set_limit_bytes(0);
         assert!(there(&shelves).is_empty() && pinned.is_empty() && more.is_empty());
-        assert_eq!((cache.cached_bytes(), tally.load(Relaxed)), (0, 0));
+        assert_eq!((cache.bytes(), tally.load(Relaxed)), (0, 0));
         shelves[2].put(batch(2, 1));
         assert!(shelves[2].is_empty(), "nothing stays where there is no room");
     }
@@ -255,13 +260,13 @@ mod tests {
             shelf.put(batch(i, 20));
             assert_eq!(tally.load(Relaxed), 240);
         }
-        assert_eq!((cache.cached_bytes(), cache.pinned_bytes(), tally.load(Relaxed)), (0, 0, 0));
+        assert_eq!((cache.bytes(), cache.pinned_bytes(), tally.load(Relaxed)), (0, 0, 0));
         assert!(cache.shelves.lock().all.len() <= 257);
     }
 
     #[test]
     fn as_much_may_be_cached_as_is_pinned() {
-        let cache = Arc::new(SliceCache::new(0));
+        let cache = Arc::new(SliceCache::at_least(0));
         let tally = Arc::new(AtomicUsize::new(0));
         let pinned = Shelf::with(cache.clone(), tally.clone(), Some(batch(0, 1000)), true);
         let cached = Shelf::with(cache.clone(), tally, Some(batch(1, 1000)), false);

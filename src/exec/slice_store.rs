@@ -98,6 +98,8 @@ pub struct SliceStore {
     pub(super) keys: KeyDictionary,
     /// As of the last time that somebody looked.
     keys_in_use: usize,
+    /// So many are not looked at.
+    pub(super) few_keys: usize,
     pub(super) open: BTreeMap<i64, OpenSlice>,
     /// Ascending. Snapshots share it.
     pub(super) closed: Arc<Vec<Arc<ClosedSlice>>>,
@@ -130,6 +132,7 @@ impl SliceStore {
         Ok(SliceStore {
             keys: KeyDictionary::new(&layout.keys)?,
             keys_in_use: 0,
+            few_keys: super::keys::CHUNK,
             shared: Shared { layout: layout.clone(), cache: cache.clone(), tally: Arc::default() },
             layout,
             open: BTreeMap::new(),
@@ -329,7 +332,7 @@ impl SliceStore {
     /// id of each old one, `u32::MAX` for those that went.
     fn compact(&mut self) -> Result<Option<Vec<u32>>, ExecError> {
         // Who is in use is looked at when there may be twice as many keys as were in use the last time.
-        if self.layout.keys.is_empty() || self.keys.len() < 2 * self.keys_in_use.max(super::keys::CHUNK) {
+        if self.layout.keys.is_empty() || self.keys.len() < 2 * self.keys_in_use.max(self.few_keys) {
             return Ok(None);
         }
         let mut live = IdSet::new(self.keys.len());
@@ -385,7 +388,7 @@ impl SliceStore {
         }
         self.last_seen = last_seen;
         if let Some(saves) = &mut self.saves {
-            saves.whole_next = true;
+            saves.renumbered = true;
         }
     }
 

@@ -41,6 +41,9 @@ pub struct StoreSaved {
     /// Slices that are to be put into files, [`ClosedSlice::keep_in`]: those closed since the last `save`; if `saved` is whole,
     /// all that are in none.
     pub closed: Vec<Arc<ClosedSlice>>,
+    /// What was saved before is of no use to what comes now, no slice of it either: `closed` has all there are, also those that
+    /// lie as they are in a file ([`ClosedSlice::file`]).
+    pub renumbered: bool,
 }
 
 /// What one worker had saved.
@@ -65,8 +68,10 @@ pub struct ClosedEntry {
 /// What a store knows of what is saved of it.
 pub(super) struct Saves {
     buckets: Buckets,
+    /// An error has lost what is to be saved: all is.
+    whole_next: bool,
     /// What was saved is of no use to the next.
-    pub whole_next: bool,
+    pub renumbered: bool,
     /// Ids below this are saved.
     keys: usize,
     /// Closed slices below this were given to be saved.
@@ -98,7 +103,8 @@ impl SliceStore {
     /// From now on [`SliceStore::save`] can be asked. The store belongs to a worker that owns these buckets.
     pub fn track_saves(&mut self, buckets: Buckets) {
         self.tracks.saves = true;
-        self.saves = Some(Saves { buckets, whole_next: true, keys: 0, given_before: i64::MIN, last: None });
+        self.saves =
+            Some(Saves { buckets, whole_next: true, renumbered: true, keys: 0, given_before: i64::MIN, last: None });
     }
 
     /// What has changed since the last `save`, or all. Cost: a copy of the states that changed, and with `whole` of all that are
@@ -108,7 +114,8 @@ impl SliceStore {
         let Some(saves) = &mut self.saves else {
             return Err(ExecError::Invariant("a store that does not track what is saved was asked for it".into()));
         };
-        let whole = whole || std::mem::replace(&mut saves.whole_next, true);
+        let renumbered = saves.renumbered;
+        let whole = std::mem::replace(&mut saves.whole_next, true) || renumbered || whole;
         let (first_key, given_before) = if whole { (0, i64::MIN) } else { (saves.keys, saves.given_before) };
         let notes = Notes {
             buckets: (*saves.buckets.start(), *saves.buckets.end()),
@@ -132,7 +139,7 @@ impl SliceStore {
         let mut closed: Vec<Arc<ClosedSlice>> =
             self.closed.iter().filter(|s| s.slice >= given_before).cloned().collect();
         if whole {
-            closed.retain(|slice| slice.file().is_none());
+            closed.retain(|slice| renumbered || slice.file().is_none());
             if !self.last_seen.is_empty() {
                 saved.push(SEEN, self.seen_rows()?);
             }
@@ -151,11 +158,12 @@ impl SliceStore {
         *saves = Saves {
             buckets: saves.buckets.clone(),
             whole_next: false,
+            renumbered: false,
             keys: notes.keys,
             given_before: self.closed_before,
             last: Some(notes),
         };
-        Ok(StoreSaved { saved, closed })
+        Ok(StoreSaved { saved, closed, renumbered })
     }
 
     fn key_schema(&self) -> SchemaRef {
@@ -285,7 +293,8 @@ impl SliceStore {
         if let [(part, _)] = numbered.as_slice() {
             let same = part.notes.buckets == (*buckets.start(), *buckets.end()) && part.renumbering.is_none();
             store.saves = Some(Saves {
-                whole_next: !same,
+                whole_next: false,
+                renumbered: !same,
                 keys: store.keys.len(),
                 given_before: store.closed_before,
                 last: Some(part.notes.clone()),
@@ -523,7 +532,8 @@ impl StoreLayout {
     /// another cannot be loaded.
     pub fn fingerprint(&self) -> String {
         let keys: Vec<String> = self.keys.iter().map(|k| format!("{} {}", k.name(), k.data_type())).collect();
-        let mut lines = vec![format!("keys: {}", keys.join(", "))];
+        let keys = if keys.is_empty() { "no keys".into() } else { format!("keys: {}", keys.join(", ")) };
+        let mut lines = vec![keys];
         lines.extend(self.grid.map(|grid| format!("grid: {} us from {} us", grid.width_us, grid.phase_us)));
         lines.extend(self.measures.iter().map(|measure| measure.fingerprint()));
         lines.extend(self.sessions.map(|of| {

@@ -12,8 +12,7 @@ use super::verdicts::{DeadLetter, DuplicateRow, LateRow};
 use crate::exec::ExecError;
 use crate::exec::dedup::{DuplicateOf, Place};
 use crate::exec::law::LateReason;
-use crate::exec::part_saves::wrong;
-use crate::exec::saved_columns::{SavedColumns, section};
+use crate::exec::saved_columns::{SavedColumns, section, wrong};
 
 /// A row of `riverrun.late_rows` and its like.
 pub trait KeptRow: Sized {

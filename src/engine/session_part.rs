@@ -10,7 +10,6 @@ use crate::exec::exchange::{Batch, StoreId};
 use crate::exec::feed::Shortfall;
 use crate::exec::horizon::Horizon;
 use crate::exec::law::SourceTime;
-use crate::exec::part_saves::PartSaves;
 use crate::exec::session_batch::forgotten_until;
 use crate::exec::session_changes::{SessionChanges, joined};
 use crate::exec::session_store::SessionStore;
@@ -129,8 +128,8 @@ impl SessionPart {
 #[cfg_attr(not(test), expect(dead_code, reason = "the checkpointer is to call them"))]
 impl SessionPart {
     /// See [`SessionStore::track_saves`].
-    pub fn track_saves(&mut self) {
-        self.store.track_saves();
+    pub fn track_saves(&mut self, buckets: Buckets) {
+        self.store.track_saves(buckets);
     }
 
     /// See [`SessionStore::save`]. Edges are not kept: they are made again by [`SessionPart::resume_edge`].
@@ -142,8 +141,8 @@ impl SessionPart {
     pub fn load(
         source: Oid,
         layout: Arc<StoreLayout>,
-        parts: &[PartSaves],
-        buckets: &Buckets,
+        parts: &[Vec<Saved>],
+        buckets: Buckets,
         held: bool,
         times: &HashMap<Oid, SourceTime>,
     ) -> Result<Self, ExecError> {

@@ -22,7 +22,6 @@ mod open_slice;
 pub mod operator;
 pub mod overflows;
 pub mod panes;
-pub mod part_saves;
 pub mod regroup;
 pub mod regroup_changes;
 #[cfg(test)]

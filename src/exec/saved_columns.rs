@@ -7,9 +7,27 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
-use super::part_saves::wrong;
+use super::durable::Saved;
 use super::rows::batch_of;
 use super::{Delta, ExecError};
+
+/// The last save that is whole, and those behind it. Fails if there is none.
+pub fn since_whole(saves: &[Saved]) -> Result<&[Saved], ExecError> {
+    let whole = saves.iter().rposition(|saved| saved.whole);
+    whole.map(|at| &saves[at..]).ok_or_else(|| wrong("there is no whole one to begin with"))
+}
+
+/// The sections of a part are known by name: an unknown one is of another version.
+pub fn only_sections(saved: &Saved, names: &[&str]) -> Result<(), ExecError> {
+    match saved.sections.iter().find(|section| !names.contains(&section.name.as_str())) {
+        Some(section) => Err(wrong(format!("there is a section {} besides {}", section.name, names.join(", ")))),
+        None => Ok(()),
+    }
+}
+
+pub fn wrong(what: impl Into<String>) -> ExecError {
+    ExecError::Saved { what: what.into() }
+}
 
 /// A section of columns of equal length, at least one.
 pub fn section(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch, ExecError> {

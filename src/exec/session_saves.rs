@@ -21,26 +21,39 @@ use super::ExecError;
 use super::bucket;
 use super::durable::{Buckets, Saved};
 use super::keys::{CHUNK, KeySnapshot};
-use super::part_saves::{PartSaves, only_sections, wrong};
-use super::saved_columns::{SavedColumns, section, section_before};
+use super::saved_columns::{SavedColumns, only_sections, section, section_before, since_whole, wrong};
 use super::session_batch::SessionBatch;
 use super::session_store::{Atom, NONE, SessionStore};
 use super::slice_store::StoreLayout;
 
 /// What the next save has to give.
-#[derive(Default)]
 pub(super) struct UnsavedSessions {
+    /// Those of the store's owner.
+    buckets: Buckets,
     /// Ids are not what they were when they were saved, or nothing has been saved.
     pub needs_whole: bool,
     /// (key, first time) of atoms.
     pub atoms: HashSet<(u32, i64)>,
     pub closed: Vec<Arc<SessionBatch>>,
     /// Ids below this are saved.
-    pub keys: usize,
+    keys: usize,
+}
+
+impl UnsavedSessions {
+    fn new(buckets: Buckets, needs_whole: bool, keys: usize) -> Self {
+        UnsavedSessions { buckets, needs_whole, atoms: HashSet::new(), closed: Vec::new(), keys }
+    }
+
+    /// Ids are other ones now.
+    pub fn renumbered(&mut self) {
+        *self = UnsavedSessions::new(self.buckets.clone(), true, 0);
+    }
 }
 
 #[derive(Serialize, Deserialize)]
 struct Notes {
+    /// First and last.
+    buckets: (u8, u8),
     /// How many keys there are.
     keys: usize,
     /// How many rows the sections have.
@@ -56,17 +69,21 @@ struct Notes {
 const SECTIONS: [&str; 4] = ["keys", "atoms", "gone", "closed"];
 
 impl SessionStore {
-    /// From now on [`SessionStore::save`] gives what has changed. Cost: an entry in a hash set a row.
-    pub fn track_saves(&mut self) {
-        self.unsaved.get_or_insert_with(|| UnsavedSessions { needs_whole: true, ..UnsavedSessions::default() });
+    /// From now on [`SessionStore::save`] gives what has changed. The store belongs to a worker that owns these buckets. Cost: an
+    /// entry in a hash set a row.
+    pub fn track_saves(&mut self, buckets: Buckets) {
+        self.unsaved = Some(UnsavedSessions::new(buckets, true, 0));
     }
 
-    /// See [`super::durable`].
+    /// See [`super::durable`]. Errors: a store that does not track what is saved.
     pub fn save(&mut self, whole: bool) -> Result<Saved, ExecError> {
         let keys = self.keys()?;
-        let next = UnsavedSessions { keys: keys.len, ..UnsavedSessions::default() };
-        let changed = self.unsaved.as_mut().map(|unsaved| std::mem::replace(unsaved, next));
-        let changed = changed.filter(|changed| !whole && !changed.needs_whole);
+        let Some(unsaved) = &mut self.unsaved else {
+            return Err(ExecError::Invariant("a store that does not track what is saved was asked for it".into()));
+        };
+        let buckets = (*unsaved.buckets.start(), *unsaved.buckets.end());
+        let next = UnsavedSessions::new(unsaved.buckets.clone(), false, keys.len);
+        let changed = Some(std::mem::replace(unsaved, next)).filter(|changed| !whole && !changed.needs_whole);
         let mut saved = Saved { whole: changed.is_none(), ..Saved::default() };
         let (first_key, slots, closed) = match changed {
             None => (0, self.index.values().copied().collect(), self.closed.batches().to_vec()),
@@ -118,7 +135,7 @@ impl SessionStore {
         if !saved.is_empty() || self.noted != Some(now) {
             let (left_out, forgotten_us) = now;
             let (keys, gone) = (keys.len, rows_of(&saved, "gone"));
-            let notes = Notes { keys, atoms: slots.len(), gone, left_out, forgotten_us, overflowed };
+            let notes = Notes { buckets, keys, atoms: slots.len(), gone, left_out, forgotten_us, overflowed };
             saved.notes = serde_json::json!(notes);
             self.noted = Some(now);
         }
@@ -126,23 +143,19 @@ impl SessionStore {
     }
 
     /// The sessions of the keys in some buckets, of whichever owners have saved them; tracked from there on.
-    pub fn load(layout: Arc<StoreLayout>, parts: &[PartSaves], buckets: &Buckets) -> Result<Self, ExecError> {
+    pub fn load(layout: Arc<StoreLayout>, parts: &[Vec<Saved>], buckets: Buckets) -> Result<Self, ExecError> {
         let mut store = SessionStore::new(layout)?;
-        if parts.is_empty() {
-            return Err(wrong("there is nothing to load sessions from"));
-        }
-        let mut as_saved = parts.len() == 1 && parts[0].buckets == *buckets;
+        let mut as_saved = parts.len() == 1;
         for part in parts {
-            as_saved &= store.load_part(part, buckets)?;
+            as_saved &= store.load_part(part, &buckets)?;
         }
-        let keys = store.keys.len();
-        store.unsaved = Some(UnsavedSessions { needs_whole: !as_saved, keys, ..UnsavedSessions::default() });
+        store.unsaved = Some(UnsavedSessions::new(buckets, !as_saved, store.keys.len()));
         Ok(store)
     }
 
-    /// True if every id means what it meant.
-    fn load_part(&mut self, part: &PartSaves, buckets: &Buckets) -> Result<bool, ExecError> {
-        let saves = part.since_whole()?;
+    /// True if it is the same owner's, and every id means what it meant.
+    fn load_part(&mut self, part: &[Saved], buckets: &Buckets) -> Result<bool, ExecError> {
+        let saves = since_whole(part)?;
         let mut notes: Option<Notes> = None;
         let mut overflowed: Vec<Vec<usize>> = Vec::new();
         // New ids by old ones.
@@ -179,10 +192,12 @@ impl SessionStore {
         for (rows, overflowed) in saves.iter().flat_map(|saved| saved.rows("closed")).zip(overflowed) {
             self.load_closed(&SavedColumns::of("closed", rows), &ids, overflowed, notes.forgotten_us)?;
         }
-        if part.gives_counts_to(buckets) {
+        // One of those that share the part's buckets goes on with its count.
+        if buckets.contains(&notes.buckets.0) {
             self.left_out += notes.left_out;
         }
-        Ok(ids.iter().zip(0..).all(|(&new, old)| new == old))
+        let same = notes.buckets == (*buckets.start(), *buckets.end());
+        Ok(same && ids.iter().zip(0..).all(|(&new, old)| new == old))
     }
 
     fn load_keys(

@@ -536,7 +536,7 @@ impl SessionStore {
         }
         self.keys = keys;
         if let Some(unsaved) = &mut self.unsaved {
-            *unsaved = UnsavedSessions { needs_whole: true, ..UnsavedSessions::default() };
+            unsaved.renumbered();
         }
         // Interned in ascending order, so that the new id is the rank and what is sorted stays sorted.
         let mut renumbered = vec![NONE; old.len];

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exec::ExecError;
 use crate::exec::durable::Saved;
-use crate::exec::part_saves::{since_whole, wrong};
-use crate::exec::saved_columns::{SavedColumns, section};
+use crate::exec::saved_columns::{SavedColumns, section, since_whole, wrong};
 
 /// A set of offsets of one partition, in pieces of 65 536: two bytes an offset in a piece that has few, one bit a record in a
 /// piece that has many.

@@ -28,7 +28,7 @@ pub struct Mark {
 }
 
 /// Marks in order: dense among the last offsets, the sparser the older. It takes at most 100 KiB.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Marks(Vec<Mark>);
 
 impl Marks {
@@ -44,6 +44,11 @@ impl Marks {
             });
         }
         self.0.push(mark);
+    }
+
+    /// In the order of offsets.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Mark> {
+        self.0.iter().copied()
     }
 
     /// The first at or after an offset.

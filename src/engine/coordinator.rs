@@ -17,6 +17,8 @@ use super::backfill::HistoryProgress;
 use super::clock::{self, Stopwatch};
 use super::error::EngineError;
 use super::reader::{Consumer, SourceSetup};
+use super::reconcile::{AskedBasis, Basis, Logs};
+use super::repair::{RepairStep, Repairs};
 use super::stats::{Ids, Kept, PartitionStats, Stats};
 use super::subscription::{Subscriber, Subscription};
 use super::table::Table;
@@ -89,6 +91,12 @@ pub(super) enum Request {
         reply: Reply<()>,
     },
     Topic(Seen),
+    Repair(RepairStep),
+    /// What a view is compared by, as of one tick.
+    Reconcile {
+        asked: AskedBasis,
+        reply: Reply<Basis>,
+    },
     /// Text for EXPLAIN.
     Explain {
         what: Explained,
@@ -406,6 +414,11 @@ impl Coordinator {
                 }
             }
             Request::Wait { ends, reply } => self.waits.push(Wait { ends, reply }),
+            Request::Repair(step) => self.take_repair(step, &mut asked.repairs),
+            Request::Reconcile { asked: basis, reply } => {
+                let logs = self.ask_for_logs(&basis.objects);
+                asked.bases.push((basis, logs, reply));
+            }
             Request::Explain { what, reply } => asked.explained.push((what, reply)),
         }
     }
@@ -417,6 +430,9 @@ impl Coordinator {
             for oid in objects {
                 wanted.extend(self.store_read_by(*oid));
             }
+        }
+        for oid in asked.bases.iter().flat_map(|(basis, _, _)| &basis.objects) {
+            wanted.extend(self.store_read_by(*oid));
         }
         for (oid, _, _) in &asked.subscriptions {
             wanted.extend(self.store_read_by(*oid));
@@ -804,6 +820,10 @@ impl Coordinator {
         for (objects, allow_partial, reply) in asked.reads {
             let _ = reply.send(self.version(&objects, allow_partial, data).map(Arc::new));
         }
+        self.answer_repairs(asked.repairs);
+        for (basis, logs, reply) in asked.bases {
+            let _ = reply.send(self.basis(basis, logs, data));
+        }
         for (object, as_of, reply) in asked.subscriptions {
             // Whoever does not wait for the answer any more is noticed at the next tick.
             let _ = reply.send(self.subscribe(object, as_of, data));
@@ -867,6 +887,8 @@ struct Asked {
     altered: Vec<(Outcome<Pending>, Reply<Vec<String>>)>,
     written: Vec<(Outcome<WriteOutcome>, Reply<WriteOutcome>)>,
     reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
+    bases: Vec<(AskedBasis, Logs, Reply<Basis>)>,
+    repairs: Repairs,
     subscriptions: Vec<(Oid, Option<TickId>, Reply<Subscription>)>,
     explained: Vec<(Explained, Reply<Vec<String>>)>,
 }

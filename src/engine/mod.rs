@@ -6,6 +6,7 @@
 //!     └────────── versions, acks ◄──────────────────── reports ◄────────────┘
 //! ```
 
+mod accepted_table;
 mod alter;
 mod api;
 mod backfill;
@@ -20,6 +21,9 @@ mod judge;
 mod owners;
 mod read;
 mod reader;
+mod reconcile;
+mod reconciliations;
+mod repair;
 mod session_part;
 mod session_table;
 mod sharing;
@@ -46,6 +50,9 @@ pub use crate::connector::ConnectorError;
 pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, TickId, WriteOutcome};
 pub use clock::{Stopwatch, now_us};
 pub use error::{EngineError, tick_number, tick_of_number};
+pub use reconcile::{Comparable, ShownWindows};
+pub use reconciliations::{Reconciliation, Work};
+pub use repair::{Damage, Repaired};
 pub use stats::{Ids, JobPartition, JobStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
 pub use subscription::{Subscription, Update};
 pub use verdicts::Counts;

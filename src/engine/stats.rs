@@ -13,6 +13,8 @@ use datafusion::datasource::MemTable;
 use parking_lot::Mutex;
 
 use super::alter::{Change, Gap};
+use super::error::tick_number;
+use super::reconciliations::Reconciliations;
 use super::verdicts::{Counts, DeadLetter, DuplicateRow, LateRow};
 use crate::catalog::{Oid, RIVERRUN, SystemTables};
 use crate::exec::dedup::Place;
@@ -84,11 +86,13 @@ pub struct PartitionStats {
     pub error: Option<String>,
 }
 
-/// A view that reads history.
+/// A view that reads history, or one that is reconciled.
 #[derive(Debug, Clone)]
 pub struct JobStats {
-    /// The view's OID.
+    /// The view's OID; of a reconciliation a number below all OIDs.
     pub id: Oid,
+    /// `history`, `reconcile` or `repair`.
+    pub kind: &'static str,
     pub schema: String,
     pub name: String,
     pub started_us: i64,
@@ -168,6 +172,26 @@ pub struct Kept {
     late: Mutex<BTreeMap<Oid, Ring<LateRow>>>,
     dead: Mutex<BTreeMap<Oid, Ring<DeadLetter>>>,
     duplicates: Mutex<BTreeMap<Oid, Ring<DuplicateRow>>>,
+    pub reconciliations: Reconciliations,
+    corrections: Mutex<Vec<Correction>>,
+}
+
+/// Slices that were replaced.
+#[derive(Debug, Clone)]
+pub struct Correction {
+    pub at_us: i64,
+    pub tick: (u64, u64),
+    /// The view that was found wrong, and how many of its rows.
+    pub schema: String,
+    pub view: String,
+    pub rows: u64,
+    /// The event times of the slices; `None` without windows.
+    pub from_us: Option<i64>,
+    pub to_us: Option<i64>,
+    /// All views of the store.
+    pub changed: Vec<String>,
+    /// Those of them that had shown the windows for good.
+    pub finals: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -229,6 +253,10 @@ impl Kept {
         add(&self.late, now_us, late, |row| row.source, |row| row.payload.len() + size_of::<LateRow>());
         let bytes_of = |row: &DeadLetter| row.payload.len() + row.reason.len() + size_of::<DeadLetter>();
         add(&self.dead, now_us, dead, |row| row.source, bytes_of);
+    }
+
+    pub fn note_correction(&self, correction: Correction) {
+        self.corrections.lock().push(correction);
     }
 
     /// What a source or table that is dropped has left.
@@ -392,6 +420,7 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
         ],
         "jobs" => vec![
             ("id", Int64),
+            ("kind", Utf8),
             ("schema", Utf8),
             ("name", Utf8),
             ("started_at", time()),
@@ -400,6 +429,17 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("records_to_read", Int64),
             ("records_per_second", Float64),
             ("seconds_left", Float64),
+        ],
+        "corrections" => vec![
+            ("at", time()),
+            ("tick", DataType::Decimal128(38, 0)),
+            ("schema", Utf8),
+            ("view", Utf8),
+            ("rows", Int64),
+            ("from", time()),
+            ("to", time()),
+            ("changed_views", Utf8),
+            ("changed_final_views", Utf8),
         ],
         "job_partitions" => vec![
             ("job", Int64),
@@ -423,7 +463,8 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
     Some(Arc::new(Schema::new(columns.into_iter().map(|(n, t)| Field::new(n, t, true)).collect::<Vec<_>>())))
 }
 
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
+    "corrections",
     "sources",
     "source_partitions",
     "materialized_views",
@@ -462,6 +503,11 @@ impl Stats {
         let sources = self.sources.iter().map(|s| (s.oid, s.name.as_str()));
         let tables = self.tables.iter().map(|(oid, name)| (*oid, name.as_str()));
         sources.chain(tables).find(|(oid, _)| *oid == source).map(|(_, name)| name)
+    }
+
+    /// Views that read history, and what is reconciled at the moment.
+    pub fn jobs(&self) -> Vec<JobStats> {
+        self.jobs.iter().cloned().chain(self.kept.reconciliations.jobs()).collect()
     }
 
     fn job(&self, view: Oid) -> Option<&JobStats> {
@@ -592,17 +638,36 @@ impl Stats {
                     int(terms().map(|terms| Some(terms.bounds.max_future_us))),
                 ]
             }
-            "jobs" => vec![
-                int(self.jobs.iter().map(|j| Some(i64::from(j.id)))),
-                text(self.jobs.iter().map(|j| Some(&j.schema))),
-                text(self.jobs.iter().map(|j| Some(&j.name))),
-                times(self.jobs.iter().map(|j| Some(j.started_us))),
-                float(self.jobs.iter().map(|j| Some(j.progress()))),
-                int(self.jobs.iter().map(|j| Some(j.read))),
-                int(self.jobs.iter().map(|j| Some(j.to_read))),
-                float(self.jobs.iter().map(|j| j.records_per_second)),
-                float(self.jobs.iter().map(|j| j.seconds_left)),
-            ],
+            "jobs" => {
+                let jobs = self.jobs();
+                vec![
+                    int(jobs.iter().map(|j| Some(i64::from(j.id)))),
+                    text(jobs.iter().map(|j| Some(j.kind))),
+                    text(jobs.iter().map(|j| Some(&j.schema))),
+                    text(jobs.iter().map(|j| Some(&j.name))),
+                    times(jobs.iter().map(|j| Some(j.started_us))),
+                    float(jobs.iter().map(|j| Some(j.progress()))),
+                    int(jobs.iter().map(|j| Some(j.read))),
+                    int(jobs.iter().map(|j| Some(j.to_read))),
+                    float(jobs.iter().map(|j| j.records_per_second)),
+                    float(jobs.iter().map(|j| j.seconds_left)),
+                ]
+            }
+            "corrections" => {
+                let all = self.kept.corrections.lock();
+                let ticks: arrow::array::Decimal128Array = all.iter().map(|c| Some(tick_number(c.tick))).collect();
+                vec![
+                    times(all.iter().map(|c| Some(c.at_us))),
+                    Arc::new(ticks.with_data_type(DataType::Decimal128(38, 0))),
+                    text(all.iter().map(|c| Some(&c.schema))),
+                    text(all.iter().map(|c| Some(&c.view))),
+                    count(all.iter().map(|c| c.rows)),
+                    times(all.iter().map(|c| c.from_us)),
+                    times(all.iter().map(|c| c.to_us)),
+                    text(all.iter().map(|c| Some(c.changed.join(", ")))),
+                    text(all.iter().map(|c| (!c.finals.is_empty()).then(|| c.finals.join(", ")))),
+                ]
+            }
             "job_partitions" => {
                 let partitions = || self.jobs.iter().flat_map(|j| j.partitions.iter().map(move |p| (j, p)));
                 vec![

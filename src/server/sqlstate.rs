@@ -175,6 +175,8 @@ impl From<EngineError> for PgError {
                 PgError::new(OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint("Drop the view and create it again.")
             }
             EngineError::Invalid { hint, .. } => PgError::new(INVALID_PARAMETER_VALUE, message).hint(hint),
+            EngineError::OutOfMemory { hint, .. } => PgError::new(OUT_OF_MEMORY, message).hint(hint),
+            EngineError::Unsupported { hint, .. } => PgError::unsupported(message).hint(hint),
             EngineError::DuplicateKey { key, .. } => {
                 PgError::new(UNIQUE_VIOLATION, message).detail(format!("Key {key} already exists."))
             }
@@ -206,9 +208,10 @@ fn from_exec(error: ExecError) -> PgError {
         ExecError::DataFusion(error) => from_datafusion(*error, ""),
         ExecError::Arrow(error) => from_arrow(*error),
         ExecError::Storage { .. } => PgError::new(IO_ERROR, message),
-        ExecError::State { .. } | ExecError::Saved { .. } | ExecError::NegativeWeight { .. } | ExecError::Invariant(_) => {
-            PgError::new(INTERNAL_ERROR, message)
-        }
+        ExecError::State { .. }
+        | ExecError::Saved { .. }
+        | ExecError::NegativeWeight { .. }
+        | ExecError::Invariant(_) => PgError::new(INTERNAL_ERROR, message),
     }
 }
 

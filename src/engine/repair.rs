@@ -66,7 +66,7 @@ pub(super) enum RepairStep {
     Plan {
         view: Oid,
         damage: Damage,
-        corrections: bool,
+        allowed: Allowed,
         reply: Reply<RepairPlan>,
     },
     /// How a source's logs stand at the end of a tick; with `hold` they stay so.
@@ -85,6 +85,16 @@ pub(super) enum RepairStep {
         rows: Vec<Vec<PartialRows>>,
         reply: Reply<TickId>,
     },
+}
+
+/// What may be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Allowed {
+    /// What was not shown as final for good.
+    Corrections,
+    FinalCorrections,
+    /// For tests: whatever follows from it.
+    Anything,
 }
 
 /// What a repair is to do.
@@ -129,7 +139,7 @@ impl Engine {
     /// Takes all rows out of the slices of these windows, as a fault would that nobody noticed. For tests.
     #[doc(hidden)]
     pub async fn damage(&self, view: &Object, damage: Damage) -> Result<(), EngineError> {
-        let plan = self.inner.plan_repair(view, damage, true).await?;
+        let plan = self.inner.plan_repair(view, damage, Allowed::Anything).await?;
         let rows = vec![Vec::new(); plan.workers];
         self.inner.replace(&plan, rows).await.map(drop)
     }
@@ -149,9 +159,9 @@ impl Drop for Held {
 }
 
 impl Inner {
-    async fn plan_repair(&self, view: &Object, damage: Damage, corrections: bool) -> Result<RepairPlan, EngineError> {
+    async fn plan_repair(&self, view: &Object, damage: Damage, allowed: Allowed) -> Result<RepairPlan, EngineError> {
         let view = view.oid;
-        self.ask(|reply| Request::Repair(RepairStep::Plan { view, damage, corrections, reply })).await
+        self.ask(|reply| Request::Repair(RepairStep::Plan { view, damage, allowed, reply })).await
     }
 
     async fn logs(&self, source: Oid, hold: bool) -> Result<SourceLogs, EngineError> {
@@ -172,7 +182,8 @@ impl Inner {
         running: &Arc<Reconciliation>,
     ) -> Result<Repaired, EngineError> {
         running.work.repairs();
-        let plan = Arc::new(self.plan_repair(view, damage, corrections).await?);
+        let allowed = if corrections { Allowed::FinalCorrections } else { Allowed::Corrections };
+        let plan = Arc::new(self.plan_repair(view, damage, allowed).await?);
         let source = plan.feed.source;
         let first = self.logs(source, false).await?;
         let until: BTreeMap<i32, PartitionLog> = first.logs.iter().map(|log| (log.partition, log.clone())).collect();
@@ -360,9 +371,9 @@ impl Worker {
 impl Coordinator {
     pub(super) fn take_repair(&mut self, step: RepairStep, repairs: &mut Repairs) {
         match step {
-            RepairStep::Plan { view, damage, corrections, reply } => {
+            RepairStep::Plan { view, damage, allowed, reply } => {
                 // Whoever does not wait any more misses nothing.
-                let _ = reply.send(self.plan_repair(view, &damage, corrections));
+                let _ = reply.send(self.plan_repair(view, &damage, allowed));
             }
             RepairStep::Logs { source, hold, reply } => {
                 if hold {
@@ -403,7 +414,7 @@ impl Coordinator {
         }
     }
 
-    fn plan_repair(&self, oid: Oid, damage: &Damage, corrections: bool) -> Result<RepairPlan, EngineError> {
+    fn plan_repair(&self, oid: Oid, damage: &Damage, allowed: Allowed) -> Result<RepairPlan, EngineError> {
         let Some(view) = self.views.get(&oid) else { return Err(EngineError::Gone { name: "the view".into() }) };
         let name = &view.object.name;
         let refuse = |message: String, hint: &str| Err(EngineError::Unsupported { message, hint: hint.into() });
@@ -411,7 +422,9 @@ impl Coordinator {
         let Output::Feed { feed, .. } = &view.flow.output else {
             let message =
                 format!("REPAIR of \"{name}\" is not supported: its rows do not come straight from slices of a source");
-            return refuse(message, ANEW);
+            const BENEATH: &str = "Repair the views beneath it: what follows from them is mended with them. If they are right, DROP it and \
+                 CREATE it again.";
+            return refuse(message, BENEATH);
         };
         let (used, plan) = (&view.feeds[*feed], &view.flow.feeds[*feed]);
         if plan.oldest.is_some() {
@@ -438,7 +451,7 @@ impl Coordinator {
         let is_final = ends_us.zip(final_us).is_some_and(|(end, until)| end <= until);
         let touches_final = grid.map(|g| g.end_us(slices.start)).zip(final_us).is_some_and(|(end, until)| end <= until);
         let deduplicated = self.sources.get(&store.source).is_some_and(|s| s.setup.across_partitions().is_some());
-        if deduplicated && !is_final {
+        if deduplicated && !is_final && allowed != Allowed::Anything {
             let message = format!(
                 "REPAIR of open windows of \"{name}\" is not supported: duplicates among their rows may still be found"
             );
@@ -447,7 +460,7 @@ impl Coordinator {
         let mut views = Vec::new();
         for user in store.users.keys().filter_map(|oid| self.views.get(oid)) {
             let promised = user.plan.emit == Emit::OnWindowClose && touches_final;
-            if promised && !corrections {
+            if promised && allowed == Allowed::Corrections {
                 let message = format!(
                     "REPAIR would change final windows of \"{}\", which is EMIT ON WINDOW CLOSE",
                     user.object.name
@@ -460,7 +473,7 @@ impl Coordinator {
             let follows = user.feeds.iter().filter(|f| f.store == used.store);
             for feed in follows {
                 let followed_here = feed.regrouped.as_ref().is_some_and(|r| r.edge.is_some());
-                if touches_final && followed_here {
+                if touches_final && followed_here && allowed != Allowed::Anything {
                     let message = format!(
                         "REPAIR of final windows is not supported while the changes of \"{}\", made of finer groups, are followed",
                         user.object.name
@@ -471,7 +484,7 @@ impl Coordinator {
                     );
                 }
             }
-            if touches_final {
+            if touches_final && allowed != Allowed::Anything {
                 self.check_takes_corrections(user.object.oid)?;
             }
             views.push((user.object.schema.clone(), user.object.name.clone(), promised));

@@ -60,6 +60,11 @@ impl Marks {
         self.0.push(mark);
     }
 
+    /// In the order of offsets.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Mark> {
+        self.0.iter().copied()
+    }
+
     /// The first at or after an offset.
     pub fn at_or_after(&self, offset: i64) -> Option<Mark> {
         self.0.get(self.0.partition_point(|mark| mark.offset < offset)).copied()

@@ -13,11 +13,10 @@ use super::alter::{Change, Gap};
 use super::verdicts::Counts;
 use crate::catalog::{CatalogText, Oid};
 use crate::exec::closed_slice::ClosedSlice;
-use crate::exec::durable::{Buckets, Saved};
+use crate::exec::durable::Saved;
 use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;
 use crate::exec::law::SourceTime;
-use crate::exec::part_saves::PartSaves;
 use crate::exec::store_saved::SavedPart;
 use crate::storage::SectionRef;
 
@@ -174,23 +173,11 @@ pub struct SavedSource {
     /// Offsets of each partition.
     pub duplicates: BTreeMap<i32, Vec<Saved>>,
     /// Ids of each worker that there was.
-    pub across: Vec<PartSaves>,
+    pub across: Vec<Vec<Saved>>,
 }
 
 /// A store as it was saved, by the workers that there were.
 #[derive(Debug)]
 pub struct SavedStore {
-    /// With the buckets of each worker.
-    pub parts: Vec<(Buckets, SavedPart)>,
-}
-
-impl SavedStore {
-    pub fn slices(&self) -> Vec<SavedPart> {
-        self.parts.iter().map(|(_, part)| part.clone()).collect()
-    }
-
-    pub fn sessions(&self) -> Vec<PartSaves> {
-        let part = |(buckets, part): &(Buckets, SavedPart)| PartSaves { buckets: buckets.clone(), saves: part.saved.clone() };
-        self.parts.iter().map(part).collect()
-    }
+    pub parts: Vec<SavedPart>,
 }

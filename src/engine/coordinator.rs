@@ -22,6 +22,8 @@ use super::keeping::{Heard, Keeping};
 use super::memory::Memory;
 use super::reader::{Consumer, SourceSetup};
 use super::kept::Kept;
+use super::reconcile::{AskedBasis, Basis, Logs};
+use super::repair::{RepairStep, Repairs};
 use super::stats::{Ids, PartitionStats, Stats};
 use super::subscription::{Subscriber, Subscription};
 use super::table::{Table, Written};
@@ -108,6 +110,12 @@ pub(super) enum Request {
     Said(Said),
     /// Of the log of tables.
     Logged(Logged),
+    Repair(RepairStep),
+    /// What a view is compared by, as of one tick.
+    Reconcile {
+        asked: AskedBasis,
+        reply: Reply<Basis>,
+    },
     /// Text for EXPLAIN.
     Explain {
         what: Explained,
@@ -469,6 +477,11 @@ impl Coordinator {
                 }
             }
             Request::Wait { ends, reply } => self.waits.push(Wait { ends, reply }),
+            Request::Repair(step) => self.take_repair(step, &mut asked.repairs),
+            Request::Reconcile { asked: basis, reply } => {
+                let logs = self.ask_for_logs(&basis.objects);
+                asked.bases.push((basis, logs, reply));
+            }
             Request::Explain { what, reply } => asked.explained.push((what, reply)),
         }
     }
@@ -491,6 +504,9 @@ impl Coordinator {
             for oid in objects {
                 wanted.extend(self.store_read_by(*oid));
             }
+        }
+        for oid in asked.bases.iter().flat_map(|(basis, _, _)| &basis.objects) {
+            wanted.extend(self.store_read_by(*oid));
         }
         for (oid, _, _) in &asked.subscriptions {
             wanted.extend(self.store_read_by(*oid));
@@ -899,6 +915,10 @@ impl Coordinator {
         for (objects, allow_partial, reply) in asked.reads {
             let _ = reply.send(self.version(&objects, allow_partial, data).map(Arc::new));
         }
+        self.answer_repairs(asked.repairs);
+        for (basis, logs, reply) in asked.bases {
+            let _ = reply.send(self.basis(basis, logs, data));
+        }
         for (object, as_of, reply) in asked.subscriptions {
             // Whoever does not wait for the answer any more is noticed at the next tick.
             let _ = reply.send(self.subscribe(object, as_of, data));
@@ -968,6 +988,8 @@ pub(super) struct Asked {
     altered: Vec<(Outcome<Pending>, Reply<Vec<String>>)>,
     pub written: Vec<Written>,
     reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
+    bases: Vec<(AskedBasis, Logs, Reply<Basis>)>,
+    repairs: Repairs,
     subscriptions: Vec<(Oid, Option<TickId>, Reply<Subscription>)>,
     explained: Vec<(Explained, Reply<Vec<String>>)>,
 }

@@ -43,6 +43,12 @@ pub enum EngineError {
     /// 22023, 0A000: fix the statement.
     #[error("{message}")]
     Invalid { message: String, hint: String },
+    /// 0A000: it cannot be done of this; the hint says what can.
+    #[error("{message}")]
+    Unsupported { message: String, hint: String },
+    /// 53200: work on less at once.
+    #[error("{message}")]
+    OutOfMemory { message: String, hint: String },
     /// 23505: a row of this key is there already.
     #[error("duplicate key value violates unique constraint \"{table}_pkey\"")]
     DuplicateKey { table: String, key: String },

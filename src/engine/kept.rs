@@ -7,28 +7,52 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::checkpoint::SaveOrder;
 use super::kept_rows::KeptRow;
+use super::reconciliations::Reconciliations;
 use super::verdicts::{DeadLetter, DuplicateRow, LateRow};
 use crate::catalog::Oid;
 use crate::exec::ExecError;
 use crate::exec::dedup::Place;
 use crate::exec::durable::Saved;
-use crate::exec::part_saves::{since_whole, wrong};
+use crate::exec::saved_columns::{since_whole, wrong};
 
 /// Late rows and dead letters of a source stay this long and no longer (SEMANTICS 1.6).
 const KEPT_US: i64 = 7 * 86_400_000_000;
 /// Or as long as they take no more memory than this.
 const KEPT_BYTES: usize = 1 << 30;
 
-/// What did not count, in chunks that readers share.
+const CORRECTIONS: &str = "kept/corrections";
+
+/// What did not count, in chunks that readers share; and what was found wrong.
 #[derive(Debug, Default)]
 pub struct Kept {
     late: Mutex<List<LateRow>>,
     dead: Mutex<List<DeadLetter>>,
     duplicates: Mutex<List<DuplicateRow>>,
+    pub reconciliations: Reconciliations,
+    corrections: Mutex<Vec<Correction>>,
+}
+
+/// Slices that were replaced.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Correction {
+    pub at_us: i64,
+    pub tick: (u64, u64),
+    /// The view that was found wrong, and how many of its rows.
+    pub schema: String,
+    pub view: String,
+    pub rows: u64,
+    /// The event times of the slices; `None` without windows.
+    pub from_us: Option<i64>,
+    pub to_us: Option<i64>,
+    /// All views of the store.
+    pub changed: Vec<String>,
+    /// Those of them that had shown the windows for good.
+    pub finals: Vec<String>,
 }
 
 /// Rows of one kind, by source.
@@ -236,6 +260,14 @@ impl Kept {
         list.add(now_us, duplicates);
     }
 
+    pub fn note_correction(&self, correction: Correction) {
+        self.corrections.lock().push(correction);
+    }
+
+    pub fn corrections(&self) -> Vec<Correction> {
+        self.corrections.lock().clone()
+    }
+
     /// Every chunk with when it arrived, by source.
     pub fn late(&self) -> Vec<(i64, Arc<Vec<LateRow>>)> {
         all(&self.late)
@@ -251,7 +283,9 @@ impl Kept {
 
     /// By part.
     pub fn save(&self, order: &SaveOrder) -> Result<Vec<(String, Saved)>, ExecError> {
-        Ok(vec![saved(&self.late, order)?, saved(&self.dead, order)?, saved(&self.duplicates, order)?])
+        let notes = serde_json::to_value(self.corrections()).map_err(|error| wrong(error.to_string()))?;
+        let corrections = (CORRECTIONS.to_string(), Saved { whole: true, notes, ..Saved::default() });
+        Ok(vec![saved(&self.late, order)?, saved(&self.dead, order)?, saved(&self.duplicates, order)?, corrections])
     }
 
     /// What [`Kept::save`] gave, by part.
@@ -261,6 +295,7 @@ impl Kept {
                 LateRow::PART => self.late.lock().load(saves)?,
                 DeadLetter::PART => self.dead.lock().load(saves)?,
                 DuplicateRow::PART => self.duplicates.lock().load(saves)?,
+                CORRECTIONS => *self.corrections.lock() = saves[saves.len() - 1].notes()?,
                 other => return Err(wrong(format!("part {other}"))),
             }
         }

@@ -33,7 +33,7 @@ impl Memory {
     pub fn stats(&self) -> MemoryStats {
         MemoryStats {
             state_bytes: self.state_bytes as u64,
-            cached_bytes: self.cache.cached_bytes() as u64,
+            cached_bytes: self.cache.bytes() as u64,
             limit_bytes: self.limit_bytes.map(|bytes| bytes as u64),
         }
     }
@@ -43,7 +43,7 @@ impl Coordinator {
     /// Gives closed slices in files what other state leaves of the limit; once that is nothing, reading rests.
     pub(super) fn mind_memory(&mut self) {
         let Some(limit) = self.memory.limit_bytes else { return };
-        let cached = self.memory.cache.cached_bytes();
+        let cached = self.memory.cache.bytes();
         let state = self.state_bytes().saturating_sub(cached);
         self.memory.state_bytes = state;
         let target = limit / 10 * 9;

@@ -6,6 +6,7 @@
 //!     └────────── versions, acks ◄──────────────────── reports ◄────────────┘
 //! ```
 
+mod accepted_table;
 mod alter;
 mod api;
 mod backfill;
@@ -27,6 +28,9 @@ mod memory;
 mod owners;
 mod read;
 mod reader;
+mod reconcile;
+mod reconciliations;
+mod repair;
 mod restore;
 mod session_part;
 mod session_table;
@@ -58,7 +62,12 @@ pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, TickId, WriteOutcome
 pub use clock::{Stopwatch, now_us};
 pub use error::{EngineError, tick_number, tick_of_number};
 pub use keeping::CHECKPOINT_INTERVAL;
-pub use stats::{CheckpointStats, Ids, JobPartition, JobStats, MemoryStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+pub use reconcile::{Comparable, ShownWindows};
+pub use reconciliations::{Reconciliation, Work};
+pub use repair::{Damage, Repaired};
+pub use stats::{
+    CheckpointStats, Ids, JobPartition, JobStats, MemoryStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats,
+};
 pub use subscription::{Subscription, Update};
 pub use verdicts::Counts;
 

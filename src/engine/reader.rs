@@ -87,7 +87,7 @@ impl SourceSetup {
 }
 
 pub(super) struct Partition {
-    start: i64,
+    pub start: i64,
     pub position: i64,
     end: Option<i64>,
     /// When the topic last told its end.
@@ -104,9 +104,9 @@ pub(super) struct Partition {
     /// Accepted by the law, and yet they do not count.
     pub duplicates: OffsetSet,
     /// The log no longer holds the position.
-    error: Option<String>,
+    pub error: Option<String>,
     /// Before its start there were rows of earlier event times, which no reader finds any more.
-    complete_from_us: Option<i64>,
+    pub complete_from_us: Option<i64>,
 }
 
 /// What ALTER SOURCE does to reading.
@@ -153,6 +153,8 @@ pub struct SourceReader {
     backfills: Vec<Backfill>,
     /// Consumers that begin at the end of the tick.
     waiting: Vec<Attached>,
+    /// Nothing is read while something is repaired.
+    pub held: bool,
     /// For the owners of their ids.
     pub(super) accepted: Vec<AcceptedRows>,
     /// Consumers whose history the log did not hold whole, with the event time they are complete from; told once.
@@ -180,6 +182,7 @@ impl SourceReader {
             decoding: None,
             backfills: Vec::new(),
             waiting: Vec::new(),
+            held: false,
             accepted: Vec::new(),
             incomplete: BTreeMap::new(),
             shortfalls: BTreeMap::new(),
@@ -483,6 +486,9 @@ impl SourceReader {
 
     /// Reads once. Returns the bytes that came.
     pub fn read(&mut self, now_us: i64, out: &mut Out) -> usize {
+        if self.held {
+            return 0;
+        }
         let (Some(reader), Some(decoding)) = (&mut self.reader, &mut self.decoding) else { return 0 };
         self.records.clear();
         let polled = reader.poll(&mut self.records, POLL_BYTES, Duration::ZERO);

@@ -12,7 +12,6 @@ use super::checkpointer::{Checkpointer, SliceAt, read};
 use super::coordinator::{Asked, Coordinator, NewSource, Request, Store};
 use super::error::EngineError;
 use super::keeping::Keeping;
-use super::owners::buckets_of;
 use super::source_setup;
 use super::stats::PartitionStats;
 use super::table::Table;
@@ -21,10 +20,9 @@ use super::worker::{Command, attached_feed};
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, ObjectText, Oid, PUBLIC};
 use crate::exec::arrangement::Arrangement;
 use crate::exec::closed_slice::SliceFile;
-use crate::exec::durable::{Buckets, Saved};
+use crate::exec::durable::Saved;
 use crate::exec::exchange::StoreId;
 use crate::exec::flow::{Feed, Flow};
-use crate::exec::part_saves::{PartSaves, wrong};
 use crate::exec::store_saved::{ClosedEntry, SavedPart};
 use crate::exec::tail::Tail;
 use crate::planner::{self, Plans, stream_plan::StreamPlan};
@@ -241,8 +239,8 @@ impl Coordinator {
             saved.partitions.insert(partition, notes);
         }
         let prefix = format!("ids/{oid}/w");
-        for (name, worker) in files.below(&prefix) {
-            saved.across.push(PartSaves { buckets: buckets_then(worker, body)?, saves: files.saved(name)? });
+        for (name, _) in files.below(&prefix) {
+            saved.across.push(files.saved(name)?);
         }
         let source = self.sources.get_mut(&oid).expect("it was added above");
         source.gaps = known.gaps.clone();
@@ -343,13 +341,10 @@ impl Coordinator {
                 continue;
             }
             let prefix = format!("store/{}/", known.id);
-            let names: Vec<(String, Buckets)> = files
-                .below(&prefix)
-                .map(|(name, worker)| Ok((name.to_string(), buckets_then(worker, body)?)))
-                .collect::<Result<_, EngineError>>()?;
+            let names: Vec<String> = files.below(&prefix).map(|(name, _)| name.to_string()).collect();
             let mut parts = Vec::new();
-            for (name, buckets) in names {
-                parts.push((buckets, SavedPart { saved: files.saved(&name)?, closed: files.closed(&name, 0) }));
+            for name in names {
+                parts.push(SavedPart { saved: files.saved(&name)?, closed: files.closed(&name, 0) });
             }
             let saved = Arc::new(SavedStore { parts });
             let (store, source, layout) = (known.id, known.source, feed.layout.clone());
@@ -396,13 +391,6 @@ impl TookUp {
     pub fn fill(&self, arrangement: &mut Arrangement) -> Result<(), EngineError> {
         Ok(arrangement.load(&self.rows)?)
     }
-}
-
-/// The buckets that a worker had, by its number in the name of a part.
-fn buckets_then(worker: &str, body: &Body) -> Result<Buckets, EngineError> {
-    let worker: Option<usize> = worker.parse().ok().filter(|worker| *worker < body.workers);
-    let worker = worker.ok_or_else(|| wrong("the name of a part does not end in a worker"))?;
-    Ok(buckets_of(worker, body.workers))
 }
 
 /// A view with the views that it is over, those first.

@@ -12,9 +12,9 @@ use datafusion::datasource::MemTable;
 
 use super::alter::{Change, Gap};
 use super::checkpointer::Committed;
+use super::error::tick_number;
 use super::kept::Kept;
 use super::verdicts::Counts;
-use super::error::tick_number;
 use crate::catalog::{Oid, RIVERRUN, SystemTables};
 
 /// Figures as of one tick.
@@ -144,11 +144,13 @@ impl CheckpointStats {
     }
 }
 
-/// A view that reads history.
+/// A view that reads history, or one that is reconciled.
 #[derive(Debug, Clone)]
 pub struct JobStats {
-    /// The view's OID.
+    /// The view's OID; of a reconciliation a number below all OIDs.
     pub id: Oid,
+    /// `history`, `reconcile` or `repair`.
+    pub kind: &'static str,
     pub schema: String,
     pub name: String,
     pub started_us: i64,
@@ -347,6 +349,7 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
         ],
         "jobs" => vec![
             ("id", Int64),
+            ("kind", Utf8),
             ("schema", Utf8),
             ("name", Utf8),
             ("started_at", time()),
@@ -355,6 +358,17 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("records_to_read", Int64),
             ("records_per_second", Float64),
             ("seconds_left", Float64),
+        ],
+        "corrections" => vec![
+            ("at", time()),
+            ("tick", DataType::Decimal128(38, 0)),
+            ("schema", Utf8),
+            ("view", Utf8),
+            ("rows", Int64),
+            ("from", time()),
+            ("to", time()),
+            ("changed_views", Utf8),
+            ("changed_final_views", Utf8),
         ],
         "job_partitions" => vec![
             ("job", Int64),
@@ -378,7 +392,8 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
     Some(Arc::new(Schema::new(columns.into_iter().map(|(n, t)| Field::new(n, t, true)).collect::<Vec<_>>())))
 }
 
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
+    "corrections",
     "sources",
     "source_partitions",
     "materialized_views",
@@ -418,6 +433,11 @@ impl Stats {
         let sources = self.sources.iter().map(|s| (s.oid, s.name.as_str()));
         let tables = self.tables.iter().map(|(oid, name)| (*oid, name.as_str()));
         sources.chain(tables).find(|(oid, _)| *oid == source).map(|(_, name)| name)
+    }
+
+    /// Views that read history, and what is reconciled at the moment.
+    pub fn jobs(&self) -> Vec<JobStats> {
+        self.jobs.iter().cloned().chain(self.kept.reconciliations.jobs()).collect()
     }
 
     fn job(&self, view: Oid) -> Option<&JobStats> {
@@ -565,17 +585,36 @@ impl Stats {
                     int(terms().map(|terms| Some(terms.bounds.max_future_us))),
                 ]
             }
-            "jobs" => vec![
-                int(self.jobs.iter().map(|j| Some(i64::from(j.id)))),
-                text(self.jobs.iter().map(|j| Some(&j.schema))),
-                text(self.jobs.iter().map(|j| Some(&j.name))),
-                times(self.jobs.iter().map(|j| Some(j.started_us))),
-                float(self.jobs.iter().map(|j| Some(j.progress()))),
-                int(self.jobs.iter().map(|j| Some(j.read))),
-                int(self.jobs.iter().map(|j| Some(j.to_read))),
-                float(self.jobs.iter().map(|j| j.records_per_second)),
-                float(self.jobs.iter().map(|j| j.seconds_left)),
-            ],
+            "jobs" => {
+                let jobs = self.jobs();
+                vec![
+                    int(jobs.iter().map(|j| Some(i64::from(j.id)))),
+                    text(jobs.iter().map(|j| Some(j.kind))),
+                    text(jobs.iter().map(|j| Some(&j.schema))),
+                    text(jobs.iter().map(|j| Some(&j.name))),
+                    times(jobs.iter().map(|j| Some(j.started_us))),
+                    float(jobs.iter().map(|j| Some(j.progress()))),
+                    int(jobs.iter().map(|j| Some(j.read))),
+                    int(jobs.iter().map(|j| Some(j.to_read))),
+                    float(jobs.iter().map(|j| j.records_per_second)),
+                    float(jobs.iter().map(|j| j.seconds_left)),
+                ]
+            }
+            "corrections" => {
+                let all = self.kept.corrections();
+                let ticks: arrow::array::Decimal128Array = all.iter().map(|c| Some(tick_number(c.tick))).collect();
+                vec![
+                    times(all.iter().map(|c| Some(c.at_us))),
+                    Arc::new(ticks.with_data_type(DataType::Decimal128(38, 0))),
+                    text(all.iter().map(|c| Some(&c.schema))),
+                    text(all.iter().map(|c| Some(&c.view))),
+                    count(all.iter().map(|c| c.rows)),
+                    times(all.iter().map(|c| c.from_us)),
+                    times(all.iter().map(|c| c.to_us)),
+                    text(all.iter().map(|c| Some(c.changed.join(", ")))),
+                    text(all.iter().map(|c| (!c.finals.is_empty()).then(|| c.finals.join(", ")))),
+                ]
+            }
             "job_partitions" => {
                 let partitions = || self.jobs.iter().flat_map(|j| j.partitions.iter().map(move |p| (j, p)));
                 vec![

@@ -11,5 +11,5 @@ impl TmpTail for Tail { fn save(&mut self, w: bool) -> Result<TS, ExecError> { O
  fn load(flow: &Flow, s: &[Saved], c: &[Vec<store_saved::ClosedEntry>], cache: Arc<slice_cache::SliceCache>, t: &dyn Times, n: i64, r: Option<i64>) -> Result<Self, ExecError> { Tail::new(flow) } }
 pub trait TmpW: Sized { fn save(&mut self, w: bool) -> Result<Saved, ExecError>; fn track_saves(&mut self); fn load(i: i64, s: &[Saved]) -> Result<Self, ExecError>; }
 impl TmpW for WithinPartition { fn save(&mut self, w: bool) -> Result<Saved, ExecError> { Ok(Saved{whole:true,..Default::default()}) } fn track_saves(&mut self) {} fn load(i: i64, s: &[Saved]) -> Result<Self, ExecError> { Ok(WithinPartition::new(i)) } }
-pub trait TmpA { fn save(&mut self, w: bool) -> Result<Saved, ExecError>; fn load(&mut self, s: &[part_saves::PartSaves], b: &Buckets) -> Result<(), ExecError>; }
-impl TmpA for AcrossPartitions { fn save(&mut self, w: bool) -> Result<Saved, ExecError> { Ok(Saved{whole:true,..Default::default()}) } fn load(&mut self, s: &[part_saves::PartSaves], b: &Buckets) -> Result<(), ExecError> { Ok(()) } }
+pub trait TmpA { fn save(&mut self, w: bool) -> Result<Saved, ExecError>; fn load(&mut self, s: &[Vec<Saved>], b: &Buckets) -> Result<(), ExecError>; }
+impl TmpA for AcrossPartitions { fn save(&mut self, w: bool) -> Result<Saved, ExecError> { Ok(Saved{whole:true,..Default::default()}) } fn load(&mut self, s: &[Vec<Saved>], b: &Buckets) -> Result<(), ExecError> { Ok(()) } }

@@ -14,6 +14,8 @@ use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
 use super::clock::{self, Stopwatch};
 use super::owners::{buckets_of, by_owner, holds_empty_key, select_partial, select_raw};
 use super::reader::{Altered, Attached, Consumer, Out, SourceChange, SourceReader, SourceSetup};
+use super::reconcile::TellLogs;
+use super::repair::Replacement;
 use super::session_part::SessionPart;
 use super::stats::Ids;
 use super::stats::PartitionStats;
@@ -132,6 +134,15 @@ pub(super) enum Command {
     DropSource {
         source: Oid,
     },
+    /// A source is read no further, or again.
+    Hold {
+        source: Oid,
+        on: bool,
+    },
+    /// At the end of the tick slices get other rows.
+    Replace(Replacement),
+    /// Before the end of a tick: how the logs of these sources stand by then.
+    TellLogs(TellLogs),
     EndTick {
         tick: u64,
         snapshots: Vec<StoreId>,
@@ -210,27 +221,27 @@ impl Times for HashMap<Oid, SourceTime> {
 }
 
 pub(super) struct Part {
-    source: Oid,
+    pub source: Oid,
     pub store: SliceStore,
     /// Before the exchange; none with one worker.
     before: Option<PreAggregate>,
-    edges: Vec<Edge>,
+    pub edges: Vec<Edge>,
     /// Still being given its history.
     pub held: bool,
     keep_us: Option<i64>,
-    floor_us: Option<i64>,
+    pub floor_us: Option<i64>,
     pub failed: bool,
     /// The tick in which rows last came.
-    generation: u64,
+    pub generation: u64,
 }
 
-struct Edge {
-    id: EdgeId,
-    changes: Changes,
-    retention_us: Option<i64>,
+pub(super) struct Edge {
+    pub id: EdgeId,
+    pub changes: Changes,
+    pub retention_us: Option<i64>,
     /// Of a window.
-    size_us: i64,
-    is_new: bool,
+    pub size_us: i64,
+    pub is_new: bool,
     tells_all: bool,
 }
 
@@ -256,7 +267,7 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) workers: usize,
     epoch: u64,
-    tick: u64,
+    pub(super) tick: u64,
     commands: Receiver<Command>,
     reports: Sender<Report>,
     incoming: Receiver<Message>,
@@ -287,6 +298,8 @@ pub(super) struct Worker {
     pub(super) deduplications: BTreeMap<Oid, AcrossPartitions>,
     pub(super) duplicates: Vec<DuplicateRow>,
     pub(super) kept_after_all: Vec<(Oid, Place)>,
+    pub(super) asked_logs: Vec<TellLogs>,
+    pub(super) replacements: Vec<Replacement>,
 }
 
 /// Which of the workers one is, and what it shares with them.
@@ -336,6 +349,8 @@ impl Worker {
             deduplications: BTreeMap::new(),
             duplicates: Vec::new(),
             kept_after_all: Vec::new(),
+            asked_logs: Vec::new(),
+            replacements: Vec::new(),
         }
     }
 
@@ -382,6 +397,11 @@ impl Worker {
             Command::RestoreSource { source, time, floor_us, saved } => {
                 self.restore_source(source, time, floor_us, &saved);
             }
+            Command::TellLogs(asked) => self.asked_logs.push(asked),
+            Command::Hold { source, on } => {
+                self.sources.entry(source).and_modify(|reader| reader.held = on);
+            }
+            Command::Replace(replacement) => self.replacements.push(replacement),
             Command::AddSource(setup) => {
                 let source = setup.source;
                 self.add_deduplication(&setup);
@@ -461,7 +481,7 @@ impl Worker {
             match SessionPart::new(source, layout) {
                 Ok(mut part) => {
                     if self.lasts {
-                        part.track_saves();
+                        part.track_saves(buckets_of(self.index, self.workers));
                     }
                     self.sessions.insert(id, part);
                 }
@@ -771,6 +791,7 @@ impl Worker {
                 self.fail(Consumer::Store(id), &error);
             }
         }
+        self.replace_slices(&mut edges);
         let mut broken = Vec::new();
         for (&id, part) in self.sessions.iter_mut().filter(|(_, part)| !part.failed) {
             broken.extend(part.step(&self.times, &mut edges).err().map(|error| (id, error)));
@@ -786,6 +807,7 @@ impl Worker {
         (self.tick, self.round) = (tick + 1, 0);
         self.bytes_this_tick = 0;
         self.begin_waiting();
+        self.tell_logs();
         let mut report = self.report(tick, snapshots, detail, edges);
         if let Some(order) = save {
             report.saved = self.save(order);

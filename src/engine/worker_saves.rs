@@ -14,7 +14,7 @@ use crate::exec::ExecError;
 use crate::exec::durable::{Buckets, Saved};
 use crate::exec::exchange::StoreId;
 use crate::exec::law::SourceTime;
-use crate::exec::part_saves::wrong;
+use crate::exec::saved_columns::wrong;
 use crate::exec::slice_store::{SliceStore, StoreLayout};
 
 impl Worker {
@@ -98,7 +98,7 @@ impl Worker {
     pub(super) fn restore_store(&mut self, id: StoreId, source: Oid, layout: &Arc<StoreLayout>, saved: &SavedStore) {
         let taken = match layout.sessions {
             Some(_) => self.restore_sessions(id, source, layout, saved),
-            None => SliceStore::load(layout.clone(), saved.slices(), self.buckets(), self.cache.clone()).and_then(
+            None => SliceStore::load(layout.clone(), saved.parts.clone(), self.buckets(), self.cache.clone()).and_then(
                 |store| {
                     self.add_part(id, source, layout.clone(), store)?;
                     self.with_part(id, |part| part.held = false);
@@ -118,9 +118,8 @@ impl Worker {
         layout: &Arc<StoreLayout>,
         saved: &SavedStore,
     ) -> Result<(), ExecError> {
-        let parts = saved.sessions();
-        let mut part = SessionPart::load(source, layout.clone(), &parts, &self.buckets(), false, &self.times)?;
-        part.track_saves();
+        let parts: Vec<Vec<Saved>> = saved.parts.iter().map(|part| part.saved.clone()).collect();
+        let part = SessionPart::load(source, layout.clone(), &parts, self.buckets(), false, &self.times)?;
         self.sessions.insert(id, part);
         Ok(())
     }

@@ -176,6 +176,8 @@ impl From<EngineError> for PgError {
                 PgError::new(OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint("Drop the view and create it again.")
             }
             EngineError::Invalid { hint, .. } => PgError::new(INVALID_PARAMETER_VALUE, message).hint(hint),
+            EngineError::OutOfMemory { hint, .. } => PgError::new(OUT_OF_MEMORY, message).hint(hint),
+            EngineError::Unsupported { hint, .. } => PgError::unsupported(message).hint(hint),
             EngineError::DuplicateKey { key, .. } => {
                 PgError::new(UNIQUE_VIOLATION, message).detail(format!("Key {key} already exists."))
             }

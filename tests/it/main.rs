@@ -8,6 +8,7 @@ mod house;
 mod kafka;
 mod law;
 mod oracle;
+mod reconcile;
 mod sources;
 mod storage_s3;
 mod subscribe;

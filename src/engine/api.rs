@@ -124,6 +124,12 @@ impl Engine {
         self.inner.wait_for(name, names, timeout).await
     }
 
+    /// Ends at once, as a crash would: nothing more is kept. For tests.
+    #[doc(hidden)]
+    pub async fn crash(&self) {
+        self.inner.end(true).await;
+    }
+
     /// Returns when the engine has ended, with the reason unless it was told to.
     pub async fn ended(&self) -> Option<String> {
         self.inner.ended().await

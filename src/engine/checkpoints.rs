@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::checkpoint::{Body, FORMAT, PartSave, SaveOrder, SourceBody, StoreBody, TableBody, ViewBody};
 use super::checkpointer::Job;
 use super::coordinator::{Asked, Coordinator, Reply, TickData, View};

@@ -563,7 +563,9 @@ impl Coordinator {
         if let Some(order) = save {
             self.begin_checkpoint(&order, &mut asked.data);
         }
-        self.mind_memory();
+        if tick % DETAIL_EVERY == 1 {
+            self.mind_memory();
+        }
         self.tick += 1;
         // Before anybody is answered: who has waited finds the figures of the tick that ended the wait.
         self.publish_stats();
@@ -1005,5 +1007,6 @@ impl Asked {
     fn changes_what_lasts(&self) -> bool {
         !(self.created.is_empty() && self.changed.is_empty() && self.altered.is_empty())
             || self.written.iter().any(Written::waits_for_checkpoint)
+            || !self.repairs.replaced.is_empty()
     }
 }

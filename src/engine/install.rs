@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::coordinator::{Coordinator, FeedUse, NewSource, RegroupedEdge, RegroupedUse, Request, Source, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;

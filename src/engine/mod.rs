@@ -40,7 +40,6 @@ mod stats;
 mod subscription;
 mod table;
 mod table_log;
-mod tmp_stub;
 mod topic;
 mod verdicts;
 mod version;

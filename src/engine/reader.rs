@@ -10,8 +10,6 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
 use super::checkpoint::PartitionNotes;
 use super::duplicates::{TakenIn, take_in};

@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::checkpoint::{Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, SliceEntry, ViewBody};
 use super::checkpointer::{Checkpointer, SliceAt, read};
 use super::coordinator::{Asked, Coordinator, NewSource, Request, Store};

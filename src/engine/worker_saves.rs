@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
 use super::owners::buckets_of;
 use super::reader::{Consumer, SourceReader};

@@ -64,7 +64,8 @@ pub(super) fn take_in(
             continue;
         };
         keys.write(row, &mut key);
-        let ids = partition.ids.get_or_insert_with(|| WithinPartition::new(deduplicate.interval_us));
+        let types = || keys.columns().iter().map(|column| column.data_type().clone()).collect();
+        let ids = partition.ids.get_or_insert_with(|| WithinPartition::new(deduplicate.interval_us, types()));
         let repeats = ids.judge(&key, times.value(row), place.offset)?;
         counts.append(repeats.is_none());
         if let Some(kept) = repeats {

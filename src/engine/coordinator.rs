@@ -271,6 +271,8 @@ pub(super) struct Coordinator {
     pub catalog: Arc<Catalog>,
     /// State is kept, so that what changes is noted.
     pub lasts: bool,
+    /// What was kept is being taken up.
+    pub restoring: bool,
     /// None for an engine that keeps nothing.
     pub keeping: Option<Keeping>,
     pub memory: Memory,
@@ -371,6 +373,7 @@ impl Coordinator {
             tick_ms: 0.0,
             catalog: Arc::new(Catalog::new()),
             lasts: false,
+            restoring: false,
             keeping: None,
             memory,
             rests: None,

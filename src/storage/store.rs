@@ -48,12 +48,6 @@ pub(super) struct Head {
     pub before: Option<Manifest>,
 }
 
-impl std::fmt::Debug for Storage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Storage").field("location", &self.location()).field("generation", &self.generation()).finish()
-    }
-}
-
 impl Storage {
     pub(super) fn new(
         blobs: Arc<dyn Blobs>,
@@ -223,6 +217,12 @@ impl Storage {
         }
         inner.next.store(end, Ordering::Release);
         Ok(())
+    }
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storage").field("location", &self.location()).finish_non_exhaustive()
     }
 }
 

@@ -278,7 +278,7 @@ impl Changes {
         match self.view.emit {
             Emit::OnUpdate => {
                 let open = self.slices_under(store, shown, |end| !self.view.is_done(shown, end))?;
-                self.step(store, &open, shown)?;
+                self.update(store, &open, shown, |view, end| !view.is_done(shown, end), &mut DeltaRows::default())?;
             }
             Emit::OnWindowClose => self.closed_until_us = shown.final_until_us,
         }
@@ -317,7 +317,7 @@ impl Changes {
     ) -> Result<Delta, ExecError> {
         let mut out = DeltaRows::default();
         match self.view.emit {
-            Emit::OnUpdate => self.update(store, dirty, shown, &mut out)?,
+            Emit::OnUpdate => self.update(store, dirty, shown, |_, _| true, &mut out)?,
             Emit::OnWindowClose => self.close(store, shown, &mut out)?,
         }
         // What cannot change any more need not be remembered; what retention forgets goes without a retraction.
@@ -343,6 +343,7 @@ impl Changes {
         store: &mut SliceStore,
         dirty: &[(i64, Vec<u32>)],
         shown: &Shown,
+        wanted: impl Fn(&WindowView, i64) -> bool,
         out: &mut DeltaRows,
     ) -> Result<(), ExecError> {
         let grid = store.layout().grid;
@@ -350,7 +351,7 @@ impl Changes {
         let mut by_window: BTreeMap<i64, BTreeSet<u32>> = BTreeMap::new();
         for (slice, ids) in dirty {
             for end in self.view.windows_over(grid, *slice) {
-                if self.view.shows(first_kept_us, shown, end) {
+                if wanted(&self.view, end) && self.view.shows(first_kept_us, shown, end) {
                     by_window.entry(end).or_default().extend(ids);
                 }
             }
@@ -657,6 +658,12 @@ mod tests {
                     final_until = Some(least + random.random_range(0..15));
                 }
                 case.tick(&rows, final_until);
+                if random.random_bool(0.2) {
+                    // As after a restart.
+                    case.changes = Changes::new(case.changes.view.clone()).unwrap();
+                    let shown = Shown { horizon_us: None, final_until_us: final_until };
+                    case.changes.resume(&mut case.store, &shown).unwrap();
+                }
                 case.check(final_until, seed);
             }
         }

@@ -82,6 +82,8 @@ pub struct Regrouped {
 #[derive(Default)]
 struct Part {
     identity: Option<Arc<()>>,
+    /// As long as they are the same, so are its closed slices.
+    panes: Weak<Panes>,
     groups: Vec<u32>,
     /// By measure with a condition: is it true for the key?
     conditions: Vec<Vec<bool>>,
@@ -184,7 +186,12 @@ impl Regrouped {
             self.numbering += 1;
         }
         let schema: SchemaRef = Arc::new(Schema::new(self.plan.fine.keys.to_vec()));
-        for (part, snapshot) in self.parts.iter_mut().zip(parts) {
+        for (number, (part, snapshot)) in self.parts.iter_mut().zip(parts).enumerate() {
+            if !std::ptr::eq(part.panes.as_ptr(), Arc::as_ptr(&snapshot.panes)) {
+                part.panes = Arc::downgrade(&snapshot.panes);
+                self.images.retain(|of, _| !matches!(of, ImageOf::Slice(p, _) | ImageOf::Pane(p, _) if *p == number));
+                self.image_bytes = self.images.values().map(|image| image.bytes).sum();
+            }
             part.identity = Some(snapshot.keys.identity.clone());
             while part.groups.len() < snapshot.keys.len {
                 let at = part.groups.len();

@@ -57,6 +57,13 @@ impl Slice<'_> {
         }
     }
 
+    pub fn is_in_memory(&self) -> bool {
+        match self {
+            Slice::Closed(closed) => closed.is_in_memory(),
+            Slice::Open(_) => true,
+        }
+    }
+
     /// Whether it is still what it was when it was open.
     pub fn is(&self, before: &Arc<SliceBatch>) -> bool {
         match self {

@@ -17,16 +17,24 @@ impl Inner {
         let catalog = self.catalog();
         let stats = self.stats();
         let mut views = Vec::new();
-        for &id in ids {
+        let running = &stats.kept.reconciliations;
+        let (reconciled, ids): (Vec<Oid>, Vec<Oid>) =
+            ids.iter().partition(|&&id| running.get(id, &names.database).is_some());
+        for id in ids {
             let view = catalog.get(id).filter(|view| view.database == names.database);
             let view = view.filter(|_| stats.jobs.iter().any(|job| job.id == id)).ok_or_else(|| no_job(id))?;
             views.push(Name(vec![view.schema.clone(), view.name.clone()]));
         }
+        reconciled.iter().filter_map(|&id| running.get(id, &names.database)).for_each(|job| job.cancel());
+        if views.is_empty() {
+            return Ok(DdlOutcome { tag: "CANCEL JOB".into(), ..DdlOutcome::default() });
+        }
         let plan = catalog.drop_plan(ObjectType::MaterializedView, &views, false, false, names)?;
         let next = catalog.after_drop(&plan)?;
-        let oids = plan.oids.clone();
-        self.ask(|reply| Request::Cancel { oids, reply }).await?;
-        *self.catalog.write() = std::sync::Arc::new(next);
+        let (oids, next) = (plan.oids.clone(), std::sync::Arc::new(next));
+        let catalog = next.clone();
+        self.ask(|reply| Request::Cancel { oids, catalog, reply }).await?;
+        *self.catalog.write() = next;
         Ok(DdlOutcome { tag: "CANCEL JOB".into(), notices: plan.notices, created: None })
     }
 }
@@ -61,6 +69,7 @@ impl Coordinator {
             let rate = (seconds > 0.0 && read > read_before).then(|| (read - read_before) as f64 / seconds);
             jobs.push(JobStats {
                 id: oid,
+                kind: "history",
                 schema: view.object.schema.clone(),
                 name: view.object.name.clone(),
                 started_us,

@@ -44,6 +44,12 @@ struct ObjectTime {
     windows: Option<(Window, Option<i64>, Option<i64>, Emit)>,
 }
 
+impl Version {
+    pub fn tables(&self) -> impl Iterator<Item = (Oid, Arc<dyn TableProvider>)> {
+        self.tables.iter().map(|(oid, table)| (*oid, table.clone()))
+    }
+}
+
 impl ReadVersion for Version {
     fn tick(&self) -> (u64, u64) {
         self.tick

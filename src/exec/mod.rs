@@ -27,8 +27,10 @@ pub mod regroup_changes;
 #[cfg(test)]
 pub(crate) mod rough_transport;
 pub mod rows;
+pub mod saved_columns;
 pub mod session_batch;
 pub mod session_changes;
+pub mod session_saves;
 pub mod session_store;
 #[cfg(test)]
 mod session_tests;
@@ -44,6 +46,7 @@ pub mod table_state;
 pub mod tail;
 #[cfg(test)]
 pub(crate) mod text;
+pub mod unsaved;
 pub mod window;
 pub mod window_cursor;
 pub mod window_view;

@@ -6,6 +6,9 @@
 //!
 //! A store without a grid has one slice, number 0, which never closes: that is an aggregation without windows.
 
+#[path = "slice_repair.rs"]
+mod repair;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;

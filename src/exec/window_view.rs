@@ -3,6 +3,9 @@
 //! [`WindowView`] says how one aggregation of a plan is read from a store; [`WindowView::read`] gives its rows as of a
 //! snapshot, [`Changes`] gives them as deltas for whatever stands downstream.
 
+#[path = "window_correction.rs"]
+mod correction;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;

@@ -25,6 +25,7 @@ mod overlay;
 mod pg_type;
 mod prepared;
 mod reading;
+mod reconciling;
 mod rows;
 mod session;
 mod settings;
@@ -113,6 +114,7 @@ impl Server {
         let shared = Arc::new(Shared {
             engine,
             runtime: Runtime::new(options.query_memory_bytes)?,
+            query_memory_bytes: options.query_memory_bytes,
             compute: Compute::start().map_err(ServerError::Threads)?,
             started_us: now_us(),
             changing: tokio::sync::Mutex::new(()),

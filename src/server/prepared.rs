@@ -105,7 +105,10 @@ impl Session {
             prepared.parameter_types = types;
             prepared.columns = columns;
         } else {
-            prepared.columns = self.columns_without_a_plan(&parsed.statement)?;
+            prepared.columns = match &parsed.statement {
+                Statement::Reconcile(reconcile) => Some(self.reconcile_columns(reconcile).await?),
+                other => self.columns_without_a_plan(other)?,
+            };
         }
         prepared.parsed = Some(parsed);
         Ok(prepared)

@@ -33,6 +33,8 @@ pub enum RowsTag {
     Select,
     /// `FETCH n`
     Fetch,
+    /// `RECONCILE n`
+    Reconcile,
     /// Without a number.
     Bare(&'static str),
 }
@@ -42,6 +44,7 @@ impl RowsTag {
         match self {
             RowsTag::Select => format!("SELECT {rows}"),
             RowsTag::Fetch => format!("FETCH {rows}"),
+            RowsTag::Reconcile => format!("RECONCILE {rows}"),
             RowsTag::Bare(word) => word.to_string(),
         }
     }

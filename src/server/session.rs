@@ -35,6 +35,8 @@ pub struct Shared {
     pub engine: Engine,
     pub runtime: Arc<Runtime>,
     pub compute: Compute,
+    /// What queries together may hold.
+    pub query_memory_bytes: usize,
     /// When the server started, in microseconds since the epoch.
     pub started_us: i64,
     /// Held by an UPDATE or DELETE outside a block from its read to its write, so that none takes away a row that another has
@@ -80,6 +82,8 @@ pub struct Session {
     /// Cursors of DECLARE. FETCH takes turns on one.
     cursors: HashMap<String, Arc<tokio::sync::Mutex<RowStream>>>,
     notices: Vec<Notice>,
+    /// What is told when the rows of a statement have come.
+    pub(super) told_last: Arc<Mutex<Vec<Notice>>>,
 }
 
 impl Session {
@@ -118,6 +122,7 @@ impl Session {
             statements: HashMap::new(),
             cursors: HashMap::new(),
             notices: Vec::new(),
+            told_last: Arc::default(),
         })
     }
 
@@ -148,7 +153,8 @@ impl Session {
 
     pub fn take_notices(&mut self) -> Vec<Notice> {
         let settings = self.settings();
-        let notices = std::mem::take(&mut self.notices);
+        let mut notices = std::mem::take(&mut self.notices);
+        notices.append(&mut self.told_last.lock());
         notices.into_iter().filter(|notice| settings.wants(notice.level)).collect()
     }
 
@@ -341,6 +347,7 @@ impl Session {
                 self.explain(statement, *analyze, *verbose, prepared, &parameters).await.map(Response::Rows)
             }
             Statement::ExplainView { name, analyze } => self.explain_view(name, *analyze).await.map(Response::Rows),
+            Statement::Reconcile(reconcile) => self.reconcile(reconcile).await.map(Response::Rows),
             Statement::ShowObjects { .. }
             | Statement::ShowCreate { .. }
             | Statement::ShowJobs
@@ -390,7 +397,7 @@ impl Session {
     }
 
     /// An error inside BEGIN ... COMMIT.
-    fn not_in_a_block(&self, what: &str) -> Result<(), PgError> {
+    pub(super) fn not_in_a_block(&self, what: &str) -> Result<(), PgError> {
         if matches!(self.block, Block::Open(_)) {
             let message = format!("{what} cannot run inside a transaction block");
             return Err(PgError::new(code::ACTIVE_SQL_TRANSACTION, message).hint("Run it outside BEGIN ... COMMIT."));

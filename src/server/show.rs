@@ -16,8 +16,8 @@ const OBJECTS: [&str; 2] = ["schema", "name"];
 const SOURCES: [&str; 3] = ["schema", "name", "connector"];
 const NAMES: [&str; 1] = ["name"];
 const CREATE: [&str; 2] = ["name", "create_sql"];
-const JOBS: [&str; 8] =
-    ["id", "schema", "name", "progress", "records_read", "records_to_read", "records_per_second", "time_left"];
+const JOBS: [&str; 9] =
+    ["id", "kind", "schema", "name", "progress", "records_read", "records_to_read", "records_per_second", "time_left"];
 const COLUMNS: [&str; 4] = ["column", "type", "nullable", "note"];
 const SETTINGS: [&str; 3] = ["name", "setting", "description"];
 
@@ -127,9 +127,11 @@ impl Session {
 
     fn show_jobs(&self) -> RowStream {
         let stats = self.shared.engine.stats();
-        let rows = stats.jobs.iter().map(|job| {
+        let jobs = stats.jobs();
+        let rows = jobs.iter().map(|job| {
             [
                 Some(job.id.to_string()),
+                Some(job.kind.to_string()),
                 Some(job.schema.clone()),
                 Some(job.name.clone()),
                 Some(format!("{:.1}%", job.progress() * 100.0)),

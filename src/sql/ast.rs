@@ -71,6 +71,7 @@ pub enum Statement {
         name: Name,
         analyze: bool,
     },
+    Reconcile(Box<Reconcile>),
     WaitFor {
         name: Name,
         timeout_ms: Option<u64>,
@@ -140,6 +141,19 @@ pub struct Subscribe {
     pub progress: bool,
     /// The number of the tick to begin at.
     pub as_of: Option<i128>,
+}
+
+/// `RECONCILE MATERIALIZED VIEW name [FROM moment] [TO moment] [WITH (corrections = true)] [REPAIR]`.
+#[derive(Debug, Clone)]
+pub struct Reconcile {
+    pub name: Name,
+    /// Windows that begin at or after it.
+    pub from: Option<ast::Expr>,
+    /// Windows that end at or before it.
+    pub to: Option<ast::Expr>,
+    pub repair: bool,
+    /// Windows that were shown as final may be corrected.
+    pub corrections: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,7 +331,7 @@ pub enum Include {
 }
 
 /// What an insert does to a row whose primary key is there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum OnConflict {
     #[default]
     Error,

@@ -24,6 +24,7 @@ mod interval;
 mod name;
 mod parser;
 mod queries;
+mod reconcile;
 mod refusals;
 mod subscribe;
 mod table_command;

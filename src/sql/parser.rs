@@ -90,6 +90,7 @@ impl<'a> Cursor<'a> {
             "DROP" => self.drop_objects(),
             "ALTER" => self.alter(),
             "CANCEL" => self.cancel(),
+            "RECONCILE" => self.reconcile(),
             "SHOW" => self.show(),
             "DESCRIBE" | "DESC" => self.describe(),
             "EXPLAIN" => self.explain(),
@@ -123,6 +124,9 @@ impl<'a> Cursor<'a> {
     pub(super) fn explainable(&mut self) -> Result<Statement, SqlError> {
         match self.word(0).as_deref() {
             Some(word) if word.eq_ignore_ascii_case("CREATE") => self.create(),
+            Some(word) if word.eq_ignore_ascii_case("RECONCILE") => {
+                Err(self.unsupported("EXPLAIN RECONCILE", "EXPLAIN the SELECT of the view: that is what is recomputed"))
+            }
             _ => self.query_or_dml(),
         }
     }

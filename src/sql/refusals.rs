@@ -21,7 +21,7 @@ pub(super) fn statement(first: &str) -> Option<SqlError> {
         "LOCK" => "reads see one version of all views and never wait for writers",
         "MOVE" => "use FETCH",
         "USE" => "connect to the other database instead",
-        "RECONCILE" | "COMMENT" | "LOAD" | "IMPORT" => "",
+        "COMMENT" | "LOAD" | "IMPORT" => "",
         _ => return None,
     };
     Some(refuse(word, hint))

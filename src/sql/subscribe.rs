@@ -61,7 +61,7 @@ impl Cursor<'_> {
     }
 
     /// `= value` of an option that is on or off; none means on.
-    fn option_value(&mut self) -> Result<bool, SqlError> {
+    pub(super) fn option_value(&mut self) -> Result<bool, SqlError> {
         if self.take_symbol(&Token::Eq) && (self.at_symbol(&Token::Comma) || self.at_symbol(&Token::RParen)) {
             return Err(self.unexpected());
         }

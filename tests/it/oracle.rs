@@ -57,7 +57,7 @@ pub const QUERIES: &[&str] = &[
 ];
 
 /// Views over views of [`QUERIES`], by number.
-const OVER_VIEWS: &[&str] = &[
+pub const OVER_VIEWS: &[&str] = &[
     "SELECT window_start, window_end, sum(n) AS n, max(s) AS s FROM TUMBLE((v6), window_start, INTERVAL '2 minutes') GROUP BY window_start, window_end",
     "SELECT k, sum(n) AS n FROM v7 GROUP BY k",
     "SELECT k, s FROM v1 ORDER BY s DESC NULLS LAST, k LIMIT 2",
@@ -67,7 +67,7 @@ const OVER_VIEWS: &[&str] = &[
 ];
 
 /// Over a source: what moves with its watermark.
-const BY_WATERMARK: &[&str] = &[
+pub const BY_WATERMARK: &[&str] = &[
     "SELECT k, v, ts FROM r WHERE ts > watermark('r') - INTERVAL '15 seconds'",
     "SELECT k, window_end, count(*) AS n, max(v) AS m FROM HOP(r, ts, INTERVAL '10 seconds', INTERVAL '30 seconds') WHERE window_end > watermark('r') AND window_start <= watermark('r') GROUP BY k, window_start, window_end",
     "SELECT k, count(*) AS n, sum(v) AS s FROM r WHERE ts >= date_trunc('minute', watermark('r')) GROUP BY k",
@@ -95,7 +95,7 @@ pub const DERIVED: [&str; 9] = [
 
 /// Views over views, by name: over the two of [`FINE`], `f0` and `f1`, over each other, and over [`DERIVED`]. The first
 /// [`ON_SLICES`] are read from the store, too; the others follow changes, the last those of a view as it stands.
-const OVER_FINE: [&str; 12] = [
+pub const OVER_FINE: [&str; 12] = [
     "SELECT k, window_start, window_end, n, s * 2 AS twice FROM f0 WHERE k = 'a' AND n > 1",
     "SELECT k, window_end, sum(n) AS n, sum(s) AS s, min(lo) AS lo, max(hi) AS hi, bool_or(big) AS big, sum(even) FILTER (WHERE m = 1) AS even, sum(s) FILTER (WHERE m <> 1) AS others FROM f0 GROUP BY k, window_end",
     "SELECT window_start, sum(n)::bigint AS n, sum(eighths) AS e FROM TUMBLE(f1, window_start, INTERVAL '1 minute') GROUP BY window_start",
@@ -112,7 +112,7 @@ const OVER_FINE: [&str; 12] = [
 const ON_SLICES: usize = 6;
 
 /// EMIT ON WINDOW CLOSE, derived and over each other: each with the query whose final windows it shows.
-const FINAL: [(&str, &str); 4] = [
+pub const FINAL: [(&str, &str); 4] = [
     (
         "SELECT k, window_start, window_end, count(*) AS n, max(v) AS hi FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '1 minute') GROUP BY k, window_start, window_end EMIT ON WINDOW CLOSE",
         "SELECT k, window_start, window_end, n, hi FROM d8",
@@ -131,7 +131,7 @@ const FINAL: [(&str, &str); 4] = [
     ),
 ];
 
-async fn create_derived(db: &Db) {
+pub async fn create_derived(db: &Db) {
     for (prefix, queries) in [("f", &FINE[..]), ("d", &DERIVED[..]), ("o", &OVER_FINE[..])] {
         for (i, query) in queries.iter().enumerate() {
             db.run(&format!("CREATE MATERIALIZED VIEW {prefix}{i} AS {query}")).await;
@@ -142,7 +142,7 @@ async fn create_derived(db: &Db) {
 const MINUTE_US: i64 = 60_000_000;
 pub const START_US: i64 = 1_767_225_600_000_000;
 
-async fn create_views(db: &Db) {
+pub async fn create_views(db: &Db) {
     for (i, query) in QUERIES.iter().enumerate() {
         db.run(&format!("CREATE MATERIALIZED VIEW v{i} AS {query}")).await;
     }
@@ -375,7 +375,7 @@ async fn check_derived(db: &Db, accepted: &[Row], when: &str) {
 /// `(k, v, ts)`.
 pub type Row = (Option<&'static str>, Option<i64>, i64);
 
-fn source_of(topic: &str, broker: &EmbeddedBroker) -> String {
+pub fn source_of(topic: &str, broker: &EmbeddedBroker) -> String {
     format!(
         "CREATE SOURCE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
          WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{}', allowed_lateness = '20 seconds', idle_timeout = '1 hour')
@@ -385,7 +385,7 @@ fn source_of(topic: &str, broker: &EmbeddedBroker) -> String {
 }
 
 /// Random events of a topic, late ones among them.
-struct Events {
+pub struct Events {
     topic: String,
     partitions: i32,
     laws: BTreeMap<i32, NaiveLaw>,
@@ -394,11 +394,11 @@ struct Events {
 }
 
 impl Events {
-    fn new(topic: String, partitions: i32) -> Events {
+    pub fn new(topic: String, partitions: i32) -> Events {
         Events { topic, partitions, laws: BTreeMap::new(), accepted: Vec::new(), sent: 0 }
     }
 
-    fn send(&mut self, producer: &Producer, random: &mut StdRng) {
+    pub fn send(&mut self, producer: &Producer, random: &mut StdRng) {
         for _ in 0..random.random_range(1..60) {
             self.sent += 1;
             let partition = random.random_range(0..self.partitions);

@@ -625,6 +625,24 @@ mod tests {
     }
 
     #[test]
+    fn closed_slices_that_are_replaced_are_regrouped_anew() {
+        let mut case = Case::new(1);
+        case.add(&(0..80).map(|i| (i % 8, i % 5, i % 4, i)).collect::<Vec<_>>());
+        case.stores[0].close(8).unwrap();
+        let parts = case.parts();
+        case.check(&parts, 0..8, None);
+        let right: Vec<Row> = case.rows.iter().copied().filter(|row| row.0 != 3 || row.1 != 2).collect();
+        let mut other = Case::new(1);
+        other.add(&right.iter().copied().filter(|row| row.0 == 3).collect::<Vec<_>>());
+        case.stores[0].replace(3..4, &other.stores[0].drain().unwrap()).unwrap();
+        case.rows = right;
+        let parts = case.parts();
+        case.check(&parts, 0..8, None);
+        case.check(&parts, 3..4, None);
+        assert_eq!(case.regrouped.image_bytes, case.regrouped.images.values().map(|image| image.bytes).sum::<usize>());
+    }
+
+    #[test]
     fn images_are_kept_while_their_slices_stay() {
         let mut case = Case::new(1);
         case.add(&(0..20).map(|i| (i % 4, i, 0, 1)).collect::<Vec<_>>());

@@ -301,9 +301,10 @@ impl View {
             let parts: Vec<StoreSnapshot> = parts.iter().map(|(_, part)| part.clone()).collect();
             let source = Horizon::Source(self.flow.feeds[i].source);
             let shown = shown(Some(&source), times, self.plan.retention_us).above(feed.floor_us);
-            let delta = edge.changes.step(&mut edge.regrouped, &parts, &shown)?;
-            if !std::mem::take(&mut edge.skips_first) {
-                deltas.insert(i, delta);
+            if std::mem::take(&mut edge.skips_first) {
+                edge.changes.resume(&mut edge.regrouped, &parts, &shown)?;
+            } else {
+                deltas.insert(i, edge.changes.step(&mut edge.regrouped, &parts, &shown)?);
             }
         }
         Ok(deltas)

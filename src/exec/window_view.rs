@@ -340,7 +340,7 @@ impl Changes {
     ) -> Result<Delta, ExecError> {
         let mut out = DeltaRows::default();
         match self.view.emit {
-            Emit::OnUpdate => self.update(store, dirty, shown, &mut out)?,
+            Emit::OnUpdate => self.update(store, dirty, shown, |_, _| true, &mut out)?,
             Emit::OnWindowClose => self.close(store, shown, &mut out)?,
         }
         // What cannot change any more need not be remembered; what retention forgets goes without a retraction.
@@ -366,6 +366,7 @@ impl Changes {
         store: &mut SliceStore,
         dirty: &[(i64, Vec<u32>)],
         shown: &Shown,
+        wanted: impl Fn(&WindowView, i64) -> bool,
         out: &mut DeltaRows,
     ) -> Result<(), ExecError> {
         let grid = store.layout().grid;
@@ -373,7 +374,7 @@ impl Changes {
         let mut by_window: BTreeMap<i64, BTreeSet<u32>> = BTreeMap::new();
         for (slice, ids) in dirty {
             for end in self.view.windows_over(grid, *slice) {
-                if self.view.shows(first_kept_us, shown, end) {
+                if wanted(&self.view, end) && self.view.shows(first_kept_us, shown, end) {
                     by_window.entry(end).or_default().extend(ids);
                 }
             }
@@ -680,6 +681,12 @@ mod tests {
                     final_until = Some(least + random.random_range(0..15));
                 }
                 case.tick(&rows, final_until);
+                if random.random_bool(0.2) {
+                    // As after a restart.
+                    case.changes = Changes::new(case.changes.view.clone()).unwrap();
+                    let shown = Shown { horizon_us: None, final_until_us: final_until };
+                    case.changes.resume(&mut case.store, &shown).unwrap();
+                }
                 case.check(final_until, seed);
             }
         }

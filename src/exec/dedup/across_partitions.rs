@@ -744,7 +744,7 @@ mod tests {
                         .unwrap()
                         .iter()
                         .flat_map(|rows| {
-                            crate::exec::text::print_rows(&schema(), &[rows.clone()])
+                            crate::exec::text::print_rows(&schema(), std::slice::from_ref(rows))
                                 .lines()
                                 .map(str::to_string)
                                 .collect::<Vec<_>>()

@@ -169,7 +169,7 @@ fn run(options: &Options, scenario: &str, topic: &str) -> Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let engine = Engine::start(EngineOptions { workers: options.workers })?;
+        let engine = Engine::start(EngineOptions { workers: options.workers, ..EngineOptions::default() })?;
         let names = NameContext::new("dev", "bench");
         let source = format!(
             "CREATE SOURCE ad_events (event_id VARCHAR, ad_id BIGINT, event_type VARCHAR, user_id BIGINT, country VARCHAR,

@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use riverrun::demo::{self, Board, Demo, DemoOptions, Meter};
 use riverrun::engine::{Engine, EngineOptions};
 use riverrun::server::{Server, ServerOptions};
+use riverrun::sql::interval_us;
+use riverrun::storage::{self, Copied, StorageError};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
@@ -26,10 +28,40 @@ enum Command {
     Serve(Serve),
     /// Serve, with a broker in the process, a generator of ad events and the views of queries/; nothing is kept on disk.
     Demo(DemoArgs),
+    /// Copy the state to an empty place, while a server may run on it.
+    Backup(Backup),
+    /// Put a backup in an empty place.
+    Restore(Restore),
+}
+
+#[derive(Debug, Args)]
+struct Backup {
+    /// Where the state is: a folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
+    #[arg(long, value_name = "DIR|URL", env = "RIVERRUN_DATA_DIR")]
+    data_dir: String,
+    /// Where the copy goes, in the same form
+    #[arg(long, value_name = "DIR|URL")]
+    to: String,
+}
+
+#[derive(Debug, Args)]
+struct Restore {
+    /// Where the backup is: a folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
+    #[arg(long, value_name = "DIR|URL")]
+    from: String,
+    /// Where the state goes, in the same form
+    #[arg(long, value_name = "DIR|URL", env = "RIVERRUN_DATA_DIR")]
+    data_dir: String,
 }
 
 #[derive(Debug, Default, Args)]
 struct Serve {
+    /// Where state is kept: a folder, or s3://, gs:// or az:// with a bucket and a prefix [default: riverrun-data]
+    #[arg(long, value_name = "DIR|URL", env = "RIVERRUN_DATA_DIR", conflicts_with = "in_memory")]
+    data_dir: Option<String>,
+    /// Keep nothing: all is gone when the process ends
+    #[arg(long)]
+    in_memory: bool,
     /// A TOML file with these options, written with underscores; what is given here or in RIVERRUN_* variables wins.
     #[arg(long, value_name = "FILE", env = "RIVERRUN_CONFIG")]
     config: Option<PathBuf>,
@@ -73,6 +105,12 @@ struct Options {
     /// Threads that read, decode and aggregate [default: one per core]
     #[arg(long, value_name = "N", env = "RIVERRUN_WORKERS")]
     workers: Option<usize>,
+    /// The longest time between two checkpoints, such as '10 s' [default: 10 s]
+    #[arg(long, value_name = "INTERVAL", env = "RIVERRUN_CHECKPOINT_INTERVAL")]
+    checkpoint_interval: Option<String>,
+    /// What state may take of memory, in MiB: reading rests before it takes more [default: no limit]
+    #[arg(long, value_name = "MIB", env = "RIVERRUN_MEMORY_LIMIT_MIB")]
+    memory_limit_mib: Option<usize>,
     /// The most clients at once [default: 100]
     #[arg(long, value_name = "N", env = "RIVERRUN_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
@@ -88,19 +126,29 @@ impl Options {
             listen: self.listen.or(others.listen),
             http: self.http.or(others.http),
             workers: self.workers.or(others.workers),
+            checkpoint_interval: self.checkpoint_interval.or(others.checkpoint_interval),
+            memory_limit_mib: self.memory_limit_mib.or(others.memory_limit_mib),
             max_connections: self.max_connections.or(others.max_connections),
             query_memory_mib: self.query_memory_mib.or(others.query_memory_mib),
         }
     }
 
-    fn from_file(path: &Path) -> Result<Options> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
-    }
-
-    fn engine(&self) -> EngineOptions {
+    fn engine(&self, data: Option<String>) -> Result<EngineOptions> {
         let default = EngineOptions::default();
-        EngineOptions { workers: self.workers.unwrap_or(default.workers) }
+        let checkpoint_interval = match self.checkpoint_interval.as_deref().map(interval_us).transpose() {
+            Ok(None) => default.checkpoint_interval,
+            Ok(Some(us)) => match u64::try_from(us) {
+                Ok(us) if us >= 100_000 => Duration::from_micros(us),
+                _ => anyhow::bail!("--checkpoint-interval is less than 100 ms"),
+            },
+            Err(error) => anyhow::bail!("--checkpoint-interval: {error}"),
+        };
+        Ok(EngineOptions {
+            workers: self.workers.unwrap_or(default.workers),
+            data,
+            checkpoint_interval,
+            memory_limit_bytes: self.memory_limit_mib.map(|mib| mib.saturating_mul(1 << 20)),
+        })
     }
 
     fn server(&self) -> ServerOptions {
@@ -116,6 +164,29 @@ impl Options {
     }
 }
 
+/// What a configuration file may say.
+#[derive(Debug, Default)]
+struct FileOptions {
+    data_dir: Option<String>,
+    options: Options,
+}
+
+impl FileOptions {
+    fn read(path: &Path) -> Result<FileOptions> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        FileOptions::parse(&text).with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<FileOptions> {
+        let mut table: toml::Table = text.parse()?;
+        let data_dir = table.remove("data_dir").map(toml::Value::try_into).transpose().context("data_dir")?;
+        Ok(FileOptions { data_dir, options: table.try_into()? })
+    }
+}
+
+/// Where `serve` keeps state unless it is told.
+const DATA_DIR: &str = "riverrun-data";
+
 /// The stack of a thread that runs statements. The parser bounds how deep a statement may be; what works on the deepest one,
 /// in a debug build, needs about half of this.
 const STACK_BYTES: usize = 16 << 20;
@@ -124,6 +195,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     let level = match cli.command {
         Command::Serve(_) => "info",
+        Command::Backup(_) | Command::Restore(_) => "warn",
         // What the demo has to say is on the screen.
         Command::Demo(_) => "error",
     };
@@ -137,21 +209,36 @@ fn main() -> Result<()> {
         .context("cannot start threads")?;
     let outcome = match cli.command {
         Command::Serve(serve) => {
-            let options = match &serve.config {
-                Some(path) => serve.options.or(Options::from_file(path)?),
-                None => serve.options,
-            };
-            runtime.block_on(self::serve(options))
+            let file = serve.config.as_deref().map(FileOptions::read).transpose()?.unwrap_or_default();
+            let data = serve.data_dir.or(file.data_dir).unwrap_or_else(|| DATA_DIR.to_string());
+            let data = (!serve.in_memory).then_some(data);
+            runtime.block_on(self::serve(serve.options.or(file.options), data))
         }
         Command::Demo(demo) => runtime.block_on(self::demo(demo)),
+        Command::Backup(Backup { data_dir, to }) => copied(storage::backup(&data_dir, &to), &to),
+        Command::Restore(Restore { from, data_dir }) => copied(storage::restore(&from, &data_dir), &data_dir),
     };
     // A call to a broker that does not answer is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
-async fn start(options: &Options) -> Result<(Engine, Server)> {
-    let engine = Engine::start(options.engine()).context("the engine does not start")?;
+/// Says what a copy holds.
+fn copied(outcome: Result<Copied, StorageError>, to: &str) -> Result<()> {
+    let Copied { manifest, committed_at_us, files, log_records, bytes, fallback } = outcome?;
+    if let Some(fallback) = fallback {
+        eprintln!("warning: {fallback}");
+    }
+    let at = chrono::DateTime::from_timestamp_micros(committed_at_us).unwrap_or_default();
+    println!(
+        "copied to {to}: the state of {} (manifest {manifest}, {files} files), {log_records} records after it, {bytes} bytes",
+        at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+    );
+    Ok(())
+}
+
+async fn start(options: &Options, data: Option<String>) -> Result<(Engine, Server)> {
+    let engine = Engine::start(options.engine(data)?).context("the engine does not start")?;
     match Server::start(engine.clone(), options.server()).await {
         Ok(server) => Ok((engine, server)),
         Err(error) => {
@@ -161,22 +248,33 @@ async fn start(options: &Options) -> Result<(Engine, Server)> {
     }
 }
 
-async fn serve(options: Options) -> Result<()> {
-    let (engine, server) = start(&options).await?;
+async fn serve(options: Options, data: Option<String>) -> Result<()> {
+    let place = data.clone();
+    let (engine, server) = start(&options, data).await?;
+    match place {
+        Some(place) => tracing::info!(data = place, "what it holds outlives the process"),
+        None => tracing::warn!("nothing is kept: all is gone when the process ends"),
+    }
     let address = server.address();
     tracing::info!(%address, "ready: psql -h {} -p {}", address.ip(), address.port());
     if let Some(http) = server.http_address() {
         tracing::info!(address = %http, "answering /healthz and /metrics");
     }
-    interrupted().await?;
+    let ended = tokio::select! {
+        interrupt = interrupted() => interrupt.map(|()| None)?,
+        reason = engine.ended() => Some(reason.unwrap_or_else(|| "it was told to stop".into())),
+    };
     tracing::info!("stopping");
     server.stop().await;
     engine.stop().await;
-    Ok(())
+    match ended {
+        Some(reason) => anyhow::bail!("the engine has ended: {reason}"),
+        None => Ok(()),
+    }
 }
 
 async fn demo(args: DemoArgs) -> Result<()> {
-    let (engine, server) = start(&args.options).await?;
+    let (engine, server) = start(&args.options, None).await?;
     let mut end = std::pin::pin!(async {
         match args.seconds.map(Duration::from_secs) {
             Some(seconds) => tokio::time::timeout(seconds, interrupted()).await.unwrap_or(Ok(())),
@@ -238,11 +336,14 @@ mod tests {
         let given = |arguments: &[&str]| match Cli::parse_from(["riverrun", "serve"].iter().chain(arguments)).command {
             Command::Serve(serve) => serve.options,
             Command::Demo(demo) => demo.options,
+            other => panic!("{other:?} has no such options"),
         };
         let file: Options = toml::from_str("listen = '127.0.0.1:1'\nworkers = 3").expect("valid options");
         let options = given(&["--listen", "127.0.0.1:2"]).or(file);
         assert_eq!(options.server().listen, SocketAddr::from(([127, 0, 0, 1], 2)));
-        assert_eq!(options.engine().workers, 3);
-        assert!(toml::from_str::<Options>("data_dir = '/x'").is_err());
+        assert_eq!(options.engine(None).expect("valid options").workers, 3);
+        let file = FileOptions::parse("data_dir = '/x'\nworkers = 2").expect("valid options");
+        assert_eq!((file.data_dir.as_deref(), file.options.workers), (Some("/x"), Some(2)));
+        assert!(FileOptions::parse("data_dri = '/x'").is_err());
     }
 }

@@ -46,23 +46,23 @@ impl NameContext {
 /// One version of the catalog. A change makes another; a clone costs two reference counts.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    version: u64,
-    next_oid: Oid,
-    databases: Arc<BTreeMap<String, Database>>,
-    objects: Arc<BTreeMap<Oid, Arc<Object>>>,
+    pub(super) version: u64,
+    pub(super) next_oid: Oid,
+    pub(super) databases: Arc<BTreeMap<String, Database>>,
+    pub(super) objects: Arc<BTreeMap<Oid, Arc<Object>>>,
 }
 
 #[derive(Debug, Clone)]
-struct Database {
-    oid: Oid,
-    schemas: BTreeMap<String, Schema>,
+pub(super) struct Database {
+    pub oid: Oid,
+    pub schemas: BTreeMap<String, Schema>,
 }
 
 #[derive(Debug, Clone)]
-struct Schema {
-    oid: Oid,
+pub(super) struct Schema {
+    pub oid: Oid,
     /// Sources, tables, views and materialized views share one namespace.
-    relations: BTreeMap<String, Oid>,
+    pub relations: BTreeMap<String, Oid>,
 }
 
 /// A database or a schema, for listings.
@@ -523,7 +523,7 @@ impl Catalog {
         databases.get_mut(database).ok_or_else(|| CatalogError::NoDatabase(database.to_string()))
     }
 
-    fn schema_mut(&mut self, database: &str, schema: &str) -> Result<&mut Schema, CatalogError> {
+    pub(super) fn schema_mut(&mut self, database: &str, schema: &str) -> Result<&mut Schema, CatalogError> {
         let database = self.database_mut(database)?;
         database.schemas.get_mut(schema).ok_or_else(|| CatalogError::NoSchema(schema.to_string()))
     }

@@ -2,6 +2,7 @@
 
 #[allow(clippy::module_inception)]
 mod catalog;
+mod catalog_text;
 pub mod compat;
 mod error;
 mod functions;
@@ -11,6 +12,7 @@ mod system_tables;
 mod types;
 
 pub use catalog::*;
+pub use catalog_text::{CatalogText, DatabaseText, ObjectText};
 pub use error::CatalogError;
 pub use functions::{SERVER_VERSION, pg_aggregates, pg_functions};
 pub use object::*;

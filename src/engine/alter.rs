@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::coordinator::{Coordinator, Request};
 use super::error::EngineError;
 use super::reader::{Altered, SourceChange};
@@ -31,7 +33,7 @@ pub(super) enum Alteration {
 }
 
 /// Records between two offsets that were never read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     pub partition: i32,
     pub from_offset: i64,
@@ -44,7 +46,7 @@ pub struct Gap {
 }
 
 /// An alteration of the law for one partition.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub at_us: i64,
     pub altered: Altered,
@@ -103,9 +105,10 @@ impl Inner {
                 (object, Alteration::Restart { place: *place, partitions })
             }
         };
-        let next = catalog.with_replaced(object.clone());
-        let notices = self.ask(|reply| Request::Alter { object, alteration, reply }).await?;
-        *self.catalog.write() = Arc::new(next);
+        let next = Arc::new(catalog.with_replaced(object.clone()));
+        let catalog = next.clone();
+        let notices = self.ask(|reply| Request::Alter { object, alteration, catalog, reply }).await?;
+        *self.catalog.write() = next;
         Ok(DdlOutcome { tag, notices, created: None })
     }
 }

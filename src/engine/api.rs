@@ -124,6 +124,11 @@ impl Engine {
         self.inner.wait_for(name, names, timeout).await
     }
 
+    /// Returns when the engine has ended, with the reason unless it was told to.
+    pub async fn ended(&self) -> Option<String> {
+        self.inner.ended().await
+    }
+
     /// [`Engine::wait_for`] for everything.
     pub async fn flush(&self) -> Result<(), EngineError> {
         self.inner.flush().await

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, BooleanBufferBuilder};
+use serde::{Deserialize, Serialize};
 
 use super::judge::{complete_behind, event_times, kept};
 use super::reader::{Attached, Consumer, Decoding, Out, SourceSetup};
@@ -21,14 +22,27 @@ const MOST_MARKS: usize = 4096;
 const MARK_EVERY: i64 = 16;
 
 /// A partition's watermark as it was before the record at an offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(i64, Option<i64>)", into = "(i64, Option<i64>)")]
 pub struct Mark {
     pub offset: i64,
     pub watermark_us: Option<i64>,
 }
 
+impl From<(i64, Option<i64>)> for Mark {
+    fn from((offset, watermark_us): (i64, Option<i64>)) -> Self {
+        Mark { offset, watermark_us }
+    }
+}
+
+impl From<Mark> for (i64, Option<i64>) {
+    fn from(mark: Mark) -> Self {
+        (mark.offset, mark.watermark_us)
+    }
+}
+
 /// Marks in order: dense among the last offsets, the sparser the older. It takes at most 100 KiB.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marks(Vec<Mark>);
 
 impl Marks {

@@ -10,23 +10,29 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::alter::{Alteration, Change, Gap, Pending};
 use super::backfill::HistoryProgress;
+use super::checkpoint::PartSave;
+use super::checkpointer::Said;
 use super::clock::{self, Stopwatch};
 use super::error::EngineError;
+use super::keeping::{Heard, Keeping};
+use super::memory::Memory;
 use super::reader::{Consumer, SourceSetup};
+use super::kept::Kept;
 use super::reconcile::{AskedBasis, Basis, Logs};
 use super::repair::{RepairStep, Repairs};
-use super::stats::{Ids, Kept, PartitionStats, Stats};
+use super::stats::{Ids, PartitionStats, Stats};
 use super::subscription::{Subscriber, Subscription};
-use super::table::Table;
+use super::table::{Table, Written};
+use super::table_log::Logged;
 use super::topic::{Seen, TopicWatch};
 use super::version::Version;
 use super::worker::{Command, EdgeId, PassId, Report, StoreReport};
 use super::{TableChange, TickId, WriteOutcome};
-use crate::catalog::{Object, Oid};
+use crate::catalog::{Catalog, Object, Oid};
 use crate::exec::Delta;
 use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
@@ -53,22 +59,31 @@ pub(super) enum Request {
         object: Arc<Object>,
         setup: Option<Box<NewSource>>,
         plan: Option<Box<StreamPlan>>,
+        catalog: Arc<Catalog>,
         reply: Reply<Vec<String>>,
+    },
+    /// A schema or database has come or gone.
+    Namespaces {
+        catalog: Arc<Catalog>,
+        reply: Reply<()>,
     },
     /// In an order in which nothing is left that reads what has gone.
     Drop {
         oids: Vec<Oid>,
+        catalog: Arc<Catalog>,
         reply: Reply<()>,
     },
     /// Drops views unless one of them has read its history by now.
     Cancel {
         oids: Vec<Oid>,
+        catalog: Arc<Catalog>,
         reply: Reply<()>,
     },
     /// What ALTER SOURCE does; the object as it is from now on.
     Alter {
         object: Arc<Object>,
         alteration: Alteration,
+        catalog: Arc<Catalog>,
         reply: Reply<Vec<String>>,
     },
     Read {
@@ -91,6 +106,10 @@ pub(super) enum Request {
         reply: Reply<()>,
     },
     Topic(Seen),
+    /// Of a checkpoint.
+    Said(Said),
+    /// Of the log of tables.
+    Logged(Logged),
     Repair(RepairStep),
     /// What a view is compared by, as of one tick.
     Reconcile {
@@ -102,6 +121,7 @@ pub(super) enum Request {
         what: Explained,
         reply: Reply<Vec<String>>,
     },
+    /// After a last checkpoint, if there is storage.
     Stop,
 }
 
@@ -114,7 +134,7 @@ pub(super) enum Explained {
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Outcome<T>>;
-type Outcome<T> = Result<T, EngineError>;
+pub(super) type Outcome<T> = Result<T, EngineError>;
 
 pub(super) struct NewSource {
     pub setup: SourceSetup,
@@ -161,6 +181,10 @@ pub(super) struct Store {
     pub complete_from_us: Option<i64>,
     /// The last [`Command::Floor`].
     pub floor_us: Option<i64>,
+    /// The view it was made for and those that this was over, which may have been dropped since; and which of its feeds.
+    pub made_by: (Vec<Arc<Object>>, usize),
+    /// Before the process began.
+    pub short_before: Shortfall,
 }
 
 pub(super) struct FeedUse {
@@ -207,6 +231,8 @@ pub(super) struct View {
     /// When it began to read history, and the records of it that had been read by then.
     pub began: Option<(i64, i64)>,
     pub failed: Option<String>,
+    /// Of the passes, before the process began.
+    pub short_before: Shortfall,
     /// The time its last step took and the rows it gave, for EXPLAIN ANALYZE.
     pub step_us: u64,
     pub rows_out: u64,
@@ -238,6 +264,18 @@ pub(super) struct Coordinator {
     pub kept: Arc<Kept>,
     pub stats: Arc<RwLock<Arc<Stats>>>,
     pub tick_ms: f64,
+    /// As of the last DDL.
+    pub catalog: Arc<Catalog>,
+    /// State is kept, so that what changes is noted.
+    pub lasts: bool,
+    /// None for an engine that keeps nothing.
+    pub keeping: Option<Keeping>,
+    pub memory: Memory,
+    /// Why reading rests, if it does.
+    pub rests: Option<String>,
+    /// Another process owns the data.
+    pub fenced: Option<String>,
+    ended: watch::Sender<Option<String>>,
 }
 
 impl View {
@@ -280,6 +318,8 @@ pub(super) struct TickData {
     pub oldest_sessions: HashMap<StoreId, Vec<i64>>,
     /// What tables and views changed.
     pub outputs: HashMap<Oid, Vec<Delta>>,
+    /// What workers save.
+    pub saved: Vec<PartSave>,
 }
 
 struct Nowhere;
@@ -303,6 +343,8 @@ impl Coordinator {
         reports: Receiver<Report>,
         kept: Arc<Kept>,
         stats: Arc<RwLock<Arc<Stats>>>,
+        memory: Memory,
+        ended: watch::Sender<Option<String>>,
     ) -> Self {
         Coordinator {
             workers: commands.len(),
@@ -324,13 +366,21 @@ impl Coordinator {
             kept,
             stats,
             tick_ms: 0.0,
+            catalog: Arc::new(Catalog::new()),
+            lasts: false,
+            keeping: None,
+            memory,
+            rests: None,
+            fenced: None,
+            ended,
         }
     }
 
     /// Runs until [`Request::Stop`].
     pub fn run(mut self) {
         let mut since = Stopwatch::start();
-        loop {
+        let mut stopping = false;
+        let reason = loop {
             let left = TICK.saturating_sub(since.elapsed());
             let mut batch = Vec::new();
             match self.requests.recv_timeout(left) {
@@ -339,27 +389,46 @@ impl Coordinator {
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => batch.push(Request::Stop),
             }
             batch.extend(self.requests.try_iter());
-            if batch.iter().any(|r| matches!(r, Request::Stop)) {
-                break;
-            }
             // What watchers say can wait for the tick that is due anyway, as nobody waits for it.
-            let somebody_waits = batch.iter().any(|r| !matches!(r, Request::Topic(_)));
+            let mut somebody_waits = batch.iter().any(|r| !matches!(r, Request::Topic(_) | Request::Said(_) | Request::Logged(_)));
             let mut asked = Asked::default();
             for request in batch {
-                self.take(request, &mut asked);
+                match request {
+                    Request::Stop => stopping = true,
+                    Request::Said(said) => {
+                        let heard = self.keeping.as_mut().map_or(Heard::Well, |keeping| keeping.said(said));
+                        self.heard(heard);
+                        somebody_waits |= self.keeping.as_ref().is_some_and(Keeping::is_awaited);
+                    }
+                    Request::Logged(logged) => {
+                        let heard = self.keeping.as_mut().map_or(Heard::Well, |keeping| keeping.logged(logged));
+                        self.heard(heard);
+                    }
+                    request => self.take(request, &mut asked),
+                }
             }
-            if somebody_waits || since.elapsed() >= TICK {
+            if let Some(fenced) = self.fenced.take() {
+                break Some(fenced);
+            }
+            if stopping && !self.has_more_to_keep() {
+                break None;
+            }
+            if somebody_waits || stopping || since.elapsed() >= TICK {
                 since = Stopwatch::start();
                 if !self.end_tick(asked) {
                     tracing::error!("a worker thread ended; the engine stops");
-                    break;
+                    break Some("a worker thread ended".to_string());
                 }
                 self.tick_ms = since.elapsed().as_secs_f64() * 1000.0;
             }
-        }
+        };
         for commands in &self.commands {
             let _ = commands.send(Command::Stop);
         }
+        if let Some(keeping) = self.keeping.take() {
+            keeping.stop();
+        }
+        self.ended.send_replace(Some(reason.unwrap_or_default()));
     }
 
     pub fn broadcast(&self, command: impl Fn() -> Command) {
@@ -371,38 +440,32 @@ impl Coordinator {
 
     fn take(&mut self, request: Request, asked: &mut Asked) {
         match request {
-            Request::Stop => {}
+            Request::Stop | Request::Said(_) | Request::Logged(_) => {}
             Request::Topic(seen) => self.topic_seen(seen),
-            Request::Create { object, setup, plan, reply } => {
+            Request::Create { object, setup, plan, catalog, reply } => {
                 let oid = object.oid;
-                let made = match (setup, plan) {
+                let before = std::mem::replace(&mut self.catalog, catalog);
+                let made = self.check_keeping().and_then(|()| match (setup, plan) {
                     (Some(new), _) => self.add_source(object, *new),
-                    (None, Some(plan)) => self.add_view(object, *plan),
+                    (None, Some(plan)) => self.add_view(object, *plan, None),
                     (None, None) => self.add_table(object),
-                };
-                asked.created.push((oid, made, reply));
+                });
+                asked.created.push(Created { oid, made, before, reply });
             }
-            Request::Drop { oids, reply } => {
-                for oid in oids {
-                    self.remove(oid);
-                }
-                asked.dropped.push(reply);
-            }
-            Request::Cancel { oids, reply } => match oids.iter().find(|oid| !self.reads_history(**oid)) {
+            Request::Namespaces { catalog, reply } => self.changed(catalog, &[], reply, asked),
+            Request::Drop { oids, catalog, reply } => self.changed(catalog, &oids, reply, asked),
+            Request::Cancel { oids, catalog, reply } => match oids.iter().find(|oid| !self.reads_history(**oid)) {
                 Some(ended) => {
                     let _ = reply.send(Err(super::jobs::no_job(*ended)));
                 }
-                None => {
-                    oids.into_iter().for_each(|oid| self.remove(oid));
-                    asked.dropped.push(reply);
-                }
+                None => self.changed(catalog, &oids, reply, asked),
             },
-            Request::Write { changes, reply } => {
-                let outcome = self.write(changes, &mut asked.data);
-                asked.written.push((outcome, reply));
-            }
-            Request::Alter { object, alteration, reply } => {
-                let outcome = self.alter(object, alteration);
+            Request::Write { changes, reply } => self.take_write(changes, reply, asked),
+            Request::Alter { object, alteration, catalog, reply } => {
+                let outcome = self.check_keeping().and_then(|()| self.alter(object, alteration));
+                if outcome.is_ok() {
+                    self.catalog = catalog;
+                }
                 asked.altered.push((outcome, reply));
             }
             Request::Read { objects, allow_partial, reply } => asked.reads.push((objects, allow_partial, reply)),
@@ -423,7 +486,18 @@ impl Coordinator {
         }
     }
 
-    fn end_tick(&mut self, mut asked: Asked) -> bool {
+    /// A DDL that makes nothing.
+    fn changed(&mut self, catalog: Arc<Catalog>, gone: &[Oid], reply: Reply<()>, asked: &mut Asked) {
+        if let Err(error) = self.check_keeping() {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        self.catalog = catalog;
+        gone.iter().for_each(|&oid| self.remove(oid));
+        asked.changed.push(reply);
+    }
+
+    pub(super) fn end_tick(&mut self, mut asked: Asked) -> bool {
         let tick = self.tick;
         let mut wanted: Vec<StoreId> = Vec::new();
         for (objects, _, _) in &asked.reads {
@@ -449,7 +523,9 @@ impl Coordinator {
         // Who waits or reads finds the figures of that tick.
         let asked_for = !asked.reads.is_empty() || !asked.explained.is_empty() || !self.waits.is_empty();
         let detail = tick % DETAIL_EVERY == 1 || asked_for;
-        self.broadcast(|| Command::EndTick { tick, snapshots: wanted.clone(), detail });
+        let changes_last = asked.changes_what_lasts();
+        let save = self.order_checkpoint(changes_last);
+        self.broadcast(|| Command::EndTick { tick, snapshots: wanted.clone(), detail, save: save.clone() });
         let mut data = std::mem::take(&mut asked.data);
         for source in self.sources.values_mut() {
             source.backfills.clear();
@@ -476,16 +552,41 @@ impl Coordinator {
             self.note_current(oid);
         }
         self.tell_subscribers(&data);
+        asked.data = data;
+        self.settle_created(&mut asked.created);
+        if let Some(order) = save {
+            self.begin_checkpoint(&order, &mut asked.data);
+        }
+        self.mind_memory();
         self.tick += 1;
         // Before anybody is answered: who has waited finds the figures of the tick that ended the wait.
         self.publish_stats();
-        self.answer(asked, &mut data);
+        self.answer(asked);
         true
+    }
+
+    /// What has failed by the end of its tick was never made.
+    fn settle_created(&mut self, created: &mut [Created]) {
+        for made in created {
+            if let (Ok(_), Some(reason)) = (&made.made, self.views.get(&made.oid).and_then(|v| v.failed.clone())) {
+                let view = self.views[&made.oid].object.name.clone();
+                self.remove(made.oid);
+                made.made = Err(EngineError::ViewFailed { view, reason });
+            }
+            if made.made.is_err() {
+                self.catalog = made.before.clone();
+            }
+        }
     }
 
     /// Takes in what a worker says.
     fn absorb(&mut self, report: Report, data: &mut TickData) {
         debug_assert_eq!(report.tick, self.tick, "workers report the tick that was ended");
+        if let Some(keeping) = &mut self.keeping {
+            keeping.note_busy(report.worker, report.busy);
+        }
+        data.saved.extend(report.saved);
+        self.fenced = self.fenced.take().or(report.fatal);
         for (edge, delta) in report.edges {
             data.edges.entry(edge).or_default().push(delta);
         }
@@ -625,7 +726,7 @@ impl Coordinator {
         }
     }
 
-    fn step_tables(&mut self) {
+    pub(super) fn step_tables(&mut self) {
         for (&oid, table) in &self.tables {
             if let Some(watermark_us) = table.watermark_us() {
                 self.times.insert(oid, SourceTime::of_table(watermark_us));
@@ -701,7 +802,7 @@ impl Coordinator {
     }
 
     /// Slices under a view must not close while some of its history is still to come.
-    fn is_held(&self, view: &View) -> bool {
+    pub(super) fn is_held(&self, view: &View) -> bool {
         let own = view
             .passes
             .iter()
@@ -796,26 +897,20 @@ impl Coordinator {
         }
     }
 
-    fn answer(&mut self, asked: Asked, data: &mut TickData) {
-        for (oid, made, reply) in asked.created {
-            let made = match (made, self.views.get(&oid).and_then(|v| v.failed.clone())) {
-                (Ok(_), Some(reason)) => {
-                    let view = self.views[&oid].object.name.clone();
-                    self.remove(oid);
-                    Err(EngineError::ViewFailed { view, reason })
-                }
-                (made, _) => made,
-            };
-            let _ = reply.send(made);
+    fn answer(&mut self, mut asked: Asked) {
+        let data = &mut asked.data;
+        for Created { made, reply, .. } in asked.created {
+            self.answer_when_kept(made, reply);
         }
         for (outcome, reply) in asked.altered {
-            let _ = reply.send(outcome.map(|pending| self.what_changed(pending)));
+            let told = outcome.map(|pending| self.what_changed(pending));
+            self.answer_when_kept(told, reply);
         }
-        for reply in asked.dropped {
-            let _ = reply.send(Ok(()));
+        for reply in asked.changed {
+            self.answer_when_kept(Ok(()), reply);
         }
-        for (outcome, reply) in asked.written {
-            let _ = reply.send(outcome);
+        for written in asked.written {
+            self.answer_write(written);
         }
         for (objects, allow_partial, reply) in asked.reads {
             let _ = reply.send(self.version(&objects, allow_partial, data).map(Arc::new));
@@ -877,18 +972,32 @@ pub(super) fn fail(view: &mut View, reason: &str) {
 }
 
 /// An object that was made, or why not, and who asked for it.
-type Created = (Oid, Outcome<Vec<String>>, Reply<Vec<String>>);
+pub(super) struct Created {
+    oid: Oid,
+    made: Outcome<Vec<String>>,
+    /// The catalog without it.
+    before: Arc<Catalog>,
+    reply: Reply<Vec<String>>,
+}
 
 #[derive(Default)]
-struct Asked {
-    data: TickData,
+pub(super) struct Asked {
+    pub data: TickData,
     created: Vec<Created>,
-    dropped: Vec<Reply<()>>,
+    changed: Vec<Reply<()>>,
     altered: Vec<(Outcome<Pending>, Reply<Vec<String>>)>,
-    written: Vec<(Outcome<WriteOutcome>, Reply<WriteOutcome>)>,
+    pub written: Vec<Written>,
     reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
     bases: Vec<(AskedBasis, Logs, Reply<Basis>)>,
     repairs: Repairs,
     subscriptions: Vec<(Oid, Option<TickId>, Reply<Subscription>)>,
     explained: Vec<(Explained, Reply<Vec<String>>)>,
+}
+
+impl Asked {
+    /// Somebody will be told only once a checkpoint holds what this tick does.
+    fn changes_what_lasts(&self) -> bool {
+        !(self.created.is_empty() && self.changed.is_empty() && self.altered.is_empty())
+            || self.written.iter().any(Written::waits_for_checkpoint)
+    }
 }

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use arrow::array::{BooleanArray, BooleanBufferBuilder, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::judge::Accepted;
 use super::owners::{buckets_of, by_owner};
 use super::reader::{Consumer, Partition, SourceReader, SourceSetup};
@@ -35,6 +37,7 @@ pub(super) fn take_in(
     accepted: Accepted,
     partitions: &mut BTreeMap<i32, Partition>,
     verdicts: &mut Verdicts,
+    lasts: bool,
 ) -> Result<TakenIn, ExecError> {
     let Accepted { rows, present, places } = accepted;
     let Some(deduplicate) = setup.deduplicate.as_ref().filter(|_| rows.num_rows() > 0) else {
@@ -64,7 +67,13 @@ pub(super) fn take_in(
             continue;
         };
         keys.write(row, &mut key);
-        let ids = partition.ids.get_or_insert_with(|| WithinPartition::new(deduplicate.interval_us));
+        let ids = partition.ids.get_or_insert_with(|| {
+            let mut ids = WithinPartition::new(deduplicate.interval_us);
+            if lasts {
+                ids.track_saves();
+            }
+            ids
+        });
         let repeats = ids.judge(&key, times.value(row), place.offset)?;
         counts.append(repeats.is_none());
         if let Some(kept) = repeats {

@@ -6,6 +6,7 @@ use crate::connector::ConnectorError;
 use crate::exec::ExecError;
 use crate::planner::PlanError;
 use crate::sql::SqlError;
+use crate::storage::StorageError;
 
 /// A tick's id (epoch, n) as one number that sorts as ticks follow each other: epoch * 10^12 + n.
 pub fn tick_number((epoch, n): TickId) -> i128 {
@@ -69,6 +70,18 @@ pub enum EngineError {
     /// 57014
     #[error("canceling statement due to timeout: {waiting}")]
     Timeout { waiting: String },
+    /// 58030: mend the storage.
+    #[error("{message}")]
+    Storage { message: String },
+    /// 40003: the change is there now; whether it will be after a restart is not known.
+    #[error("the change is there, but not on disk: {cause}")]
+    Unknown { cause: String },
+    /// As [`EngineError::Storage`].
+    #[error(transparent)]
+    Kept(#[from] StorageError),
+    /// Start with what fits, or look at the message: the data cannot be taken up.
+    #[error("{message}")]
+    Restore { message: String },
     /// 57P01
     #[error("the engine is stopping")]
     Stopped,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::coordinator::{Coordinator, Explained, RegroupedUse, Source, Store, View};
 use super::error::EngineError;
+use super::keeping::Keeping;
 use super::stats::{SliceStats, SourceStats, Stats, ViewStats};
 use super::worker::StoreReport;
 use crate::catalog::Oid;
@@ -23,6 +24,9 @@ impl Coordinator {
             views: self.views.values().map(|view| self.view_stats(view)).collect(),
             slices: self.stores.iter().flat_map(|(&id, store)| self.slice_stats(id, store)).collect(),
             jobs,
+            checkpoints: self.keeping.as_ref().map(Keeping::history).unwrap_or_default(),
+            rests: self.rests.clone(),
+            memory: self.memory.stats(),
             kept: self.kept.clone(),
             tables: self.tables.iter().map(|(&oid, t)| (oid, t.object.name.clone())).collect(),
         };

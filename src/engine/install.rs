@@ -5,15 +5,20 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::coordinator::{Coordinator, FeedUse, NewSource, RegroupedEdge, RegroupedUse, Request, Source, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;
+use super::restore::{TookUp, with_views_below};
 use super::topic::TopicWatch;
 use super::worker::{Command, attached_feed, attached_pass};
 use crate::catalog::{Object, ObjectKind, Oid};
 use crate::exec::arrangement::Arrangement;
+use crate::exec::ExecError;
 use crate::exec::derive::Derived;
 use crate::exec::exchange::StoreId;
+use crate::exec::feed::Shortfall;
 use crate::exec::flow::{Feed, Flow, Input, Objects, Output};
 use crate::exec::horizon::Horizon;
 use crate::exec::regroup::Regrouped;
@@ -103,10 +108,16 @@ impl Coordinator {
         Ok(())
     }
 
-    pub(super) fn add_view(&mut self, object: Arc<Object>, plan: StreamPlan) -> Result<Vec<String>, EngineError> {
+    /// A view that begins, or goes on with what it had.
+    pub(super) fn add_view(
+        &mut self,
+        object: Arc<Object>,
+        plan: StreamPlan,
+        took_up: Option<TookUp>,
+    ) -> Result<Vec<String>, EngineError> {
         let flow = Flow::of(&plan, self)?;
         let mut notices = self.check(&flow, &plan)?;
-        if plan.store == StoreChoice::Shared {
+        if plan.store == StoreChoice::Shared && took_up.is_none() {
             for feed in &flow.feeds {
                 let choice = self.choose(feed, &plan, true);
                 if choice.found.is_none() {
@@ -114,12 +125,22 @@ impl Coordinator {
                 }
             }
         }
-        let tail = Tail::new(&flow)?;
-        let arrangement = match flow.output {
+        let mut tail = match &took_up {
+            Some(took_up) => took_up.tail(self, &flow, &plan)?,
+            None => Tail::new(&flow)?,
+        };
+        let mut arrangement = match flow.output {
             Output::Rows(_) if plan.output().append_only => Some(Arrangement::append_only(flow.schema.clone())),
             Output::Rows(_) => Some(Arrangement::multiset(flow.schema.clone())?),
             Output::Feed { .. } | Output::Aggregate { .. } => None,
         };
+        if let (Some(took_up), Some(arrangement)) = (&took_up, &mut arrangement) {
+            took_up.fill(arrangement)?;
+        }
+        if self.lasts {
+            tail.track_saves();
+            arrangement.iter_mut().for_each(Arrangement::track_saves);
+        }
         for source in flow.feeds.iter().map(|f| f.source).chain(flow.passes.iter().map(|p| p.rows.source)) {
             self.begin_source(source)?;
         }
@@ -130,29 +151,42 @@ impl Coordinator {
         for (i, feed) in flow.feeds.iter().enumerate() {
             let read_in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
             let keep_us = self.wished_us(feed, &plan, read_in_place);
-            let mut use_of = self.store_for(object.oid, feed, &plan, read_in_place, keep_us, &mut notices)?;
+            let mut use_of = match &took_up {
+                Some(took_up) => self.take_up_store(object.oid, feed, took_up.body.stores[i], keep_us)?,
+                None => self.store_for(&object, i, feed, &plan, read_in_place, keep_us, &mut notices)?,
+            };
             if self.is_whole(use_of.store) {
                 targets.entry(feed.source).or_insert_with(|| Some(Vec::new()));
             } else {
                 targets.insert(feed.source, None);
             }
             if !read_in_place {
-                self.add_edge(&mut use_of, plan.retention_us, true)?;
+                // What it has been told is in what it took up.
+                self.add_edge(&mut use_of, plan.retention_us, took_up.is_none())?;
             }
             feeds.push(use_of);
         }
         let mut passes = Vec::new();
         for pass in &flow.passes {
             let id = self.fresh_id();
-            self.broadcast(|| Command::Attach { source: pass.rows.source, attached: attached_pass(id, pass) });
+            let has_history = took_up.is_some();
+            let source = pass.rows.source;
+            self.broadcast(|| Command::Attach { source, attached: attached_pass(id, pass), has_history });
             passes.push(id);
         }
         for input in flow.tail.iter().flat_map(|n| &n.inputs) {
             if let Input::Object(upstream) = input {
                 self.want_changes(*upstream)?;
+                if took_up.is_some() {
+                    // What it shows by now has been told.
+                    self.begin_changes(*upstream)?;
+                }
             }
         }
-        if targets.values().any(Option::is_none) {
+        if let Some(took_up) = &took_up {
+            targets = took_up.body.targets.iter().cloned().collect();
+        }
+        if took_up.is_none() && targets.values().any(Option::is_none) {
             notices.push(format!(
                 "materialized view \"{name}\" is reading history; WAIT FOR {name} returns when it is current",
                 name = object.name
@@ -174,8 +208,20 @@ impl Coordinator {
             current: false,
             began: None,
             failed: None,
+            short_before: Shortfall::default(),
             step_us: 0,
             rows_out: 0,
+        };
+        let view = match took_up {
+            None => view,
+            Some(TookUp { body, .. }) => View {
+                complete_from_us: body.complete_from_us,
+                made_in: 0,
+                current: body.current,
+                rows_out: body.rows_out,
+                short_before: body.shortfall,
+                ..view
+            },
         };
         self.views.insert(oid, view);
         Ok(notices)
@@ -254,9 +300,11 @@ impl Coordinator {
     }
 
     /// A store that holds what the feed needs, or a new one.
+    #[allow(clippy::too_many_arguments, reason = "what CREATE knows of one feed")]
     fn store_for(
         &mut self,
-        view_oid: Oid,
+        object: &Arc<Object>,
+        index: usize,
         feed: &Feed,
         plan: &StreamPlan,
         read_in_place: bool,
@@ -278,8 +326,9 @@ impl Coordinator {
                 let id = self.fresh_id();
                 let layout = feed.layout.clone();
                 let source = feed.source;
-                self.broadcast(|| Command::AddStore { store: id, source, layout: layout.clone() });
-                self.broadcast(|| Command::Attach { source, attached: attached_feed(id, feed) });
+                self.broadcast(|| Command::AddStore { store: id, source, layout: layout.clone(), saved: None });
+                let attached = attached_feed(id, feed);
+                self.broadcast(|| Command::Attach { source, attached: attached.clone(), has_history: false });
                 let store = Store {
                     source,
                     feed: Arc::new(feed.clone()),
@@ -289,13 +338,42 @@ impl Coordinator {
                     reports: BTreeMap::new(),
                     complete_from_us: None,
                     floor_us: None,
+                    made_by: (with_views_below(object, &|oid| self.catalog.get(oid)), index),
+                    short_before: Shortfall::default(),
                 };
                 self.stores.insert(id, store);
                 notices.push(format!("keeps its state in {}", store_name(id)));
                 (id, feed.view.clone(), None)
             }
         };
-        let store = self.stores.get_mut(&id).expect("found or made above");
+        self.wish(id, object.oid, keep_us);
+        Ok(FeedUse { store: id, view, edge: None, regrouped, floor_us: None })
+    }
+
+    /// The store that the feed had when it was kept.
+    fn take_up_store(
+        &mut self,
+        view_oid: Oid,
+        feed: &Feed,
+        id: StoreId,
+        keep_us: Option<i64>,
+    ) -> Result<FeedUse, EngineError> {
+        let gone = || ExecError::Saved { what: format!("{} of a view", store_name(id)) };
+        let store = self.stores.get(&id).ok_or_else(gone)?;
+        let (view, regrouped) = match feed.derived_from(&store.feed).map_err(|_| gone())? {
+            Derived::Same(view) => (view, None),
+            Derived::Regrouped(by) => {
+                let reader = Arc::new(Mutex::new(Regrouped::new(by.clone())?));
+                (feed.view.clone(), Some(RegroupedUse { by, reader, edge: None }))
+            }
+        };
+        self.wish(id, view_oid, keep_us);
+        Ok(FeedUse { store: id, view, edge: None, regrouped, floor_us: None })
+    }
+
+    /// What a view wants the store to keep.
+    fn wish(&mut self, id: StoreId, view_oid: Oid, keep_us: Option<i64>) {
+        let store = self.stores.get_mut(&id).expect("found or made by the caller");
         // A view may use one store twice; the longer wish holds.
         let wish = match store.users.get(&view_oid) {
             Some(None) => None,
@@ -304,7 +382,6 @@ impl Coordinator {
         };
         store.users.insert(view_oid, wish);
         self.tell_keep(id);
-        Ok(FeedUse { store: id, view, edge: None, regrouped, floor_us: None })
     }
 
     /// A store keeps what its most demanding view wants.

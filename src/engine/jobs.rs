@@ -31,9 +31,10 @@ impl Inner {
         }
         let plan = catalog.drop_plan(ObjectType::MaterializedView, &views, false, false, names)?;
         let next = catalog.after_drop(&plan)?;
-        let oids = plan.oids.clone();
-        self.ask(|reply| Request::Cancel { oids, reply }).await?;
-        *self.catalog.write() = std::sync::Arc::new(next);
+        let (oids, next) = (plan.oids.clone(), std::sync::Arc::new(next));
+        let catalog = next.clone();
+        self.ask(|reply| Request::Cancel { oids, catalog, reply }).await?;
+        *self.catalog.write() = next;
         Ok(DdlOutcome { tag: "CANCEL JOB".into(), notices: plan.notices, created: None })
     }
 }

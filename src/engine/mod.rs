@@ -10,6 +10,9 @@ mod accepted_table;
 mod alter;
 mod api;
 mod backfill;
+mod checkpoint;
+mod checkpointer;
+mod checkpoints;
 mod clock;
 mod coordinator;
 mod duplicates;
@@ -18,12 +21,17 @@ mod figures;
 mod install;
 mod jobs;
 mod judge;
+mod keeping;
+mod kept;
+pub mod kept_rows;
+mod memory;
 mod owners;
 mod read;
 mod reader;
 mod reconcile;
 mod reconciliations;
 mod repair;
+mod restore;
 mod session_part;
 mod session_table;
 mod sharing;
@@ -31,10 +39,13 @@ mod source_table;
 mod stats;
 mod subscription;
 mod table;
+mod table_log;
+mod tmp_stub;
 mod topic;
 mod verdicts;
 mod version;
 mod worker;
+mod worker_saves;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,44 +55,63 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub use crate::connector::ConnectorError;
 pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, TickId, WriteOutcome};
 pub use clock::{Stopwatch, now_us};
 pub use error::{EngineError, tick_number, tick_of_number};
+pub use keeping::CHECKPOINT_INTERVAL;
 pub use reconcile::{Comparable, ShownWindows};
 pub use reconciliations::{Reconciliation, Work};
 pub use repair::{Damage, Repaired};
-pub use stats::{Ids, JobPartition, JobStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats};
+pub use stats::{
+    CheckpointStats, Ids, JobPartition, JobStats, MemoryStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats,
+};
 pub use subscription::{Subscription, Update};
 pub use verdicts::Counts;
 
 use self::coordinator::{Coordinator, Explained, NewSource, Reply, Request};
 use self::reader::SourceSetup;
-use self::stats::Kept;
+use self::checkpoint::Checkpoint;
+use self::kept::Kept;
+use self::memory::Memory;
 use self::verdicts::LateInto;
-use self::worker::{Channels, Worker};
+use self::worker::{Channels, Seat, Worker};
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, Oid, Source};
 use crate::connector::{ColumnSpec, IncludeKind, JsonOptions, SourceOptions};
 use crate::exec::dedup::Deduplicate;
 use crate::exec::law::Bounds;
 use crate::planner::{self, stream_plan::StreamPlan};
 use crate::sql::{Drop, Include, Name, Statement, interval_us};
+use crate::storage::{Opened, Storage, StorageError};
 
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// Threads that read, decode and aggregate.
     pub workers: usize,
+    /// Where state is kept: a folder, or `s3://`, `gs://` or `az://` with a bucket and a prefix. None: it ends with the process.
+    pub data: Option<String>,
+    /// The longest time between two checkpoints while something changes.
+    pub checkpoint_interval: Duration,
+    /// What state may take of memory.
+    pub memory_limit_bytes: Option<usize>,
 }
 
 impl Default for EngineOptions {
     /// One worker per core.
     fn default() -> Self {
-        EngineOptions { workers: thread::available_parallelism().map_or(1, usize::from) }
+        EngineOptions {
+            workers: thread::available_parallelism().map_or(1, usize::from),
+            data: None,
+            checkpoint_interval: CHECKPOINT_INTERVAL,
+            memory_limit_bytes: None,
+        }
     }
 }
 
+/// How long a start waits for another process to let go of the data.
+const LONGEST_LOCK: Duration = Duration::from_secs(3);
 /// The most workers: each owns at least one of the 256 buckets.
 pub const MOST_WORKERS: usize = 256;
 
@@ -94,6 +124,8 @@ pub(crate) struct Inner {
     requests: Sender<Request>,
     stats: Arc<RwLock<Arc<Stats>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Why it has ended; empty for one that was told to.
+    ended: watch::Receiver<Option<String>>,
 }
 
 impl Inner {
@@ -105,13 +137,18 @@ impl Inner {
                 hint: "Leave --workers out for one per core.".into(),
             });
         }
-        // Each start has an epoch of its own, so that a tick's id never comes twice.
-        let epoch = u64::try_from(now_us()).unwrap_or(0);
         let (requests, asked) = unbounded();
         let (reports, reported) = unbounded();
         let kept = Arc::new(Kept::default());
         let stats = Arc::new(RwLock::new(Arc::new(Stats { kept: kept.clone(), ..Stats::default() })));
         let (owners, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
+        let opened = options.data.as_deref().map(open_storage).transpose()?;
+        let checkpoint = opened.as_ref().and_then(|opened| opened.manifest.as_ref()).map(restore::checkpoint_of);
+        let checkpoint: Option<Checkpoint> = checkpoint.transpose()?.flatten();
+        // Each start has an epoch of its own, so that a tick's id never comes twice, whatever the clock says.
+        let last = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.body.tick.0);
+        let epoch = u64::try_from(now_us()).unwrap_or(0).max(last + 1);
+        let memory = Memory::new(options.memory_limit_bytes);
         let mut threads = Vec::new();
         let mut commands = Vec::new();
         let failed = |e: std::io::Error| EngineError::NotReady {
@@ -122,22 +159,38 @@ impl Inner {
             let (send, receive) = unbounded();
             commands.push(send);
             let transport = Box::new(Channels { owners: owners.clone() });
-            let worker = Worker::new(index, workers, epoch, receive, reports.clone(), incoming, transport);
+            let seat = Seat { index, workers, epoch, cache: memory.cache.clone(), lasts: opened.is_some() };
+            let worker = Worker::new(seat, receive, reports.clone(), incoming, transport);
             let name = format!("worker-{index}");
             threads.push(thread::Builder::new().name(name).spawn(move || worker.run()).map_err(failed)?);
         }
         drop(reports);
-        let coordinator = Coordinator::new(epoch, asked, requests.clone(), commands, reported, kept, stats.clone());
+        let (ended, end) = watch::channel(None);
+        let mut coordinator =
+            Coordinator::new(epoch, asked, requests.clone(), commands, reported, kept, stats.clone(), memory, ended);
+        let mut plans = planner::Plans::default();
+        if let Some(opened) = opened {
+            plans = coordinator.take_up(opened, checkpoint, options.checkpoint_interval)?;
+        }
+        let catalog = coordinator.catalog.clone();
         let run = move || coordinator.run();
         threads.push(thread::Builder::new().name("coordinator".into()).spawn(run).map_err(failed)?);
         Ok(Arc::new(Inner {
-            catalog: RwLock::new(Arc::new(Catalog::new())),
-            plans: RwLock::default(),
+            catalog: RwLock::new(catalog),
+            plans: RwLock::new(plans),
             ddl: tokio::sync::Mutex::new(()),
             requests,
             stats,
             threads: Mutex::new(threads),
+            ended: end,
         }))
+    }
+
+    /// Returns when the engine has ended, with the reason unless it was told to.
+    async fn ended(&self) -> Option<String> {
+        let mut ended = self.ended.clone();
+        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.filter(|reason| !reason.is_empty())
     }
 
     fn catalog(&self) -> Arc<Catalog> {
@@ -161,12 +214,12 @@ impl Inner {
             Statement::CreateSchema { name, if_not_exists } => {
                 let (database, schema) = catalog.schema_name(name, names)?;
                 let made = catalog.create_schema(&database, &schema);
-                return self.made_namespace(made, "CREATE SCHEMA", &schema, *if_not_exists);
+                return self.made_namespace(made, "CREATE SCHEMA", &schema, *if_not_exists).await;
             }
             Statement::CreateDatabase { name, if_not_exists } => {
                 let database = name.to_string();
                 let made = catalog.create_database(&database);
-                return self.made_namespace(made, "CREATE DATABASE", &database, *if_not_exists);
+                return self.made_namespace(made, "CREATE DATABASE", &database, *if_not_exists).await;
             }
             _ => {}
         }
@@ -200,15 +253,17 @@ impl Inner {
         };
         let plan = definition.plan.map(|plan| planner::onto_slices(plan, &self.plans.read()));
         let running = plan.clone().map(Box::new);
-        notices.extend(self.ask(|reply| Request::Create { object, setup, plan: running, reply }).await?);
+        let next = Arc::new(next);
+        let catalog = next.clone();
+        notices.extend(self.ask(|reply| Request::Create { object, setup, plan: running, catalog, reply }).await?);
         if let Some(plan) = plan {
             self.plans.write().insert(oid, Arc::new(plan));
         }
-        *self.catalog.write() = Arc::new(next);
+        *self.catalog.write() = next;
         Ok(DdlOutcome { tag, notices, created: Some(oid) })
     }
 
-    fn made_namespace(
+    async fn made_namespace(
         &self,
         made: Result<Catalog, crate::catalog::CatalogError>,
         tag: &str,
@@ -217,7 +272,12 @@ impl Inner {
     ) -> Result<DdlOutcome, EngineError> {
         let mut notices = Vec::new();
         match made {
-            Ok(next) => *self.catalog.write() = Arc::new(next),
+            Ok(next) => {
+                let next = Arc::new(next);
+                let catalog = next.clone();
+                self.ask(|reply| Request::Namespaces { catalog, reply }).await?;
+                *self.catalog.write() = next;
+            }
             Err(error) if if_not_exists && error.is_already_there() => {
                 notices.push(format!("\"{name}\" already exists, skipping"));
             }
@@ -255,11 +315,11 @@ impl Inner {
         let catalog = self.catalog();
         let plan =
             catalog.drop_plan(statement.kind, &statement.names, statement.if_exists, statement.cascade, names)?;
-        let next = catalog.after_drop(&plan)?;
-        *self.catalog.write() = Arc::new(next);
-        let oids = plan.oids.clone();
-        self.plans.write().retain(|oid, _| !oids.contains(oid));
-        self.ask(|reply| Request::Drop { oids, reply }).await?;
+        let next = Arc::new(catalog.after_drop(&plan)?);
+        let (oids, catalog) = (plan.oids.clone(), next.clone());
+        self.ask(|reply| Request::Drop { oids, catalog, reply }).await?;
+        *self.catalog.write() = next;
+        self.plans.write().retain(|oid, _| !plan.oids.contains(oid));
         let kind = match statement.kind {
             crate::sql::ObjectType::Source => "SOURCE",
             crate::sql::ObjectType::Table => "TABLE",
@@ -356,6 +416,20 @@ impl Inner {
         };
         if let Err(error) = tokio::task::spawn_blocking(join).await {
             tracing::error!(%error, "waiting for the engine's threads failed");
+        }
+    }
+}
+
+/// A process that has just been killed may still hold its lock.
+#[expect(clippy::disallowed_methods, reason = "nothing tells when another process has gone")]
+fn open_storage(url: &str) -> Result<Opened, StorageError> {
+    let since = Stopwatch::start();
+    loop {
+        match Storage::open(url, now_us()) {
+            Err(StorageError::Locked { .. }) if since.elapsed() < LONGEST_LOCK => {
+                thread::sleep(Duration::from_millis(50));
+            }
+            opened => return opened,
         }
     }
 }

@@ -10,7 +10,10 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
+use super::checkpoint::PartitionNotes;
 use super::duplicates::{TakenIn, take_in};
 use super::judge::{complete_behind, judge};
 use super::stats::PartitionStats;
@@ -21,6 +24,7 @@ use crate::connector::{
     self, ColumnSpec, ConnectorError, Health, JsonDecoder, JsonOptions, PartitionOffset, Records, SourceOptions,
 };
 use crate::exec::dedup::{AcceptedRows, Deduplicate, OffsetSet, WithinPartition};
+use crate::exec::durable::Saved;
 use crate::exec::exchange::{SourceProgress, StoreId};
 use crate::exec::feed::{FeedStep, PassStep, Shortfall};
 use crate::exec::flow::{Feed, Pass};
@@ -118,7 +122,7 @@ pub enum SourceChange {
 }
 
 /// How a partition's law stands from an offset on, after an ALTER SOURCE.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Altered {
     pub partition: i32,
     pub offset: i64,
@@ -141,6 +145,8 @@ enum Step {
 
 pub struct SourceReader {
     pub(super) setup: SourceSetup,
+    /// What changes is noted for checkpoints.
+    lasts: bool,
     reader: Option<connector::Reader>,
     pub(super) partitions: BTreeMap<i32, Partition>,
     pub(super) decoding: Option<Decoding>,
@@ -167,9 +173,10 @@ pub struct SourceReader {
 pub(super) type Out = Vec<(Consumer, Result<ReadRows, ExecError>)>;
 
 impl SourceReader {
-    pub fn new(setup: SourceSetup) -> Self {
+    pub fn new(setup: SourceSetup, lasts: bool) -> Self {
         SourceReader {
             setup,
+            lasts,
             reader: None,
             partitions: BTreeMap::new(),
             decoding: None,
@@ -198,22 +205,12 @@ impl SourceReader {
             let mut law = PartitionLaw::new(start, terms);
             // Its first row may come before the tick ends.
             law.source_stands_at(source_watermark_us, true);
-            self.partitions.entry(partition).or_insert_with(|| Partition {
-                start,
-                position: start,
-                end: None,
-                end_seen_us: i64::MIN,
-                at_end_since_us: None,
-                idle_us: None,
-                law,
-                marks: Marks::default(),
-                counts: Counts::default(),
-                ids: None,
-                duplicates: OffsetSet::default(),
-                error: None,
-                complete_from_us: None,
-            });
+            self.partitions.entry(partition).or_insert_with(|| Partition::new(start, law, self.lasts));
         }
+        self.read_on(partitions);
+    }
+
+    fn read_on(&mut self, partitions: &[(i32, i64)]) {
         match &mut self.reader {
             Some(reader) => {
                 let added = partitions.iter().map(|&(partition, offset)| PartitionOffset { partition, offset });
@@ -222,6 +219,53 @@ impl SourceReader {
                 }
             }
             None => self.open(),
+        }
+    }
+
+    /// A partition as it was saved; see [`SourceReader::restored`].
+    pub fn restore(
+        &mut self,
+        partition: i32,
+        notes: &PartitionNotes,
+        ids: &[Saved],
+        duplicates: &[Saved],
+    ) -> Result<(), ExecError> {
+        let mut state = Partition::new(notes.start, notes.law.clone(), self.lasts);
+        state.position = notes.position;
+        (state.marks, state.counts) = (notes.marks.clone(), notes.counts);
+        (state.error, state.complete_from_us) = (notes.error.clone(), notes.complete_from_us);
+        if let (Some(deduplicate), false) = (&self.setup.deduplicate, ids.is_empty()) {
+            state.ids = Some(WithinPartition::load(deduplicate.interval_us, ids)?);
+        }
+        if !duplicates.is_empty() {
+            state.duplicates = OffsetSet::load(duplicates)?;
+        }
+        if self.lasts {
+            state.duplicates.track_saves();
+            state.ids.iter_mut().for_each(WithinPartition::track_saves);
+        }
+        self.partitions.insert(partition, state);
+        Ok(())
+    }
+
+    /// All partitions have been taken up: reading goes on once somebody wants rows.
+    pub fn restored(&mut self, floor_us: Option<i64>) {
+        self.floor_us = floor_us;
+        self.open();
+    }
+
+    /// What must never be accepted any more, since bounds or the watermark were changed.
+    pub fn floor_us(&self) -> Option<i64> {
+        self.floor_us
+    }
+
+    /// A consumer that holds what has been read so far.
+    pub fn attach_whole(&mut self, attached: Attached) {
+        let mut consumers = self.consumers();
+        consumers.push(attached);
+        self.decode_for(consumers);
+        if self.reader.is_none() {
+            self.open();
         }
     }
 
@@ -338,6 +382,9 @@ impl SourceReader {
         (state.at_end_since_us, state.idle_us, state.error) = (None, None, None);
         state.marks = Marks::default();
         state.duplicates = OffsetSet::default();
+        if self.lasts {
+            state.duplicates.track_saves();
+        }
         if let Some(reader) = &mut self.reader
             && let Err(error) = reader.add(&[PartitionOffset { partition, offset }])
         {
@@ -454,7 +501,7 @@ impl SourceReader {
         if !self.records.is_empty() {
             let accepted =
                 judge(&self.setup, decoding, &self.records, &mut self.partitions, now_us, &mut self.verdicts);
-            match take_in(&self.setup, accepted, &mut self.partitions, &mut self.verdicts) {
+            match take_in(&self.setup, accepted, &mut self.partitions, &mut self.verdicts, self.lasts) {
                 Ok(TakenIn { counts, open }) => {
                     decoding.feed(counts, out);
                     self.accepted.extend(open);
@@ -551,6 +598,41 @@ impl SourceReader {
 }
 
 impl Partition {
+    fn new(start: i64, law: PartitionLaw, lasts: bool) -> Partition {
+        let mut duplicates = OffsetSet::default();
+        if lasts {
+            duplicates.track_saves();
+        }
+        Partition {
+            start,
+            position: start,
+            end: None,
+            end_seen_us: i64::MIN,
+            at_end_since_us: None,
+            idle_us: None,
+            law,
+            marks: Marks::default(),
+            counts: Counts::default(),
+            ids: None,
+            duplicates,
+            error: None,
+            complete_from_us: None,
+        }
+    }
+
+    pub fn notes(&self, floor_us: Option<i64>) -> PartitionNotes {
+        PartitionNotes {
+            start: self.start,
+            position: self.position,
+            counts: self.counts,
+            law: self.law.clone(),
+            marks: self.marks.clone(),
+            error: self.error.clone(),
+            complete_from_us: self.complete_from_us,
+            floor_us,
+        }
+    }
+
     fn note_end(&mut self, now_us: i64) {
         match self.end {
             Some(end) if self.position >= end => {

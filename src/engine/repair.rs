@@ -22,7 +22,7 @@ use super::owners::{by_owner, select_partial};
 use super::reader::{Consumer, SourceSetup};
 use super::reconcile::{Logs, PartitionLog};
 use super::reconciliations::Reconciliation;
-use super::stats::Correction;
+use super::kept::Correction;
 use super::worker::{Command, EdgeId, Worker};
 use super::{Engine, Inner, TickId, clock, topic};
 use crate::catalog::{Object, Oid};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::worker::{EdgeId, StoreReport, least};
 use crate::catalog::Oid;
+use crate::exec::durable::{Buckets, Saved};
 use crate::exec::exchange::{Batch, StoreId};
 use crate::exec::feed::Shortfall;
 use crate::exec::horizon::Horizon;
@@ -121,5 +122,52 @@ impl SessionPart {
             first_kept: None,
             shortfall,
         }
+    }
+}
+
+#[cfg_attr(not(test), expect(dead_code, reason = "the checkpointer is to call them"))]
+impl SessionPart {
+    /// See [`SessionStore::track_saves`].
+    pub fn track_saves(&mut self, buckets: Buckets) {
+        self.store.track_saves(buckets);
+    }
+
+    /// See [`SessionStore::save`]. Edges are not kept: they are made again by [`SessionPart::resume_edge`].
+    pub fn save(&mut self, whole: bool) -> Result<Saved, ExecError> {
+        self.store.save(whole)
+    }
+
+    /// The part of whoever owns these buckets, as of a tick with these times.
+    pub fn load(
+        source: Oid,
+        layout: Arc<StoreLayout>,
+        parts: &[Vec<Saved>],
+        buckets: Buckets,
+        held: bool,
+        times: &HashMap<Oid, SourceTime>,
+    ) -> Result<Self, ExecError> {
+        let mut store = SessionStore::load(layout, parts, buckets)?;
+        let final_until_us = times.get(&source).and_then(|time| time.final_until_us).filter(|_| !held);
+        let oldest_us = final_until_us.map(|us| store.oldest_open_us(us));
+        Ok(SessionPart {
+            source,
+            store,
+            edges: Vec::new(),
+            held,
+            keep_us: None,
+            floor_us: None,
+            failed: false,
+            generation: 0,
+            oldest_us,
+        })
+    }
+
+    /// An edge that had been told all that is there when it was saved. To be made before more rows come.
+    pub fn resume_edge(&mut self, id: EdgeId, view: WindowView) -> Result<(), ExecError> {
+        self.store.track_changes();
+        let mut changes = SessionChanges::new(view)?;
+        changes.resume(&mut self.store)?;
+        self.edges.push(SessionEdge { id, changes, is_new: false, tells_all: false });
+        Ok(())
     }
 }

@@ -1,6 +1,5 @@
 //! The engine's figures as tables of the schema `riverrun`.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,19 +9,13 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use parking_lot::Mutex;
 
 use super::alter::{Change, Gap};
+use super::checkpointer::Committed;
 use super::error::tick_number;
-use super::reconciliations::Reconciliations;
-use super::verdicts::{Counts, DeadLetter, DuplicateRow, LateRow};
+use super::kept::Kept;
+use super::verdicts::Counts;
 use crate::catalog::{Oid, RIVERRUN, SystemTables};
-use crate::exec::dedup::Place;
-
-/// Late rows and dead letters of a source stay this long and no longer (SEMANTICS 1.6).
-const KEPT_US: i64 = 7 * 86_400_000_000;
-/// Or as long as they take no more memory than this.
-const KEPT_BYTES: usize = 1 << 30;
 
 /// Figures as of one tick.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +28,11 @@ pub struct Stats {
     pub views: Vec<ViewStats>,
     pub slices: Vec<SliceStats>,
     pub jobs: Vec<JobStats>,
+    /// The newest last.
+    pub checkpoints: Vec<CheckpointStats>,
+    /// Why nothing is read, if it is so.
+    pub rests: Option<String>,
+    pub memory: MemoryStats,
     /// Events accepted since the start, over all sources.
     pub accepted: u64,
     /// Names of tables, for late rows.
@@ -84,6 +82,66 @@ pub struct PartitionStats {
     pub watermark_us: Option<i64>,
     pub idle: bool,
     pub error: Option<String>,
+}
+
+/// A checkpoint, as `riverrun.checkpoints` lists it.
+#[derive(Debug, Clone)]
+pub struct CheckpointStats {
+    /// Of its manifest; none before it is committed.
+    pub number: Option<u64>,
+    pub generation: Option<u64>,
+    pub tick: (u64, u64),
+    /// `writing`, `failing` (it is tried again) or `committed`.
+    pub state: &'static str,
+    pub began_us: i64,
+    pub committed_us: Option<i64>,
+    /// Encoding and writing.
+    pub took_us: u64,
+    pub bytes: u64,
+    pub files: u64,
+    pub parts: u64,
+    pub tries: u32,
+    pub error: Option<String>,
+}
+
+/// What state takes of memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// But for closed slices that are in files.
+    pub state_bytes: u64,
+    /// Closed slices that are in files, and in memory as well.
+    pub cached_bytes: u64,
+    pub limit_bytes: Option<u64>,
+}
+
+impl CheckpointStats {
+    pub(super) fn writing(tick: (u64, u64), parts: usize, now_us: i64) -> CheckpointStats {
+        CheckpointStats {
+            number: None,
+            generation: None,
+            tick,
+            state: "writing",
+            began_us: now_us,
+            committed_us: None,
+            took_us: 0,
+            bytes: 0,
+            files: 0,
+            parts: parts as u64,
+            tries: 1,
+            error: None,
+        }
+    }
+
+    pub(super) fn failed(&mut self, tries: u32, error: &str) {
+        (self.state, self.tries, self.error) = ("failing", tries, Some(error.to_string()));
+    }
+
+    pub(super) fn committed(&mut self, committed: &Committed, generation: u64) {
+        (self.state, self.error) = ("committed", None);
+        (self.number, self.generation) = (Some(committed.number), Some(generation));
+        (self.committed_us, self.took_us) = (Some(committed.at_us), committed.took.as_micros() as u64);
+        (self.bytes, self.files, self.tries) = (committed.bytes, committed.files, committed.tries);
+    }
 }
 
 /// A view that reads history, or one that is reconciled.
@@ -166,149 +224,6 @@ pub struct SliceStats {
     pub views: Arc<str>,
 }
 
-/// What did not count, in chunks that readers share.
-#[derive(Debug, Default)]
-pub struct Kept {
-    late: Mutex<BTreeMap<Oid, Ring<LateRow>>>,
-    dead: Mutex<BTreeMap<Oid, Ring<DeadLetter>>>,
-    duplicates: Mutex<BTreeMap<Oid, Ring<DuplicateRow>>>,
-    pub reconciliations: Reconciliations,
-    corrections: Mutex<Vec<Correction>>,
-}
-
-/// Slices that were replaced.
-#[derive(Debug, Clone)]
-pub struct Correction {
-    pub at_us: i64,
-    pub tick: (u64, u64),
-    /// The view that was found wrong, and how many of its rows.
-    pub schema: String,
-    pub view: String,
-    pub rows: u64,
-    /// The event times of the slices; `None` without windows.
-    pub from_us: Option<i64>,
-    pub to_us: Option<i64>,
-    /// All views of the store.
-    pub changed: Vec<String>,
-    /// Those of them that had shown the windows for good.
-    pub finals: Vec<String>,
-}
-
-#[derive(Debug)]
-struct Ring<T> {
-    /// Arrival, bytes, rows.
-    chunks: VecDeque<(i64, usize, Arc<Vec<T>>)>,
-    bytes: usize,
-}
-
-impl<T> Default for Ring<T> {
-    fn default() -> Self {
-        Ring { chunks: VecDeque::new(), bytes: 0 }
-    }
-}
-
-impl<T> Ring<T> {
-    fn push(&mut self, now_us: i64, rows: Vec<T>, bytes_of: impl Fn(&T) -> usize) {
-        if !rows.is_empty() {
-            let bytes = rows.iter().map(bytes_of).sum();
-            self.bytes += bytes;
-            self.chunks.push_back((now_us, bytes, Arc::new(rows)));
-        }
-        while let Some((arrived_us, bytes, _)) = self.chunks.front() {
-            if self.bytes <= KEPT_BYTES && now_us.saturating_sub(*arrived_us) <= KEPT_US {
-                break;
-            }
-            self.bytes -= bytes;
-            self.chunks.pop_front();
-        }
-    }
-
-    /// Takes rows off, the newest first: those that change come soon after they were listed.
-    fn take_off(&mut self, mut left: usize, mut goes: impl FnMut(&T) -> bool, bytes_of: impl Fn(&T) -> usize)
-    where
-        T: Clone,
-    {
-        for (_, bytes, rows) in self.chunks.iter_mut().rev() {
-            if left == 0 {
-                return;
-            }
-            let gone: Vec<usize> = (0..rows.len()).filter(|&row| goes(&rows[row])).collect();
-            let freed: usize = gone.iter().map(|&row| bytes_of(&rows[row])).sum();
-            for &row in gone.iter().rev() {
-                Arc::make_mut(rows).remove(row);
-            }
-            left -= gone.len();
-            *bytes -= freed;
-            self.bytes -= freed;
-        }
-    }
-
-    fn all(&self) -> Vec<(i64, Arc<Vec<T>>)> {
-        self.chunks.iter().map(|(arrived_us, _, rows)| (*arrived_us, rows.clone())).collect()
-    }
-}
-
-impl Kept {
-    pub fn add(&self, now_us: i64, late: Vec<LateRow>, dead: Vec<DeadLetter>) {
-        add(&self.late, now_us, late, |row| row.source, |row| row.payload.len() + size_of::<LateRow>());
-        let bytes_of = |row: &DeadLetter| row.payload.len() + row.reason.len() + size_of::<DeadLetter>();
-        add(&self.dead, now_us, dead, |row| row.source, bytes_of);
-    }
-
-    pub fn note_correction(&self, correction: Correction) {
-        self.corrections.lock().push(correction);
-    }
-
-    /// What a source or table that is dropped has left.
-    pub fn forget(&self, oid: Oid) {
-        self.late.lock().remove(&oid);
-        self.dead.lock().remove(&oid);
-        self.duplicates.lock().remove(&oid);
-    }
-
-    /// Lists duplicates, and takes those off the list that are none any more.
-    pub fn add_duplicates(&self, now_us: i64, duplicates: Vec<DuplicateRow>, kept_after_all: &[(Oid, Place)]) {
-        let mut by_source: BTreeMap<Oid, HashSet<Place>> = BTreeMap::new();
-        for &(source, place) in kept_after_all {
-            by_source.entry(source).or_default().insert(place);
-        }
-        let mut kept = self.duplicates.lock();
-        for (source, mut places) in by_source {
-            if let Some(ring) = kept.get_mut(&source) {
-                ring.take_off(places.len(), |row| places.remove(&row.place), duplicate_bytes);
-            }
-        }
-        drop(kept);
-        add(&self.duplicates, now_us, duplicates, |row| row.source, duplicate_bytes);
-    }
-}
-
-fn duplicate_bytes(row: &DuplicateRow) -> usize {
-    row.of.id.len() + size_of::<DuplicateRow>()
-}
-
-fn add<T>(
-    kept: &Mutex<BTreeMap<Oid, Ring<T>>>,
-    now_us: i64,
-    rows: Vec<T>,
-    source_of: impl Fn(&T) -> Oid,
-    bytes_of: impl Fn(&T) -> usize,
-) {
-    let mut by_source: BTreeMap<Oid, Vec<T>> = BTreeMap::new();
-    for row in rows {
-        by_source.entry(source_of(&row)).or_default().push(row);
-    }
-    let mut kept = kept.lock();
-    for (source, rows) in by_source {
-        kept.entry(source).or_default().push(now_us, rows, &bytes_of);
-    }
-}
-
-/// Every chunk with when it arrived, by source.
-fn all<T>(kept: &Mutex<BTreeMap<Oid, Ring<T>>>) -> Vec<(i64, Arc<Vec<T>>)> {
-    kept.lock().values().flat_map(Ring::all).collect()
-}
-
 fn time() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
@@ -366,6 +281,20 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("rows_without_window", Int64),
             ("error_sample", Utf8),
             ("stores", Utf8),
+        ],
+        "checkpoints" => vec![
+            ("number", Int64),
+            ("generation", Int64),
+            ("tick", Utf8),
+            ("state", Utf8),
+            ("began_at", time()),
+            ("committed_at", time()),
+            ("took_ms", Float64),
+            ("bytes", Int64),
+            ("files", Int64),
+            ("parts", Int64),
+            ("tries", Int64),
+            ("error", Utf8),
         ],
         "slices" => vec![
             ("store", Utf8),
@@ -463,7 +392,7 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
     Some(Arc::new(Schema::new(columns.into_iter().map(|(n, t)| Field::new(n, t, true)).collect::<Vec<_>>())))
 }
 
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "corrections",
     "sources",
     "source_partitions",
@@ -475,6 +404,7 @@ const TABLES: [&str; 12] = [
     "source_gaps",
     "source_changes",
     "jobs",
+    "checkpoints",
     "job_partitions",
 ];
 
@@ -572,6 +502,23 @@ impl Stats {
                 text(self.views.iter().map(|v| v.error_sample.as_ref())),
                 text(self.views.iter().map(|v| Some(v.stores.join(", ")))),
             ],
+            "checkpoints" => {
+                let all = || self.checkpoints.iter();
+                vec![
+                    int(all().map(|c| Some(c.number? as i64))),
+                    int(all().map(|c| Some(c.generation? as i64))),
+                    text(all().map(|c| Some(tick_number(c.tick).to_string()))),
+                    text(all().map(|c| Some(c.state))),
+                    times(all().map(|c| Some(c.began_us))),
+                    times(all().map(|c| c.committed_us)),
+                    float(all().map(|c| Some(c.took_us as f64 / 1000.0))),
+                    count(all().map(|c| c.bytes)),
+                    count(all().map(|c| c.files)),
+                    count(all().map(|c| c.parts)),
+                    count(all().map(|c| u64::from(c.tries))),
+                    text(all().map(|c| c.error.as_ref())),
+                ]
+            }
             "slices" => vec![
                 text(self.slices.iter().map(|s| Some(&s.store))),
                 Arc::new(self.slices.iter().map(|s| s.worker as i32).collect::<Int32Array>()),
@@ -584,7 +531,7 @@ impl Stats {
                 text(self.slices.iter().map(|s| Some(&*s.views))),
             ],
             "late_rows" => {
-                let chunks = all(&self.kept.late);
+                let chunks = self.kept.late();
                 let rows = || chunks.iter().flat_map(|(at, rows)| rows.iter().map(move |row| (*at, row)));
                 vec![
                     text(rows().map(|(_, r)| self.name_of(r.source))),
@@ -598,7 +545,7 @@ impl Stats {
                 ]
             }
             "duplicates" => {
-                let chunks = all(&self.kept.duplicates);
+                let chunks = self.kept.duplicates();
                 let rows = || chunks.iter().flat_map(|(at, rows)| rows.iter().map(move |row| (*at, row)));
                 vec![
                     text(rows().map(|(_, r)| self.name_of(r.source))),
@@ -654,7 +601,7 @@ impl Stats {
                 ]
             }
             "corrections" => {
-                let all = self.kept.corrections.lock();
+                let all = self.kept.corrections();
                 let ticks: arrow::array::Decimal128Array = all.iter().map(|c| Some(tick_number(c.tick))).collect();
                 vec![
                     times(all.iter().map(|c| Some(c.at_us))),
@@ -680,7 +627,7 @@ impl Stats {
                 ]
             }
             "dead_letters" => {
-                let chunks = all(&self.kept.dead);
+                let chunks = self.kept.dead();
                 let rows = || chunks.iter().flat_map(|(at, rows)| rows.iter().map(move |row| (*at, row)));
                 vec![
                     text(rows().map(|(_, r)| self.name_of(r.source))),

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use arrow::array::{Array, BooleanArray, RecordBatch};
 
-use super::coordinator::{Coordinator, TickData};
+use super::checkpoint::TableBody;
+use super::coordinator::{Coordinator, Reply, TickData};
 use super::error::EngineError;
 use super::verdicts::LateRow;
 use super::{TableChange, WriteOutcome, clock};
 use crate::catalog::{self, Object, ObjectKind, Oid};
+use crate::exec::durable::Saved;
 use crate::exec::feed::{micros, retain};
 use crate::exec::law::LateReason;
 use crate::exec::rows::describe_row;
@@ -35,8 +37,20 @@ impl Table {
         Ok(Table { definition: definition.clone(), object, state, watermark_us: None, rows_seen: 0 })
     }
 
+    /// As it was saved.
+    pub fn restored(object: Arc<Object>, saved: &[Saved], body: &TableBody) -> Result<Table, EngineError> {
+        let mut table = Table::new(object)?;
+        table.state.load(saved)?;
+        (table.watermark_us, table.rows_seen) = (body.watermark_us, body.rows_seen);
+        Ok(table)
+    }
+
     pub fn watermark_us(&self) -> Option<i64> {
         self.watermark_us
+    }
+
+    pub fn rows_seen(&self) -> i64 {
+        self.rows_seen
     }
 
     fn check_not_null(&self, delta: &Delta) -> Result<(), EngineError> {
@@ -95,6 +109,22 @@ impl Table {
     }
 }
 
+/// A write that has been applied, or why not, and who asked for it.
+pub(super) struct Written {
+    pub outcome: Result<WriteOutcome, EngineError>,
+    /// Its number in the log.
+    pub record: Option<u64>,
+    /// Rows of a source are in the table as well: a checkpoint keeps it.
+    pub mixed: bool,
+    pub reply: Reply<WriteOutcome>,
+}
+
+impl Written {
+    pub fn waits_for_checkpoint(&self) -> bool {
+        self.mixed && self.outcome.is_ok()
+    }
+}
+
 /// What a write does to one table, before it is done.
 struct Planned {
     changes: Vec<Change>,
@@ -107,7 +137,12 @@ struct Planned {
 impl Coordinator {
     pub(super) fn add_table(&mut self, object: Arc<Object>) -> Result<Vec<String>, EngineError> {
         if let ObjectKind::Table(_) = object.kind {
-            self.tables.insert(object.oid, Table::new(object)?);
+            let oid = object.oid;
+            let mut table = Table::new(object)?;
+            if self.lasts {
+                table.state.track_saves();
+            }
+            self.tables.insert(oid, table);
         }
         Ok(Vec::new())
     }

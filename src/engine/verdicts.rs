@@ -7,13 +7,14 @@ use arrow::array::{
 };
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
 
 use crate::catalog::{LateColumn, Oid};
 use crate::exec::dedup::{DuplicateOf, Place};
 use crate::exec::law::LateReason;
 
 /// How many records of a partition got which verdict.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub read: u64,
     pub accepted: u64,
@@ -24,7 +25,7 @@ pub struct Counts {
 }
 
 /// A record that does not count, with why.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LateRow {
     pub source: Oid,
     pub partition: i32,
@@ -35,7 +36,7 @@ pub struct LateRow {
     pub reason: LateReason,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     pub source: Oid,
     pub partition: i32,
@@ -47,7 +48,7 @@ pub struct DeadLetter {
 }
 
 /// A record that repeats another one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DuplicateRow {
     pub source: Oid,
     pub place: Place,

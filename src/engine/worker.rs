@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::backfill::HistoryProgress;
+use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
 use super::clock::{self, Stopwatch};
 use super::owners::{buckets_of, by_owner, holds_empty_key, select_partial, select_raw};
 use super::reader::{Altered, Attached, Consumer, Out, SourceChange, SourceReader, SourceSetup};
@@ -27,6 +28,7 @@ use crate::exec::flow::{Feed, Pass};
 use crate::exec::horizon::Horizon;
 use crate::exec::law::SourceTime;
 use crate::exec::session_batch::SessionSnapshot;
+use crate::exec::slice_cache::SliceCache;
 use crate::exec::slice_store::{SliceStore, StoreLayout, StoreRows};
 use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Times, shown};
@@ -72,14 +74,29 @@ pub(super) enum Command {
         source: Oid,
         change: SourceChange,
     },
+    /// Partitions as they stood at a checkpoint: each worker takes its own.
+    RestoreSource {
+        source: Oid,
+        time: SourceTime,
+        floor_us: Option<i64>,
+        saved: Arc<SavedSource>,
+    },
+    /// Reading and history rest, or go on.
+    Pause {
+        reading: bool,
+    },
     AddStore {
         store: StoreId,
         source: Oid,
         layout: Arc<StoreLayout>,
+        /// What it held at a checkpoint.
+        saved: Option<Arc<SavedStore>>,
     },
     Attach {
         source: Oid,
         attached: Attached,
+        /// It holds what the source's partitions have read so far.
+        has_history: bool,
     },
     /// The store has been given all its history: slices may close.
     Release {
@@ -130,6 +147,8 @@ pub(super) enum Command {
         tick: u64,
         snapshots: Vec<StoreId>,
         detail: bool,
+        /// A checkpoint is due.
+        save: Option<Arc<SaveOrder>>,
     },
     Stop,
 }
@@ -153,6 +172,12 @@ pub(super) struct Report {
     pub passes_short: Vec<(PassId, Shortfall)>,
     /// Stores and passes that broke, with what broke them.
     pub failures: Vec<(Consumer, String)>,
+    /// There when the tick asked for a checkpoint.
+    pub saved: Vec<PartSave>,
+    /// The time that reading and merging took in this tick.
+    pub busy: Duration,
+    /// The engine cannot go on: a restart from the last checkpoint mends it, or a message tells how.
+    pub fatal: Option<String>,
 }
 
 pub(super) struct SourceReport {
@@ -202,7 +227,7 @@ pub(super) struct Part {
     before: Option<PreAggregate>,
     pub edges: Vec<Edge>,
     /// Still being given its history.
-    held: bool,
+    pub held: bool,
     keep_us: Option<i64>,
     pub floor_us: Option<i64>,
     pub failed: bool,
@@ -252,13 +277,21 @@ pub(super) struct Worker {
     sent: Vec<u32>,
     pub(super) sources: BTreeMap<Oid, SourceReader>,
     pub(super) stores: HashMap<StoreId, Part>,
-    sessions: BTreeMap<StoreId, SessionPart>,
+    pub(super) sessions: BTreeMap<StoreId, SessionPart>,
     passes: Vec<(PassId, Delta)>,
     pub(super) times: HashMap<Oid, SourceTime>,
     bytes_this_tick: usize,
+    busy: Duration,
+    /// Nothing is read.
+    paused: bool,
+    /// State is kept on disk, so that parts note what changes.
+    pub(super) lasts: bool,
+    pub(super) cache: Arc<SliceCache>,
+    /// The engine cannot go on.
+    pub(super) fatal: Option<String>,
     /// When the last piece of history had been read, and how long that took.
     last_history: (Stopwatch, Duration),
-    failures: Vec<(Consumer, String)>,
+    pub(super) failures: Vec<(Consumer, String)>,
     /// Of the present tick.
     round: u8,
     /// By source, for the ids of this worker's buckets.
@@ -269,16 +302,25 @@ pub(super) struct Worker {
     pub(super) replacements: Vec<Replacement>,
 }
 
+/// Which of the workers one is, and what it shares with them.
+pub(super) struct Seat {
+    pub index: usize,
+    pub workers: usize,
+    pub epoch: u64,
+    pub cache: Arc<SliceCache>,
+    /// State is kept, so that what changes is noted.
+    pub lasts: bool,
+}
+
 impl Worker {
     pub fn new(
-        index: usize,
-        workers: usize,
-        epoch: u64,
+        seat: Seat,
         commands: Receiver<Command>,
         reports: Sender<Report>,
         incoming: Receiver<Message>,
         transport: Box<dyn Transport>,
     ) -> Self {
+        let Seat { index, workers, epoch, cache, lasts } = seat;
         Worker {
             index,
             workers,
@@ -296,6 +338,11 @@ impl Worker {
             passes: Vec::new(),
             times: HashMap::new(),
             bytes_this_tick: 0,
+            busy: Duration::ZERO,
+            paused: false,
+            lasts,
+            cache,
+            fatal: None,
             last_history: (Stopwatch::start(), Duration::ZERO),
             failures: Vec::new(),
             round: 0,
@@ -315,11 +362,11 @@ impl Worker {
                     return;
                 }
             }
-            let read = self.bytes_this_tick < MAX_TICK_BYTES && self.read();
-            if read {
+            let may_read = !self.paused && self.bytes_this_tick < MAX_TICK_BYTES;
+            if may_read && self.read() {
                 continue;
             }
-            let next = if self.sources.is_empty() || self.bytes_this_tick >= MAX_TICK_BYTES {
+            let next = if self.sources.is_empty() || !may_read {
                 self.commands.recv().map_err(|_| ())
             } else {
                 match self.commands.recv_timeout(IDLE_WAIT) {
@@ -343,7 +390,13 @@ impl Worker {
     fn handle(&mut self, command: Command) -> bool {
         match command {
             Command::Stop => return false,
-            Command::EndTick { tick, snapshots, detail } => return self.end_tick(tick, &snapshots, detail),
+            Command::EndTick { tick, snapshots, detail, save } => {
+                return self.end_tick(tick, &snapshots, detail, save.as_deref());
+            }
+            Command::Pause { reading } => self.paused = !reading,
+            Command::RestoreSource { source, time, floor_us, saved } => {
+                self.restore_source(source, time, floor_us, &saved);
+            }
             Command::TellLogs(asked) => self.asked_logs.push(asked),
             Command::Hold { source, on } => {
                 self.sources.entry(source).and_modify(|reader| reader.held = on);
@@ -352,7 +405,7 @@ impl Worker {
             Command::AddSource(setup) => {
                 let source = setup.source;
                 self.add_deduplication(&setup);
-                self.sources.insert(source, SourceReader::new(*setup));
+                self.sources.insert(source, SourceReader::new(*setup, self.lasts));
             }
             Command::AddPartitions { source, partitions } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
@@ -366,10 +419,13 @@ impl Worker {
                 }
             }
             Command::AlterSource { source, change } => self.alter_source(source, change),
-            Command::AddStore { store, source, layout } => self.add_store(store, source, layout),
-            Command::Attach { source, attached } => {
+            Command::AddStore { store, source, layout, saved: None } => self.add_store(store, source, layout),
+            Command::AddStore { store, source, layout, saved: Some(saved) } => {
+                self.restore_store(store, source, &layout, &saved);
+            }
+            Command::Attach { source, attached, has_history } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
-                    reader.attach(attached);
+                    if has_history { reader.attach_whole(attached) } else { reader.attach(attached) }
                 }
             }
             Command::Release { store } => {
@@ -423,35 +479,51 @@ impl Worker {
     fn add_store(&mut self, id: StoreId, source: Oid, layout: Arc<StoreLayout>) {
         if layout.sessions.is_some() {
             match SessionPart::new(source, layout) {
-                Ok(part) => drop(self.sessions.insert(id, part)),
+                Ok(mut part) => {
+                    if self.lasts {
+                        part.track_saves(buckets_of(self.index, self.workers));
+                    }
+                    self.sessions.insert(id, part);
+                }
                 Err(error) => self.fail(Consumer::Store(id), &error),
             }
             return;
         }
-        let made = SliceStore::new(layout.clone()).and_then(|store| {
-            let before = match self.workers {
-                1 => None,
-                _ => Some(PreAggregate { store: SliceStore::new(layout)?, rows: 0, rests_ticks: 0 }),
-            };
-            Ok((store, before))
-        });
-        match made {
-            Ok((store, before)) => {
-                let part = Part {
-                    source,
-                    store,
-                    before,
-                    edges: Vec::new(),
-                    held: true,
-                    keep_us: None,
-                    floor_us: None,
-                    failed: false,
-                    generation: 0,
-                };
-                self.stores.insert(id, part);
+        let made = SliceStore::with_cache(layout.clone(), self.cache.clone()).and_then(|mut store| {
+            if self.lasts {
+                store.track_saves(buckets_of(self.index, self.workers));
             }
-            Err(error) => self.fail(Consumer::Store(id), &error),
+            self.add_part(id, source, layout, store)
+        });
+        if let Err(error) = made {
+            self.fail(Consumer::Store(id), &error);
         }
+    }
+
+    pub(super) fn add_part(
+        &mut self,
+        id: StoreId,
+        source: Oid,
+        layout: Arc<StoreLayout>,
+        store: SliceStore,
+    ) -> Result<(), ExecError> {
+        let before = match self.workers {
+            1 => None,
+            _ => Some(PreAggregate { store: SliceStore::new(layout)?, rows: 0, rests_ticks: 0 }),
+        };
+        let part = Part {
+            source,
+            store,
+            before,
+            edges: Vec::new(),
+            held: true,
+            keep_us: None,
+            floor_us: None,
+            failed: false,
+            generation: 0,
+        };
+        self.stores.insert(id, part);
+        Ok(())
     }
 
     /// An aggregation without GROUP BY shows its row where the empty key lives.
@@ -460,7 +532,7 @@ impl Worker {
         WindowView { shows_empty, ..view }
     }
 
-    fn with_part(&mut self, store: StoreId, change: impl FnOnce(&mut Part)) {
+    pub(super) fn with_part(&mut self, store: StoreId, change: impl FnOnce(&mut Part)) {
         if let Some(part) = self.stores.get_mut(&store) {
             change(part);
         }
@@ -496,10 +568,14 @@ impl Worker {
     /// Reads once from every source; false if nothing came.
     fn read(&mut self) -> bool {
         let now_us = clock::now_us();
+        let watch = Stopwatch::start();
         let mut out = Vec::new();
         let bytes: usize = self.sources.values_mut().map(|reader| reader.read(now_us, &mut out)).sum();
         self.take_in(out);
         self.bytes_this_tick += bytes;
+        if bytes > 0 {
+            self.busy += watch.elapsed();
+        }
         bytes + self.read_history(bytes) > 0
     }
 
@@ -678,7 +754,7 @@ impl Worker {
         Ok(())
     }
 
-    fn end_tick(&mut self, tick: u64, snapshots: &[StoreId], detail: bool) -> bool {
+    fn end_tick(&mut self, tick: u64, snapshots: &[StoreId], detail: bool, save: Option<&SaveOrder>) -> bool {
         let now_us = clock::now_us();
         let mut rows = Vec::new();
         if !self.deduplications.is_empty() {
@@ -701,6 +777,8 @@ impl Worker {
         for (source, changed) in input.verdicts {
             self.note_verdicts(source, &changed);
         }
+        let watch = Stopwatch::start();
+        let idle = rows.is_empty() && input.rows.is_empty();
         for (store, batch) in rows.into_iter().chain(input.rows) {
             if let Err(error) = self.accept(store, &batch) {
                 self.fail(Consumer::Store(store), &error);
@@ -722,12 +800,20 @@ impl Worker {
             self.fail(Consumer::Store(id), &error);
         }
         self.settle_ids();
+        if !idle {
+            self.busy += watch.elapsed();
+        }
         // What is sent from here on belongs to the next tick.
         (self.tick, self.round) = (tick + 1, 0);
         self.bytes_this_tick = 0;
         self.begin_waiting();
         self.tell_logs();
-        let report = self.report(tick, snapshots, detail, edges);
+        let mut report = self.report(tick, snapshots, detail, edges);
+        if let Some(order) = save {
+            report.saved = self.save(order);
+            report.failures.append(&mut self.failures);
+            report.fatal = report.fatal.or(self.fatal.take());
+        }
         self.reports.send(report).is_ok()
     }
 
@@ -842,6 +928,9 @@ impl Worker {
             stores,
             passes_short,
             failures: std::mem::take(&mut self.failures),
+            fatal: self.fatal.take(),
+            saved: Vec::new(),
+            busy: std::mem::take(&mut self.busy),
         }
     }
 }

@@ -7,8 +7,12 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::row::{Row, Rows};
 use hashbrown::{HashMap, HashTable};
+use serde::{Deserialize, Serialize};
 
+use super::durable::Saved;
 use super::rows::{Net, RowCodec, batch_of, describe_row, gather_rows, take_rows};
+use super::saved_columns::{only_sections, since_whole, weighted_rows, weighted_section, wrong};
+use super::unsaved::Unsaved;
 use super::{Delta, ExecError};
 
 /// Rows go into segments of at most this many, so that a change copies at most one segment's weights.
@@ -32,6 +36,13 @@ pub struct Arrangement {
     free: Vec<u32>,
     rows: usize,
     snapshot: Option<Arc<Snapshot>>,
+    unsaved: Option<Unsaved>,
+}
+
+/// How many rows there are once a save has been taken in.
+#[derive(Serialize, Deserialize)]
+struct Notes {
+    rows: u64,
 }
 
 /// Where a row stands.
@@ -83,7 +94,15 @@ impl Arrangement {
 
     /// Rows that are never taken back: a list.
     pub fn append_only(schema: SchemaRef) -> Self {
-        Arrangement { schema, index: None, segments: Vec::new(), free: Vec::new(), rows: 0, snapshot: None }
+        Arrangement {
+            schema,
+            index: None,
+            segments: Vec::new(),
+            free: Vec::new(),
+            rows: 0,
+            snapshot: None,
+            unsaved: None,
+        }
     }
 
     fn indexed(schema: SchemaRef, key: Vec<usize>, unique: bool) -> Result<Self, ExecError> {
@@ -145,7 +164,48 @@ impl Arrangement {
             let keys = keys.as_ref().map(|keys| added.iter().map(|&(row, _)| keys.row(row as usize)));
             self.add_segment(batch, weights, keys);
         }
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.add(delta, self.rows)?;
+        }
         self.tidy()
+    }
+
+    /// From now on [`Arrangement::save`] gives what has changed.
+    pub fn track_saves(&mut self) {
+        self.unsaved.get_or_insert_with(|| Unsaved::new(true, self.index.is_none()));
+    }
+
+    /// See [`super::durable`]: the net delta since the last call, or all rows with their weights.
+    pub fn save(&mut self, whole: bool) -> Result<Saved, ExecError> {
+        let changed = self.unsaved.as_mut().map(|unsaved| unsaved.take(whole, &self.schema)).transpose()?.flatten();
+        let mut saved = Saved { whole: changed.is_none(), ..Saved::default() };
+        let deltas = match changed {
+            Some(delta) if delta.is_empty() => return Ok(saved),
+            Some(delta) => vec![delta],
+            None => self.segments.iter().flatten().map(Segment::rows).collect::<Result<_, _>>()?,
+        };
+        for delta in &deltas {
+            saved.push("rows", weighted_section(delta)?);
+        }
+        saved.notes = serde_json::json!(Notes { rows: self.rows as u64 });
+        Ok(saved)
+    }
+
+    /// Puts what was saved into an arrangement that was just made, and tracks what changes from there on.
+    pub fn load(&mut self, saves: &[Saved]) -> Result<(), ExecError> {
+        for saved in since_whole(saves)?.iter().filter(|saved| !saved.is_empty()) {
+            only_sections(saved, &["rows"])?;
+            for rows in saved.rows("rows") {
+                let delta = weighted_rows("rows", rows, &self.schema)?;
+                self.apply(&delta).map_err(|error| wrong(format!("section rows: {error}")))?;
+            }
+            let Notes { rows } = saved.notes()?;
+            if rows != self.rows as u64 {
+                return Err(wrong(format!("{rows} rows were saved, {} are there", self.rows)));
+            }
+        }
+        self.unsaved = Some(Unsaved::new(false, self.index.is_none()));
+        Ok(())
     }
 
     /// For each key (the columns of the index in its order) where its row stands.
@@ -366,6 +426,14 @@ impl Segment {
         self.keys.as_ref().expect("an indexed segment has keys").row(row).data()
     }
 
+    /// Those that count.
+    fn rows(&self) -> Result<Delta, ArrowError> {
+        let Some(weights) = &self.weights else { return Ok(Delta::inserts(self.batch.clone())) };
+        let live: Vec<u32> = (0..weights.len() as u32).filter(|&row| weights[row as usize] != 0).collect();
+        let weights = live.iter().map(|&row| weights[row as usize]).collect();
+        Ok(Delta::weighted(take_rows(&self.batch, live)?, weights))
+    }
+
     fn bytes(&self) -> usize {
         self.batch.get_array_memory_size()
             + self.keys.as_ref().map_or(0, Rows::size)
@@ -515,6 +583,101 @@ mod tests {
         assert_eq!((snapshot.num_parts(), snapshot.num_rows() as i64), (4, n));
         let copied: Vec<bool> = snapshot.parts.iter().map(|(_, weights)| weights.is_some()).collect();
         assert_eq!(copied, [true, false, false, false]);
+    }
+
+    /// Random ticks; saved now and then, and loaded from what was saved.
+    #[test]
+    fn what_was_saved_comes_back() {
+        let makes = [multiset as fn(SchemaRef) -> Arrangement, keyed, Arrangement::append_only];
+        for (seed, make) in (0..8).flat_map(|seed| makes.map(|make| (seed, make))) {
+            let mut random = StdRng::seed_from_u64(seed);
+            let new = || make(parse("i s").rows.schema());
+            let (mut straight, mut cut) = (new(), new());
+            let list = straight.key().is_none();
+            cut.track_saves();
+            let (mut saves, mut held): (Vec<Saved>, BTreeMap<i64, i64>) = (Vec::new(), BTreeMap::new());
+            let many = [5, 500][(seed % 2) as usize];
+            for tick in 0..40 {
+                let mut lines = vec!["i s".to_string()];
+                for _ in 0..random.random_range(0..many) {
+                    let key = random.random_range(0..300);
+                    match held.insert(key, tick) {
+                        Some(old) if old == tick => {}
+                        Some(old) if !list => lines.push(format!("- {key} {old}\n+ {key} {tick}")),
+                        _ => lines.push(format!("+ {key} {tick}")),
+                    }
+                }
+                let delta = parse(&lines.join("\n"));
+                straight.apply(&delta).unwrap();
+                cut.apply(&delta).unwrap();
+                if random.random_bool(0.4) {
+                    let saved = cut.save(random.random_bool(0.1)).unwrap();
+                    assert!(cut.save(false).unwrap().is_empty(), "nothing has changed");
+                    saves.push(saved);
+                    if random.random_bool(0.5) {
+                        cut = new();
+                        cut.load(&saves).unwrap();
+                    }
+                }
+                let shown = [&mut straight, &mut cut].map(|rows| {
+                    let snapshot = rows.snapshot();
+                    (rows.rows(), print_rows(rows.schema(), &snapshot.batches(None).unwrap()))
+                });
+                assert_eq!(shown[0], shown[1], "seed {seed}, tick {tick}");
+            }
+            let increments = saves.iter().filter(|saved| !saved.whole && !saved.is_empty()).count();
+            assert!(increments > 0 && saves[0].whole, "seed {seed}: {increments}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let mut rows = keyed(parse("i s").rows.schema());
+        rows.apply(&parse("i s\n+ 1 a\n+ 2 b")).unwrap();
+        rows.track_saves();
+        let whole = rows.save(false).unwrap();
+        rows.apply(&parse("i s\n- 1 a")).unwrap();
+        let change = rows.save(false).unwrap();
+        let load = |saves: &[&Saved]| {
+            let saves: Vec<Saved> = saves.iter().map(|&saved| saved.clone()).collect();
+            match keyed(parse("i s").rows.schema()).load(&saves) {
+                Ok(()) => "loaded".to_string(),
+                Err(error @ ExecError::Saved { .. }) => error.to_string(),
+                Err(error) => panic!("{error:?}"),
+            }
+        };
+        let mut empty = whole.clone();
+        empty.sections.clear();
+        let mut renamed = whole.clone();
+        renamed.sections[0].name = "row".into();
+        let mut cut = whole.clone();
+        cut.sections[0].rows.remove_column(2);
+        let mut unweighted = whole.clone();
+        unweighted.sections[0].rows.remove_column(0);
+        let mut unnoted = whole.clone();
+        unnoted.notes = serde_json::Value::Null;
+        let tries = [
+            load(&[&whole, &change]),
+            load(&[]),
+            load(&[&change]),
+            load(&[&whole, &change, &change]),
+            load(&[&empty]),
+            load(&[&renamed]),
+            load(&[&cut]),
+            load(&[&unweighted]),
+            load(&[&unnoted]),
+        ];
+        insta::assert_snapshot!(tries.join("\n"), @r"
+        loaded
+        a saved state cannot be read: there is no whole one to begin with
+        a saved state cannot be read: there is no whole one to begin with
+        a saved state cannot be read: section rows: row (1, a) was taken back more often than it was added (weight -1)
+        a saved state cannot be read: 2 rows were saved, 0 are there
+        a saved state cannot be read: there is a section row besides rows
+        a saved state cannot be read: section rows: it has not the columns [Int64, Utf8]
+        a saved state cannot be read: section rows: column weight is missing or of another type
+        a saved state cannot be read: notes: invalid type: null, expected struct Notes
+        ");
     }
 
     /// Thousands of small ticks leave few segments, few dead rows, and the right rows.

@@ -95,7 +95,7 @@ impl FeedStep {
 }
 
 /// What became of rows and values that could not be taken as they are: none is lost without a count.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Shortfall {
     /// Values that became NULL because their expression failed.
     pub errors: u64,

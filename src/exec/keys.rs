@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, UInt32Array};
+use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::{concat, take};
 use arrow::datatypes::{FieldRef, Schema};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
@@ -13,8 +13,8 @@ use super::ExecError;
 /// Keys stand in chunks of this many, so that a snapshot shares all of them but the last.
 pub const CHUNK: usize = 8192;
 
-/// Interns group keys to ids 0, 1, 2, ... in the order of first sight. Ids are a cache of one process: nothing durable
-/// names them.
+/// Interns group keys to ids 0, 1, 2, ... in the order of first sight. Ids are known to one owner only: to this process, and to
+/// what it saves together with the keys.
 pub struct KeyDictionary {
     identity: Arc<()>,
     groups: Option<Box<dyn GroupValues>>,
@@ -99,13 +99,17 @@ impl KeyDictionary {
             return Ok(());
         }
         let mut columns = self.join_tail()?;
+        if self.len - self.frozen.len() * CHUNK == CHUNK {
+            self.frozen.push(Arc::new(columns));
+            self.tail.clear();
+            return Ok(());
+        }
         while self.len - self.frozen.len() * CHUNK >= CHUNK {
-            // A slice would keep the whole tail alive, so the chunk is copied out.
-            let chunk = columns.iter().map(|c| concat(&[&c.slice(0, CHUNK)])).collect::<Result<Vec<_>, _>>()?;
+            let chunk = columns.iter().map(|c| copied(c, CHUNK)).collect::<Result<Vec<_>, _>>()?;
             columns = columns.iter().map(|c| c.slice(CHUNK, c.len() - CHUNK)).collect();
             self.frozen.push(Arc::new(chunk));
         }
-        let rest = columns.iter().map(|c| concat(&[c.as_ref()])).collect::<Result<Vec<_>, _>>()?;
+        let rest = columns.iter().map(|c| copied(c, c.len())).collect::<Result<Vec<_>, _>>()?;
         self.tail = if rest.first().is_some_and(|c| !c.is_empty()) { vec![rest] } else { Vec::new() };
         Ok(())
     }
@@ -120,6 +124,20 @@ impl KeyDictionary {
             .collect()
     }
 
+    /// The key columns of the ids from `first` on, in pieces.
+    pub fn since(&mut self, first: usize) -> Result<Vec<Vec<ArrayRef>>, ExecError> {
+        let all = self.snapshot()?;
+        let mut pieces = Vec::new();
+        for (number, chunk) in all.chunks.iter().enumerate().skip(first / CHUNK) {
+            let from = first.saturating_sub(number * CHUNK);
+            let rows = (all.len - number * CHUNK).min(CHUNK) - from;
+            if rows > 0 {
+                pieces.push(chunk.iter().map(|column| column.slice(from, rows)).collect());
+            }
+        }
+        Ok(pieces)
+    }
+
     pub fn snapshot(&mut self) -> Result<KeySnapshot, ExecError> {
         let mut chunks = self.frozen.clone();
         if !self.tail.is_empty() {
@@ -131,6 +149,11 @@ impl KeyDictionary {
         }
         Ok(KeySnapshot { identity: self.identity.clone(), chunks, len: self.len })
     }
+}
+
+/// The first rows of a column in memory of their own: a slice would keep the whole column alive, and be counted as it.
+fn copied(column: &ArrayRef, rows: usize) -> Result<ArrayRef, ExecError> {
+    Ok(take(column, &(0..rows as u32).collect::<UInt32Array>(), None)?)
 }
 
 impl KeySnapshot {

@@ -8,8 +8,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// The bounds of a source, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// `WATERMARK FOR ts AS ts - delay`; `None`: the source has no watermark, every row is accepted.
     pub delay_us: Option<i64>,
@@ -34,7 +36,8 @@ impl Default for Bounds {
 }
 
 /// Why a row does not count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LateReason {
     Late,
     Future,
@@ -42,6 +45,11 @@ pub enum LateReason {
 }
 
 impl LateReason {
+    /// By the name that [`LateReason::as_str`] gives.
+    pub fn of(name: &str) -> Option<Self> {
+        [LateReason::Late, LateReason::Future, LateReason::NullTime].into_iter().find(|reason| reason.as_str() == name)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             LateReason::Late => "late",
@@ -52,7 +60,7 @@ impl LateReason {
 }
 
 /// How the law stands from an offset on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     pub bounds: Bounds,
     /// Rows of earlier event times are late whatever the watermark says: windows up to there are final.
@@ -61,7 +69,8 @@ pub struct Terms {
 }
 
 /// What one partition's verdicts depended on that is not in its log, by offset.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "FactsForm", into = "FactsForm")]
 pub struct Facts {
     /// How reading began, and what `ALTER SOURCE` changed: before the row at this offset. Never empty.
     terms: BTreeMap<i64, Terms>,
@@ -69,6 +78,39 @@ pub struct Facts {
     raised_us: BTreeMap<i64, i64>,
     /// Rows from the future by the clock of their arrival: from an offset to the one behind the last.
     future: BTreeMap<i64, i64>,
+}
+
+/// As they are kept: pairs of an offset and what holds there.
+#[derive(Serialize, Deserialize)]
+struct FactsForm {
+    terms: Vec<(i64, Terms)>,
+    raised_us: Vec<(i64, i64)>,
+    future: Vec<(i64, i64)>,
+}
+
+impl From<Facts> for FactsForm {
+    fn from(facts: Facts) -> Self {
+        FactsForm {
+            terms: facts.terms.into_iter().collect(),
+            raised_us: facts.raised_us.into_iter().collect(),
+            future: facts.future.into_iter().collect(),
+        }
+    }
+}
+
+impl TryFrom<FactsForm> for Facts {
+    type Error = &'static str;
+
+    fn try_from(form: FactsForm) -> Result<Self, Self::Error> {
+        if form.terms.is_empty() {
+            return Err("facts without terms");
+        }
+        Ok(Facts {
+            terms: form.terms.into_iter().collect(),
+            raised_us: form.raised_us.into_iter().collect(),
+            future: form.future.into_iter().collect(),
+        })
+    }
 }
 
 impl Facts {
@@ -125,8 +167,9 @@ pub struct Row {
     pub arrival_in_log: bool,
 }
 
-/// The law's state for one partition.
-#[derive(Debug, Clone)]
+/// The law's state for one partition. All of it is kept over a restart: what the first row after it finds is a fact of the
+/// state, not of the pause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionLaw {
     terms: Terms,
     /// The watermark as rows make it that did not lie ahead of the clock of their arrival.
@@ -293,14 +336,16 @@ pub struct PartitionProgress {
 }
 
 /// A source's event time. From the same progress every worker comes to the same.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceTime {
     /// The minimum over the partitions that are not idle; with every partition idle it stays, or moves on by the clock. It
     /// goes back only when it is taken back.
     pub watermark_us: Option<i64>,
     /// No row of an earlier event time is accepted any more. Never goes back.
     pub final_until_us: Option<i64>,
-    /// How long every partition had stood at its end, when all were idle.
+    /// How long every partition had stood at its end, when all were idle. Not kept: after a restart that is measured anew, and
+    /// the time between does not count.
+    #[serde(skip)]
     idle_us: Option<i64>,
     taken_back: bool,
 }
@@ -349,6 +394,9 @@ impl SourceTime {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
     use super::*;
 
     const BOUNDS: Bounds = Bounds {
@@ -501,6 +549,92 @@ mod tests {
         let now =
             Terms { bounds: Bounds { max_future_us: 9000, ..BOUNDS }, floor_us: Some(77), watermark_us: Some(4990) };
         assert_eq!(law.facts().terms().collect::<Vec<_>>(), [(0, now)]);
+    }
+
+    /// Random rows, pauses, alterations and resets: a law that is saved and loaded anywhere goes on as the one that was not.
+    #[test]
+    fn a_law_that_was_saved_goes_on_as_it_was() {
+        for seed in 0..200 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut straight = fresh();
+            let mut cut = straight.clone();
+            let (mut clock, mut offset) = (0, 0);
+            for _ in 0..80 {
+                if random.random_bool(0.2) {
+                    let saved = serde_json::to_string(&cut).unwrap();
+                    cut = serde_json::from_str(&saved).unwrap();
+                    assert_eq!(cut, straight, "seed {seed}");
+                }
+                clock += random.random_range(0..30);
+                offset += random.random_range(1..4);
+                match random.random_range(0..20) {
+                    0 | 1 => {
+                        let (us, idle) = (random.random_range(-50..50) + clock, random.random_bool(0.5));
+                        for law in [&mut straight, &mut cut] {
+                            law.source_stands_at(Some(us), idle);
+                        }
+                    }
+                    2 => {
+                        let bounds = Bounds { allowed_lateness_us: random.random_range(0..60), ..BOUNDS };
+                        let floor_us = Some(clock - 100);
+                        for law in [&mut straight, &mut cut] {
+                            law.alter(offset, bounds, floor_us);
+                        }
+                    }
+                    3 => {
+                        let to_us = random.random_bool(0.5).then(|| clock - 40);
+                        let back = [&mut straight, &mut cut].map(|law| law.take_back(offset, to_us, None));
+                        assert_eq!(back[0], back[1], "seed {seed}");
+                    }
+                    4 => {
+                        let first = offset - random.random_range(0..20);
+                        for law in [&mut straight, &mut cut] {
+                            law.trim(first);
+                        }
+                    }
+                    5 if random.random_bool(0.2) => {
+                        for law in [&mut straight, &mut cut] {
+                            law.restart(offset, Some(clock - 90));
+                        }
+                    }
+                    _ => {
+                        let ahead = [-80..40, 900..1100][usize::from(random.random_bool(0.1))].clone();
+                        let row = Row {
+                            offset,
+                            event_time_us: random.random_bool(0.95).then(|| clock + random.random_range(ahead)),
+                            arrival_us: clock,
+                            arrival_in_log: random.random_bool(0.3),
+                        };
+                        let verdicts = [&mut straight, &mut cut].map(|law| law.judge(row));
+                        assert_eq!(verdicts[0], verdicts[1], "seed {seed}, offset {offset}");
+                    }
+                }
+                assert_eq!(straight.watermark_us(), cut.watermark_us(), "seed {seed}, offset {offset}");
+                assert_eq!(straight.facts(), cut.facts(), "seed {seed}, offset {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn facts_without_terms_are_refused() {
+        let mut saved = serde_json::to_value(fresh()).unwrap();
+        saved["facts"]["terms"] = serde_json::json!([]);
+        let error = serde_json::from_value::<PartitionLaw>(saved).unwrap_err();
+        assert_eq!(error.to_string(), "facts without terms");
+    }
+
+    #[test]
+    fn a_source_s_time_is_kept_and_idle_time_is_measured_anew() {
+        let bounds = Bounds { idle_advance: true, ..BOUNDS };
+        let mut time = SourceTime::default();
+        tick(&mut time, &bounds, &[(Some(1000), None)]);
+        tick(&mut time, &bounds, &[(Some(1000), Some(300))]);
+        let mut loaded: SourceTime = serde_json::from_str(&serde_json::to_string(&time).unwrap()).unwrap();
+        assert_eq!((loaded.watermark_us, loaded.final_until_us), (Some(1300), Some(1295)));
+        assert_eq!(tick(&mut loaded, &bounds, &[(Some(1000), Some(310))]), Some(1610), "310 since it began");
+        time.take_back();
+        let mut loaded: SourceTime = serde_json::from_str(&serde_json::to_string(&time).unwrap()).unwrap();
+        assert_eq!(tick(&mut loaded, &bounds, &[(Some(1296), None)]), Some(1296), "asked for, not yet done");
     }
 
     /// One tick of a source whose partitions stand at these watermarks, idle for so long.

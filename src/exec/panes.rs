@@ -6,27 +6,30 @@
 //! for can be subtracted; sums of floats are kept exactly, so a total does not drift.
 //!
 //! Both are made when a reader wants them, never by the owner of the slices, and are shared by all snapshots of the store.
-//! They are a cache: closed slices do not change, so what is here can be dropped at any time, and is, least recently used
-//! first, once it takes more memory than the slices themselves.
+//! They are a cache: closed slices do not change, so what is here can be dropped at any time. It lies in the
+//! [`SliceCache`] beside slices that are in files: a pane that is read keeps none of its slices in memory.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
 use super::ExecError;
+use super::closed_slice::ClosedSlice;
 use super::slice_batch::{Piece, SliceBatch, merge_batches, slices_in};
+use super::slice_cache::{Shelf, SliceCache};
 use super::slice_store::StoreLayout;
 
 /// Panes of one level in a pane of the next. On a grid of 10 s: 1 m, 6 m, 36 m, ...
 const FANOUT: i64 = 6;
 
-/// So much may always be cached, in bytes.
-const LEAST_BYTES: usize = 16 << 20;
-
 /// Windows whose totals are kept: those of a handful of views and sizes.
 const MOST_TOTALS: usize = 16;
+
+/// To read a slice from a file costs so many times what it costs to merge it.
+const FROM_FILE: usize = 8;
 
 /// The closed slices of a store, at one moment.
 #[derive(Clone, Copy)]
@@ -39,70 +42,65 @@ pub struct Closed<'a> {
     /// Every slice below this is closed.
     pub before: i64,
     /// Ascending.
-    pub slices: &'a [Arc<SliceBatch>],
+    pub slices: &'a [Arc<ClosedSlice>],
 }
 
 /// The closed part of a window, for some measures.
-#[derive(Debug)]
 struct Total {
     range: Range<i64>,
-    measures: Vec<usize>,
+    measures: Arc<[usize]>,
     /// Its states are those of `measures`, in their order.
-    batch: SliceBatch,
+    shelf: Arc<Shelf>,
+    used: u64,
 }
 
 /// Something that is merged into a window, or taken away from it.
 #[derive(Clone)]
 pub struct Step {
-    what: What,
+    batch: Arc<SliceBatch>,
+    /// Of which measures it has states, if not of all.
+    measures: Option<Arc<[usize]>>,
     pub taken_away: bool,
 }
 
-#[derive(Clone)]
-enum What {
-    Batch(Arc<SliceBatch>),
-    Total(Arc<Total>),
+pub struct Panes {
+    cache: Arc<SliceCache>,
+    /// Bytes of what is in memory.
+    tally: Arc<AtomicUsize>,
+    made: Mutex<Made>,
 }
 
+/// What has been made; it may have been dropped since.
 #[derive(Default)]
-pub struct Panes(Mutex<Cache>);
-
-#[derive(Default)]
-struct Cache {
-    panes: HashMap<(u32, i64), Kept<SliceBatch>>,
-    totals: Vec<Kept<Total>>,
-    bytes: usize,
-    limit_bytes: usize,
+struct Made {
+    panes: HashMap<PaneKey, Pane>,
+    /// At so many panes, those that were dropped are looked for.
+    look_at: usize,
+    totals: Vec<Total>,
     clock: u64,
 }
 
-struct Kept<T> {
-    what: Arc<T>,
+struct Pane {
+    /// The first slice in it.
+    slice: i64,
     bytes: usize,
-    used: u64,
+    shelf: Arc<Shelf>,
 }
 
 impl Step {
     pub fn add(batch: Arc<SliceBatch>) -> Step {
-        Step { what: What::Batch(batch), taken_away: false }
+        Step { batch, measures: None, taken_away: false }
     }
 
     pub fn ids(&self) -> &[u32] {
-        match &self.what {
-            What::Batch(batch) => &batch.ids,
-            What::Total(total) => &total.batch.ids,
-        }
+        &self.batch.ids
     }
 
     /// Its states of `measures`.
     pub fn piece(&self, measures: &[usize]) -> Piece<'_> {
-        match &self.what {
-            What::Batch(batch) => batch.piece(measures),
-            What::Total(total) => {
-                let at = |m| total.measures.iter().position(|have| have == m).expect("chosen because it has them");
-                total.batch.piece(&measures.iter().map(at).collect::<Vec<_>>())
-            }
-        }
+        let Some(have) = &self.measures else { return self.batch.piece(measures) };
+        let at = |m| have.iter().position(|have| have == m).expect("chosen because it has them");
+        self.batch.piece(&measures.iter().map(at).collect::<Vec<_>>())
     }
 }
 
@@ -129,7 +127,7 @@ impl Closed<'_> {
 type PaneKey = (u32, i64);
 
 /// The runs of slices whose panes make up the range: a run of one slice needs no pane.
-fn runs<'a>(closed: &Closed<'a>, range: &Range<i64>) -> Vec<(Option<PaneKey>, &'a [Arc<SliceBatch>])> {
+fn runs<'a>(closed: &Closed<'a>, range: &Range<i64>) -> Vec<(Option<PaneKey>, &'a [Arc<ClosedSlice>])> {
     let mut rest = slices_in(closed.slices, range);
     let mut runs = Vec::new();
     while let Some(first) = rest.first() {
@@ -143,6 +141,10 @@ fn runs<'a>(closed: &Closed<'a>, range: &Range<i64>) -> Vec<(Option<PaneKey>, &'
 }
 
 impl Panes {
+    pub fn new(cache: Arc<SliceCache>) -> Panes {
+        Panes { cache, tally: Arc::default(), made: Mutex::default() }
+    }
+
     /// Batches that together are the closed slices of the range, few and large.
     pub fn cover(&self, closed: &Closed<'_>, range: Range<i64>) -> Result<Vec<Arc<SliceBatch>>, ExecError> {
         runs(closed, &range).into_iter().map(|(key, run)| self.pane(closed, key, run)).collect()
@@ -153,11 +155,10 @@ impl Panes {
     pub fn steps(&self, closed: &Closed<'_>, range: Range<i64>, measures: &[usize]) -> Result<Vec<Step>, ExecError> {
         let invertible = measures.iter().all(|&m| closed.layout.measures[m].invertible());
         let total = {
-            let mut cache = self.0.lock();
-            let mut least = cache.cost(closed, &range);
+            let mut made = self.made.lock();
+            let mut least = made.cost(closed, &range);
             let mut best = None;
-            for (i, kept) in cache.totals.iter().enumerate() {
-                let total = &kept.what;
+            for (i, total) in made.totals.iter().enumerate() {
                 let overlaps = total.range.start < range.end && range.start < total.range.end;
                 // Made from a snapshot with slices that are open in this one, or that this one no longer has.
                 let foreign = total.range.end > closed.before || total.range.start < closed.first_kept;
@@ -169,23 +170,29 @@ impl Panes {
                 if !invertible && gone.iter().any(|r| !slices_in(closed.slices, r).is_empty()) {
                     continue;
                 }
-                let moves: usize = gone.iter().chain(&come).map(|r| cache.cost(closed, r)).sum();
-                let cost = kept.bytes + moves;
-                if cost < least {
-                    least = cost;
-                    best = Some((i, gone, come));
+                let moves: usize = gone.iter().chain(&come).map(|r| made.cost(closed, r)).sum();
+                if moves >= least {
+                    continue;
+                }
+                if let Some(batch) = total.shelf.get().filter(|batch| batch.bytes + moves < least) {
+                    least = batch.bytes + moves;
+                    best = Some((i, batch, gone, come));
                 }
             }
-            best.map(|(i, gone, come)| (cache.use_total(i), gone, come))
+            best.map(|(i, batch, gone, come)| {
+                let used = made.tick();
+                made.totals[i].used = used;
+                (batch, made.totals[i].measures.clone(), gone, come)
+            })
         };
-        let Some((total, gone, come)) = total else {
+        let Some((batch, measures, gone, come)) = total else {
             return Ok(self.cover(closed, range)?.into_iter().map(Step::add).collect());
         };
-        let mut steps = vec![Step { what: What::Total(total), taken_away: false }];
+        let mut steps = vec![Step { batch, measures: Some(measures), taken_away: false }];
         for (ranges, taken_away) in [(come, false), (gone, true)] {
             for range in ranges {
                 let batches = self.cover(closed, range)?;
-                steps.extend(batches.into_iter().map(|b| Step { what: What::Batch(b), taken_away }));
+                steps.extend(batches.into_iter().map(|batch| Step { taken_away, ..Step::add(batch) }));
             }
         }
         Ok(steps)
@@ -193,134 +200,86 @@ impl Panes {
 
     /// Keeps the closed part of a window for the next one.
     pub fn keep_total(&self, range: Range<i64>, measures: &[usize], batch: SliceBatch) {
-        let bytes = batch.bytes;
-        let total = Total { range, measures: measures.to_vec(), batch };
-        let mut cache = self.0.lock();
-        if cache.totals.iter().any(|t| t.what.range == total.range && t.what.measures == total.measures) {
+        let shelf = self.shelf(Arc::new(batch));
+        let mut made = self.made.lock();
+        made.totals.retain(|total| !total.shelf.is_empty());
+        if made.totals.iter().any(|t| t.range == range && *t.measures == *measures) {
             return;
         }
-        if cache.totals.len() == MOST_TOTALS {
-            let oldest = (0..MOST_TOTALS).min_by_key(|&i| cache.totals[i].used).unwrap_or(0);
-            let gone = cache.totals.swap_remove(oldest);
-            cache.bytes -= gone.bytes;
+        if made.totals.len() == MOST_TOTALS {
+            let oldest = (0..MOST_TOTALS).min_by_key(|&i| made.totals[i].used).unwrap_or(0);
+            made.totals.swap_remove(oldest);
         }
-        let used = cache.tick();
-        cache.totals.push(Kept { what: Arc::new(total), bytes, used });
-        cache.grow(bytes);
-    }
-
-    /// What may be cached follows what the slices take.
-    pub fn limit(&self, slices_bytes: usize) {
-        let mut cache = self.0.lock();
-        cache.limit_bytes = slices_bytes.max(LEAST_BYTES);
-        cache.grow(0);
+        let used = made.tick();
+        made.totals.push(Total { range, measures: measures.into(), shelf, used });
     }
 
     /// Drops what reaches below this slice.
     pub fn forget(&self, first_kept: i64) {
-        let mut cache = self.0.lock();
-        let Cache { panes, totals, bytes, .. } = &mut *cache;
-        panes.retain(|_, kept| {
-            let keep = kept.what.slice >= first_kept;
-            *bytes -= if keep { 0 } else { kept.bytes };
-            keep
-        });
-        totals.retain(|kept| {
-            let keep = kept.what.range.start >= first_kept;
-            *bytes -= if keep { 0 } else { kept.bytes };
-            keep
-        });
+        let mut made = self.made.lock();
+        made.panes.retain(|_, pane| pane.slice >= first_kept);
+        made.totals.retain(|total| total.range.start >= first_kept);
     }
 
     pub fn bytes(&self) -> usize {
-        self.0.lock().bytes
+        self.tally.load(Relaxed)
+    }
+
+    fn shelf(&self, batch: Arc<SliceBatch>) -> Arc<Shelf> {
+        Shelf::with(self.cache.clone(), self.tally.clone(), Some(batch), false)
     }
 
     fn pane(
         &self,
         closed: &Closed<'_>,
         key: Option<PaneKey>,
-        run: &[Arc<SliceBatch>],
+        run: &[Arc<ClosedSlice>],
     ) -> Result<Arc<SliceBatch>, ExecError> {
-        let Some((level, number)) = key.filter(|_| run.len() > 1) else { return Ok(run[0].clone()) };
-        if let Some(pane) = self.0.lock().use_pane((level, number)) {
-            return Ok(pane);
+        let Some((level, number)) = key.filter(|_| run.len() > 1) else { return run[0].batch() };
+        if let Some(batch) = self.made.lock().panes.get(&(level, number)).and_then(|pane| pane.shelf.get()) {
+            return Ok(batch);
         }
-        let parts = if level == 1 {
-            run.to_vec()
+        let parts: Vec<Arc<SliceBatch>> = if level == 1 {
+            run.iter().map(|slice| slice.batch()).collect::<Result<_, _>>()?
         } else {
             let width = FANOUT.pow(level - 1);
-            let of = |s: &Arc<SliceBatch>| s.slice.div_euclid(width);
+            let of = |s: &Arc<ClosedSlice>| s.slice.div_euclid(width);
             run.chunk_by(|a, b| of(a) == of(b))
                 .map(|run| self.pane(closed, Some((level - 1, of(&run[0]))), run))
                 .collect::<Result<_, _>>()?
         };
-        let pane =
-            if parts.len() == 1 { parts[0].clone() } else { merge_batches(closed.layout, &parts, closed.num_keys)? };
-        let bytes = if parts.len() == 1 { 0 } else { pane.bytes };
-        let mut cache = self.0.lock();
-        let used = cache.tick();
-        let kept = Kept { what: pane.clone(), bytes, used };
-        if let Some(before) = cache.panes.insert((level, number), kept) {
-            // Two readers made it at once.
-            cache.bytes -= before.bytes;
+        if let [alone] = parts.as_slice() {
+            // It is a pane of the level below, and found there the next time.
+            return Ok(alone.clone());
         }
-        cache.grow(bytes);
-        Ok(pane)
+        let batch = merge_batches(closed.layout, &parts, closed.num_keys)?;
+        let pane = Pane { slice: batch.slice, bytes: batch.bytes, shelf: self.shelf(batch.clone()) };
+        let mut made = self.made.lock();
+        made.panes.insert((level, number), pane);
+        if made.panes.len() > made.look_at {
+            made.panes.retain(|_, pane| !pane.shelf.is_empty());
+            made.look_at = (2 * made.panes.len()).max(64);
+        }
+        Ok(batch)
     }
 }
 
-impl Cache {
+impl Made {
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
     }
 
-    fn use_pane(&mut self, key: PaneKey) -> Option<Arc<SliceBatch>> {
-        let used = self.tick();
-        let kept = self.panes.get_mut(&key)?;
-        kept.used = used;
-        Some(kept.what.clone())
-    }
-
-    fn use_total(&mut self, at: usize) -> Arc<Total> {
-        let used = self.tick();
-        self.totals[at].used = used;
-        self.totals[at].what.clone()
-    }
-
-    /// Bytes to merge for a range: those of its panes, or of their slices where the panes have yet to be made.
+    /// What it costs to merge a range, in bytes: those of its panes, or of their slices where the panes have yet to be made.
     fn cost(&self, closed: &Closed<'_>, range: &Range<i64>) -> usize {
-        let bytes = |(key, run): (Option<PaneKey>, &[Arc<SliceBatch>])| match key.and_then(|key| self.panes.get(&key)) {
-            Some(pane) => pane.what.bytes,
-            None => run.iter().map(|s| s.bytes).sum(),
+        let slice =
+            |s: &Arc<ClosedSlice>| if s.is_in_memory() { s.bytes() } else { s.bytes().saturating_mul(FROM_FILE) };
+        let bytes = |(key, run): (Option<PaneKey>, &[Arc<ClosedSlice>])| match key.and_then(|key| self.panes.get(&key))
+        {
+            Some(pane) if !pane.shelf.is_empty() => pane.bytes,
+            _ => run.iter().map(slice).sum(),
         };
         if range.is_empty() { 0 } else { runs(closed, range).into_iter().map(bytes).sum() }
-    }
-
-    /// Counts `bytes` more and makes room.
-    fn grow(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        let limit = self.limit_bytes;
-        if self.bytes <= limit {
-            return;
-        }
-        // Down to three quarters at once, so that the next ones need not sort again.
-        let mut by_age: Vec<(u64, usize)> = self.panes.values().map(|k| (k.used, k.bytes)).collect();
-        by_age.extend(self.totals.iter().map(|k| (k.used, k.bytes)));
-        by_age.sort_unstable();
-        let mut left = self.bytes;
-        let mut newest_gone = 0;
-        for (used, bytes) in by_age {
-            if left <= limit / 4 * 3 {
-                break;
-            }
-            left -= bytes;
-            newest_gone = used;
-        }
-        self.panes.retain(|_, kept| kept.used > newest_gone);
-        self.totals.retain(|kept| kept.used > newest_gone);
-        self.bytes = left;
     }
 }
 
@@ -473,9 +432,8 @@ mod tests {
                     let context = format!("seed {seed} {range:?} {measures:?}");
                     let read_all = read(snapshot, range.clone(), measures, None);
                     check(&read_all, &expected(&rows[..*rows_then], range.clone(), measures, None), &context);
-                    let Some(id) = snapshot.slices(range.clone()).flat_map(|s| &s.ids).next().copied() else {
-                        continue;
-                    };
+                    let Some(slice) = snapshot.slices(range.clone()).next() else { continue };
+                    let id = slice.batch().unwrap().ids[0];
                     let mut only = IdSet::new(snapshot.keys.len);
                     only.insert(id);
                     only.seal();
@@ -528,16 +486,24 @@ mod tests {
 
     #[test]
     fn the_cache_keeps_to_its_limit() {
-        let snapshot = long().snapshot().unwrap();
+        let mut store = long();
+        let mut snapshot = store.snapshot().unwrap();
         for start in 0..800 {
             read(&snapshot, start..start + 360, &[0, 1, 2], None);
         }
-        let mut cache = snapshot.panes.0.lock();
-        assert!(cache.totals.len() <= MOST_TOTALS);
-        let counted: usize = cache.panes.values().map(|k| k.bytes).chain(cache.totals.iter().map(|k| k.bytes)).sum();
-        assert_eq!(cache.bytes, counted);
-        cache.limit_bytes = counted / 2;
-        cache.grow(0);
-        assert!(cache.bytes <= counted / 2 && cache.panes.len() + cache.totals.len() > 0, "{}", cache.bytes);
+        let panes = snapshot.panes.clone();
+        let counted = || {
+            let made = panes.made.lock();
+            let shelves = made.panes.values().map(|p| &p.shelf).chain(made.totals.iter().map(|t| &t.shelf));
+            shelves.filter_map(|shelf| shelf.get()).map(|batch| batch.bytes).sum::<usize>()
+        };
+        assert!(panes.made.lock().totals.len() <= MOST_TOTALS);
+        let before = counted();
+        assert_eq!((panes.bytes(), panes.cache.bytes()), (before, before));
+        drop(store);
+        snapshot = StoreSnapshot { closed: Arc::default(), ..snapshot };
+        assert_eq!(snapshot.panes.cache.pinned_bytes(), 0, "slices that are gone make no room");
+        snapshot.panes.cache.set_limit_bytes(before / 2);
+        assert!(snapshot.panes.bytes() <= before / 2 && snapshot.panes.bytes() > 0, "{}", snapshot.panes.bytes());
     }
 }

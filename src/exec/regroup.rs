@@ -156,7 +156,7 @@ impl Regrouped {
             open: slices,
             first_kept: first_kept(parts),
             closed_before: i64::MIN,
-            panes: Arc::<Panes>::default(),
+            panes: Arc::new(Panes::new(Arc::default())),
         })
     }
 

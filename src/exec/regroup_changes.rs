@@ -8,7 +8,7 @@ use arrow::row::{OwnedRow, RowConverter, SortField};
 
 use super::regroup::{Regrouped, first_kept};
 use super::slice_batch::SliceBatch;
-use super::store_snapshot::StoreSnapshot;
+use super::store_snapshot::{Slice, StoreSnapshot};
 use super::window_view::{Shown, WindowView, Within};
 use super::{Delta, ExecError};
 use crate::planner::stream_plan::Emit;
@@ -69,13 +69,28 @@ impl RegroupedChanges {
             self.told.insert(end, now);
         }
         // What cannot change any more need not be remembered; what retention forgets goes without a retraction.
-        if self.view.window.is_some() {
-            let done =
-                |end: i64| shown.final_until_us.is_some_and(|f| end <= f) || shown.horizon_us.is_some_and(|h| end <= h);
-            self.told.retain(|&end, _| !done(end));
-        }
+        self.told.retain(|&end, _| !self.view.is_done(shown, end));
         let columns = self.converter.convert_rows(rows.iter().map(OwnedRow::row))?;
         Ok(Delta::weighted(RecordBatch::try_new(self.view.schema.clone(), columns)?, weights))
+    }
+
+    /// For a consumer that has all that the view shows now. Call it instead of the first [`RegroupedChanges::step`]; only the
+    /// windows that can still change are read.
+    pub fn resume(
+        &mut self,
+        regrouped: &mut Regrouped,
+        parts: &[StoreSnapshot],
+        shown: &Shown,
+    ) -> Result<(), ExecError> {
+        if self.view.emit == Emit::OnUpdate {
+            let windows = self.changed_windows(regrouped, parts, shown);
+            for end in windows.into_iter().filter(|&end| !self.view.is_done(shown, end)) {
+                let now = self.rows(regrouped, parts, end)?;
+                self.told.insert(end, now);
+            }
+        }
+        self.final_until_us = shown.final_until_us;
+        Ok(())
     }
 
     /// Ends of the windows over slices that have changed since the last call.
@@ -86,11 +101,10 @@ impl RegroupedChanges {
         let before = std::mem::take(&mut self.seen);
         for (part, snapshot) in parts.iter().enumerate() {
             let (from, before) = before.get(part).map_or((i64::MIN, None), |(from, slices)| (*from, Some(slices)));
-            let same = |slice: &Arc<SliceBatch>| {
-                before.and_then(|before| before.get(&slice.slice)).is_some_and(|before| Arc::ptr_eq(before, slice))
-            };
+            let same =
+                |slice: &Slice<'_>| before.and_then(|b| b.get(&slice.number())).is_some_and(|before| slice.is(before));
             for slice in snapshot.slices(from..i64::MAX).filter(|slice| !same(slice)) {
-                let over = self.view.windows_over(grid, slice.slice);
+                let over = self.view.windows_over(grid, slice.number());
                 windows.extend(over.filter(|&end| self.view.shows(kept_us, shown, end)));
             }
             let open = snapshot.open.iter().map(|slice| (slice.slice, slice.clone())).collect();

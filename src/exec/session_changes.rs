@@ -51,6 +51,18 @@ impl SessionChanges {
         Ok(Delta::inserts(arrow::compute::concat_batches(&self.view.schema, &whole)?))
     }
 
+    /// For a consumer that has been told all of this before: what changes from here on is told.
+    pub fn resume(&mut self, store: &mut SessionStore) -> Result<(), ExecError> {
+        if self.view.emit == Emit::OnUpdate {
+            let open = store.snapshot()?.open;
+            for (columns, keys) in self.rows_of(store, &open)? {
+                let rows = self.converter.convert_columns(&columns)?;
+                self.emitted.extend(keys.into_iter().zip(rows.iter().map(|row| row.owned())));
+            }
+        }
+        Ok(())
+    }
+
     /// What changed in open sessions. Nothing for EMIT ON WINDOW CLOSE.
     pub fn step(&mut self, store: &mut SessionStore, dirty: &[DirtyKey]) -> Result<Delta, ExecError> {
         let (mut rows, mut weights) = (Vec::new(), Vec::new());

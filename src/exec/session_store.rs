@@ -13,6 +13,7 @@ use super::ExecError;
 use super::id_set::IdSet;
 use super::keys::{CHUNK, KeyDictionary, KeySnapshot};
 use super::session_batch::{ClosedSessions, SessionBatch, SessionSnapshot};
+use super::session_saves::UnsavedSessions;
 use super::slice_batch::by_chunk;
 use super::slice_store::{StoreLayout, StoreRows};
 use super::state::{Measure, States};
@@ -39,19 +40,19 @@ pub struct SessionLayout {
 /// - A row that lies between two sessions, nearer than the gap to both, merges them, and their states. A row that is taken back
 ///   may split a session; a moment whose rows cancel is gone at the end of the tick.
 pub struct SessionStore {
-    layout: Arc<StoreLayout>,
-    sessions: SessionLayout,
-    keys: KeyDictionary,
+    pub(super) layout: Arc<StoreLayout>,
+    pub(super) sessions: SessionLayout,
+    pub(super) keys: KeyDictionary,
     /// By slot; a slot of which [`Atom::id`] is [`NONE`] is free, and goes with the next compaction.
-    atoms: Vec<Atom>,
+    pub(super) atoms: Vec<Atom>,
     live: usize,
-    states: Vec<Box<dyn States>>,
+    pub(super) states: Vec<Box<dyn States>>,
     /// (key, first time) → slot.
-    index: BTreeMap<(u32, i64), u32>,
+    pub(super) index: BTreeMap<(u32, i64), u32>,
     /// By key: the slot of its newest session; nothing with `by_time`.
-    newest: Vec<u32>,
+    pub(super) newest: Vec<u32>,
     /// By key: no session of it ends before this.
-    due_us: Vec<i64>,
+    pub(super) due_us: Vec<i64>,
     /// (`due_us`, key), and entries out of date.
     due: BinaryHeap<Reverse<(i64, u32)>>,
     /// (first time, key) of every atom, and entries out of date; none until somebody asks.
@@ -60,23 +61,28 @@ pub struct SessionStore {
     emptied: Vec<u32>,
     /// By key: (earliest, latest) of the times that changed since the last [`SessionStore::take_dirty`], if anybody asks.
     dirty: Option<HashMap<u32, (i64, i64)>>,
-    closed: ClosedSessions,
+    pub(super) closed: ClosedSessions,
+    /// The latest time until which final sessions were to be forgotten.
+    pub(super) forgotten_us: Option<i64>,
     /// The open sessions, until the next change.
     cached: Option<Arc<SessionBatch>>,
-    left_out: u64,
+    pub(super) left_out: u64,
+    pub(super) unsaved: Option<UnsavedSessions>,
+    /// (`left_out`, `forgotten_us`) as they were saved last.
+    pub(super) noted: Option<(u64, Option<i64>)>,
     ids: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Atom {
-    first_us: i64,
-    last_us: i64,
+pub(super) struct Atom {
+    pub first_us: i64,
+    pub last_us: i64,
     /// Net rows.
-    count: i64,
-    id: u32,
+    pub count: i64,
+    pub id: u32,
 }
 
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 /// Below this many slots it does not pay to look for free ones.
 const FEW_SLOTS: usize = 1024;
 
@@ -117,8 +123,11 @@ impl SessionStore {
             emptied: Vec::new(),
             dirty: None,
             closed: ClosedSessions::default(),
+            forgotten_us: None,
             cached: None,
             left_out: 0,
+            unsaved: None,
+            noted: None,
             ids: Vec::new(),
             layout,
         })
@@ -167,6 +176,10 @@ impl SessionStore {
             };
             slots.iter_mut().for_each(|slot| *slot = last(*slot));
             merged.iter_mut().for_each(|(_, slot)| *slot = last(*slot));
+        }
+        if let Some(unsaved) = &mut self.unsaved {
+            let atoms = slots.iter().map(|&slot| &self.atoms[slot as usize]);
+            unsaved.atoms.extend(atoms.map(|atom| (atom.id, atom.first_us)));
         }
         self.update(&rows, &slots)?;
         let (from, into): (Vec<u32>, Vec<u32>) = merged.into_iter().unzip();
@@ -232,6 +245,7 @@ impl SessionStore {
             }
         }
         self.index.remove(&(id, atom.first_us));
+        self.note_unsaved(id, atom.first_us);
         self.index.insert((id, first_us), slot);
         self.atoms[slot as usize].first_us = first_us;
         self.note_start(id, first_us);
@@ -239,7 +253,7 @@ impl SessionStore {
         slot
     }
 
-    fn add(&mut self, id: u32, time_us: i64) -> u32 {
+    pub(super) fn add(&mut self, id: u32, time_us: i64) -> u32 {
         let slot = self.atoms.len() as u32;
         self.atoms.push(Atom { first_us: time_us, last_us: time_us, count: 0, id });
         self.live += 1;
@@ -254,14 +268,22 @@ impl SessionStore {
     }
 
     fn free(&mut self, slot: u32) {
+        let Atom { id, first_us, .. } = self.atoms[slot as usize];
+        self.note_unsaved(id, first_us);
+        self.index.remove(&(id, first_us));
         let atom = &mut self.atoms[slot as usize];
-        self.index.remove(&(atom.id, atom.first_us));
         let newest = &mut self.newest[atom.id as usize];
         if *newest == slot {
             *newest = NONE;
         }
         atom.id = NONE;
         self.live -= 1;
+    }
+
+    fn note_unsaved(&mut self, id: u32, first_us: i64) {
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.atoms.insert((id, first_us));
+        }
     }
 
     fn note_start(&mut self, id: u32, start_us: i64) {
@@ -434,6 +456,9 @@ impl SessionStore {
         self.cut(final_slots.iter().map(|&(_, _, slot)| slot), &mut found);
         let batch = Arc::new(self.evaluate(&found)?);
         final_slots.iter().for_each(|&(_, _, slot)| self.free(slot));
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.closed.push(batch.clone());
+        }
         self.closed.push(batch.clone())?;
         Ok(batch)
     }
@@ -489,6 +514,7 @@ impl SessionStore {
     /// Forgets sessions that are final and end at or before this. Gives the new id of each old one if keys were renumbered,
     /// `u32::MAX` for those that went.
     pub fn forget(&mut self, horizon_us: i64) -> Result<Option<Vec<u32>>, ExecError> {
+        self.forgotten_us = self.forgotten_us.max(Some(horizon_us));
         if self.closed.forget(horizon_us)? { self.compact_keys() } else { Ok(None) }
     }
 
@@ -509,6 +535,9 @@ impl SessionStore {
             keys.intern(&old.take(ids)?, ids.len(), &mut fresh)?;
         }
         self.keys = keys;
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.renumbered();
+        }
         // Interned in ascending order, so that the new id is the rank and what is sorted stays sorted.
         let mut renumbered = vec![NONE; old.len];
         live.ids().into_iter().for_each(|id| renumbered[id as usize] = live.rank(id));

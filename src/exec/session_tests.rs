@@ -10,6 +10,7 @@ use datafusion::physical_expr::expressions::Column;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::durable::{Buckets, Saved};
 use super::session_changes::{SessionChanges, joined};
 use super::session_store::{SessionLayout, SessionStore};
 use super::slice_store::{Grid, StoreLayout, StoreRows};
@@ -34,6 +35,7 @@ struct Case {
     rows: Vec<Row>,
     /// What the last tick told, in delta notation.
     last: String,
+    saves: Vec<Saved>,
 }
 
 fn layout(session: Session, retracts: bool) -> Arc<StoreLayout> {
@@ -68,7 +70,16 @@ impl Case {
             overflows: Arc::default(),
         };
         let changes = SessionChanges::new(view.clone()).unwrap();
-        Case { session, store, changes, view, told: BTreeMap::new(), rows: Vec::new(), last: String::new() }
+        Case {
+            session,
+            store,
+            changes,
+            view,
+            told: BTreeMap::new(),
+            rows: Vec::new(),
+            last: String::new(),
+            saves: Vec::new(),
+        }
     }
 
     /// Rows, then everything before `final_until_us` is final.
@@ -97,6 +108,23 @@ impl Case {
             *self.told.entry((key, start, end, n, s, m)).or_default() += delta.weight(row);
         }
         self.told.retain(|_, weight| *weight != 0);
+    }
+
+    fn save(&mut self, whole: bool) {
+        if self.store.unsaved.is_none() {
+            self.store.track_saves(0..=255);
+        }
+        let saved = self.store.save(whole).unwrap();
+        assert!(saved.whole || !self.saves.is_empty());
+        assert!(self.store.save(false).unwrap().is_empty(), "nothing has changed");
+        self.saves.push(saved);
+    }
+
+    fn load(&mut self, parts: &[Vec<Saved>], buckets: Buckets) {
+        self.store = SessionStore::load(self.store.layout.clone(), parts, buckets).unwrap();
+        self.store.track_changes();
+        self.changes = SessionChanges::new(self.view.clone()).unwrap();
+        self.changes.resume(&mut self.store).unwrap();
     }
 
     fn expected(&self) -> Expected {
@@ -202,6 +230,166 @@ fn sessions_equal_those_worked_out_from_the_rows() {
             case.check(final_until, seed);
         }
     }
+}
+
+/// Random ticks of a store that is saved and loaded now and then, and of one that is not, by one owner and by several: they
+/// tell the same, show the same, and forget the same.
+#[test]
+fn sessions_that_were_saved_go_on_as_they_were() {
+    let mut increments = 0;
+    for seed in 0..150 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let gap_us = random.random_range(1..12);
+        let max_us = random.random_bool(0.4).then(|| gap_us + random.random_range(0..30));
+        let retracts = random.random_bool(0.5);
+        let emit = if random.random_bool(0.3) { Emit::OnWindowClose } else { Emit::OnUpdate };
+        let new = || Case::new(Session { gap_us, max_us }, retracts, emit);
+        let (mut straight, mut cut) = (new(), new());
+        let keeps = random.random_bool(0.5).then_some(40);
+        let mut shown = Shown::default();
+        let mut least = -40;
+        for _ in 0..random.random_range(2..20) {
+            let row = |random: &mut StdRng| {
+                (random.random_range(0..9), least + random.random_range(0..60), random.random_range(-5..5), 1)
+            };
+            let mut rows: Vec<Row> = (0..random.random_range(0..14)).map(|_| row(&mut random)).collect();
+            if retracts {
+                let open = straight.rows.iter().filter(|r| r.3 > 0 && r.1 >= least).copied().collect::<Vec<_>>();
+                for (key, time, value, _) in open {
+                    let same = |r: &&Row| (r.0, r.1, r.2) == (key, time, value);
+                    let net: i64 = straight.rows.iter().chain(&rows).filter(same).map(|r| r.3).sum();
+                    if net > 0 && random.random_bool(0.3) {
+                        rows.push((key, time, value, -1));
+                    }
+                }
+            }
+            if random.random_bool(0.7) {
+                least += random.random_range(0..30);
+                shown = Shown { horizon_us: keeps.map(|us| least - us), final_until_us: Some(least) };
+            }
+            for case in [&mut straight, &mut cut] {
+                case.tick(&rows, shown.final_until_us);
+                if let Some(us) = shown.horizon_us {
+                    assert!(case.store.forget(us.min(least)).unwrap().is_none());
+                }
+            }
+            assert_eq!(straight.last, cut.last, "seed {seed}");
+            if random.random_bool(0.5) {
+                cut.save(random.random_bool(0.1));
+            }
+            let oldest = [&mut straight, &mut cut].map(|case| case.store.oldest_open_us(least));
+            assert_eq!(oldest[0], oldest[1], "seed {seed}");
+            let saved_now = cut.store.unsaved.as_ref().is_some_and(|u| u.atoms.is_empty() && u.closed.is_empty());
+            if !cut.saves.is_empty() && saved_now && random.random_bool(0.6) {
+                let parts = [cut.saves.clone()];
+                match random.random_bool(0.5) {
+                    true => cut.load(&parts, 0..=255),
+                    // By three owners, and by one again.
+                    false => {
+                        let split = [0..=70, 71..=180, 181..=255u8].map(|buckets| {
+                            let mut part = new();
+                            part.load(&parts, buckets);
+                            part.save(false);
+                            assert!(part.saves[0].whole, "ids are other ones");
+                            part.saves
+                        });
+                        cut.load(&split, 0..=255);
+                        cut.saves.clear();
+                        cut.save(false);
+                        assert!(cut.saves[0].whole, "ids are other ones");
+                    }
+                }
+            }
+            let within = Within::default();
+            let read = [&mut straight, &mut cut].map(|case| case.read(&shown, &within, None));
+            assert_eq!(read[0], read[1], "seed {seed}: what is read");
+        }
+        increments += cut.saves.iter().filter(|saved| !saved.whole && !saved.sections.is_empty()).count();
+    }
+    assert!(increments > 150, "{increments}");
+}
+
+#[test]
+fn keys_that_are_renumbered_are_saved_anew_and_counts_go_to_one_owner() {
+    let mut case = Case::new(Session { gap_us: 10, max_us: None }, false, Emit::OnUpdate);
+    let mut wholes = 0;
+    for n in 0..300i64 {
+        let mut rows: Vec<Row> = (0..100).map(|i| (n * 100 + i, n * 100 + i, 1, 1)).collect();
+        rows.push((1, i64::MAX, 1, 1));
+        case.told.clear();
+        case.tick(&rows, Some(n * 100));
+        if let Some(renumbered) = case.store.forget(n * 100 - 1000).unwrap() {
+            case.changes.renumber(&renumbered);
+        }
+        if n % 20 == 0 {
+            case.save(false);
+            wholes += usize::from(case.saves.last().unwrap().whole);
+        }
+        if n % 60 == 0 {
+            case.load(&[case.saves.clone()], 0..=255);
+        }
+    }
+    assert!((2..8).contains(&wholes), "{wholes} of 15 saves are whole");
+    assert_eq!(case.store.left_out(), 300);
+    let shown = Shown { horizon_us: Some(28_900), final_until_us: Some(29_900) };
+    let read = case.read(&shown, &Within::default(), None);
+    assert!(read.keys().all(|(_, _, end)| *end > 28_900) && read.len() == 1109, "{}", read.len());
+    case.save(true);
+    let parts = [case.saves.clone()];
+    let left_out = [0..=9u8, 10..=255].map(|buckets| {
+        case.load(&parts, buckets);
+        case.store.left_out()
+    });
+    assert_eq!(left_out, [300, 0]);
+}
+
+#[test]
+fn what_are_no_sessions_is_refused() {
+    let mut case = Case::new(Session { gap_us: 10, max_us: None }, false, Emit::OnUpdate);
+    case.tick(&[(1, 0, 1, 1), (2, 50, 1, 1)], Some(20));
+    case.save(true);
+    let good = case.saves[0].clone();
+    let layout = case.store.layout.clone();
+    let load = |change: &dyn Fn(&mut Saved)| {
+        let mut saved = good.clone();
+        change(&mut saved);
+        match SessionStore::load(layout.clone(), &[vec![saved]], 0..=255) {
+            Ok(_) => "loaded".to_string(),
+            Err(error @ crate::exec::ExecError::Saved { .. }) => error.to_string(),
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    let section = |saved: &Saved, name: &str| saved.sections.iter().position(|s| s.name == name).unwrap();
+    let mut tries = vec![load(&|_| ()), load(&|saved| saved.whole = false)];
+    for name in ["keys", "atoms", "closed"] {
+        tries.push(load(&|saved| drop(saved.sections.remove(section(saved, name)))));
+        tries.push(load(&|saved| {
+            let at = section(saved, name);
+            let last = saved.sections[at].rows.num_columns() - 1;
+            saved.sections[at].rows.remove_column(last);
+        }));
+        tries.push(load(&|saved| {
+            let at = section(saved, name);
+            saved.sections[at].rows.remove_column(0);
+        }));
+    }
+    tries.push(load(&|saved| saved.notes = serde_json::json!(7)));
+    tries.push(load(&|saved| saved.sections[0].name = "sessions".into()));
+    insta::assert_snapshot!(tries.join("\n"), @r#"
+    loaded
+    a saved state cannot be read: there is no whole one to begin with
+    a saved state cannot be read: sections of sessions do not have the rows that their notes name
+    a saved state cannot be read: section keys: it has not the columns [Int64]
+    a saved state cannot be read: section keys: it has not the columns [Int64]
+    a saved state cannot be read: sections of sessions do not have the rows that their notes name
+    a saved state cannot be read: section atoms: it has not the columns [Int64, Struct([Field { name: "sum", data_type: Int64 }, Field { name: "count", data_type: Int64 }, Field { name: "carry", data_type: Int8 }]), Int64]
+    a saved state cannot be read: section atoms: it has not the columns [Int64, Struct([Field { name: "sum", data_type: Int64 }, Field { name: "count", data_type: Int64 }, Field { name: "carry", data_type: Int8 }]), Int64]
+    a saved state cannot be read: sections of sessions do not have the rows that their notes name
+    a saved state cannot be read: section closed: it has not the columns [Int64, Int64, Int64]
+    a saved state cannot be read: section closed: it has not the columns [Int64, Int64, Int64]
+    a saved state cannot be read: notes: invalid type: integer `7`, expected struct Notes
+    a saved state cannot be read: there is a section sessions besides keys, atoms, gone, closed
+    "#);
 }
 
 fn sessions(gap_us: i64, max_us: Option<i64>, retracts: bool, ticks: &[(&[Row], Option<i64>)]) -> String {

@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take;
 
 use super::ExecError;
+use super::closed_slice::ClosedSlice;
 use super::id_set::IdSet;
 use super::slice_store::StoreLayout;
 use super::state::States;
@@ -164,10 +165,28 @@ impl Merging {
     }
 }
 
+/// What is of one slice.
+pub trait OfSlice {
+    /// Its number.
+    fn slice(&self) -> i64;
+}
+
+impl OfSlice for SliceBatch {
+    fn slice(&self) -> i64 {
+        self.slice
+    }
+}
+
+impl OfSlice for ClosedSlice {
+    fn slice(&self) -> i64 {
+        self.slice
+    }
+}
+
 /// Those of `slices`, which ascend, that lie in the range.
-pub fn slices_in<'a>(slices: &'a [Arc<SliceBatch>], range: &Range<i64>) -> &'a [Arc<SliceBatch>] {
-    let from = slices.partition_point(|s| s.slice < range.start);
-    let to = slices.partition_point(|s| s.slice < range.end);
+pub fn slices_in<'a, T: OfSlice>(slices: &'a [Arc<T>], range: &Range<i64>) -> &'a [Arc<T>] {
+    let from = slices.partition_point(|s| s.slice() < range.start);
+    let to = slices.partition_point(|s| s.slice() < range.end);
     &slices[from..to.max(from)]
 }
 

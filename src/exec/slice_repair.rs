@@ -6,8 +6,10 @@ use std::ops::Range;
 use arrow::array::UInt32Array;
 use arrow::compute::take;
 
+use super::super::closed_slice::ClosedSlice;
+use super::super::open_slice::{OpenSlice, Tracks};
 use super::super::slice_batch::slices_in;
-use super::{Arc, ExecError, OpenSlice, Panes, PartialRows, SliceStore};
+use super::{Arc, ExecError, Panes, PartialRows, SliceStore};
 
 impl SliceStore {
     /// From here on the slices of a range hold these rows and no others. Slices that have been forgotten stay so; which are closed
@@ -21,7 +23,7 @@ impl SliceStore {
             touched.entry(slice).or_default().extend(&open.ids);
         }
         for closed in slices_in(&self.closed, &slices) {
-            touched.entry(closed.slice).or_default().extend(&closed.ids);
+            touched.entry(closed.slice).or_default().extend(&closed.batch()?.ids);
         }
         let mut fresh: BTreeMap<i64, OpenSlice> = BTreeMap::new();
         let (mut ids, mut slots) = (Vec::new(), Vec::new());
@@ -36,7 +38,7 @@ impl SliceStore {
                 let of_slice: Vec<u32> = rows.iter().map(|&row| ids[row as usize]).collect();
                 touched.entry(slice).or_default().extend(&of_slice);
                 let open = fresh.entry(slice).or_insert_with(|| OpenSlice::new(&self.layout));
-                open.slots(&of_slice, false, &mut slots);
+                open.slots(&of_slice, Tracks::default(), &mut slots);
                 for (&slot, &row) in slots.iter().zip(&rows) {
                     open.counts[slot as usize] += batch.counts[row as usize];
                 }
@@ -51,18 +53,21 @@ impl SliceStore {
         for (slice, mut states) in fresh {
             let batch = states.batch(slice)?;
             if !batch.ids.is_empty() {
-                closed.push(batch);
+                closed.push(Arc::new(ClosedSlice::in_memory(&self.shared, batch, self.keys.len())));
             }
         }
         let all = Arc::make_mut(&mut self.closed);
         all.retain(|batch| !slices.contains(&batch.slice));
         all.extend(closed);
         all.sort_by_key(|batch| batch.slice);
-        self.closed_bytes = all.iter().map(|batch| batch.bytes).sum();
+        // Which of them a key is in is not known without reading them: until the last goes, all count as in use.
+        self.last_seen = vec![self.closed_gone + self.closed.len() as u32; self.keys.len()];
+        // What was saved of these slices is wrong.
+        self.save_whole_next();
         self.open.retain(|slice, _| !slices.contains(slice));
         self.open.extend(still_open);
         // What readers have put together is of slices that are no more.
-        self.panes = Arc::new(Panes::default());
+        self.panes = Arc::new(Panes::new(self.shared.cache.clone()));
         Ok(touched.into_iter().map(|(slice, ids)| (slice, ids.into_iter().collect())).collect())
     }
 }

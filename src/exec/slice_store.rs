@@ -1,29 +1,34 @@
 //! The slice store: aggregate states by slice and key, for every window over them.
 //!
 //! Time is cut on a fixed [`Grid`]; an event touches one slice, however many windows cover it. Slices that can still
-//! change are open: dense columns of states, private to their owner. A slice that is final becomes a [`SliceBatch`],
-//! immutable and shared by snapshots. A window's value is the merge of its slices' states.
+//! change are open: dense columns of states, private to their owner. A slice that is final becomes a [`ClosedSlice`],
+//! immutable, shared by snapshots, and in a file once it was saved. A window's value is the merge of its slices' states.
 //!
 //! A store without a grid has one slice, number 0, which never closes: that is an aggregation without windows.
 
 #[path = "slice_repair.rs"]
 mod repair;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::FieldRef;
 
 use super::ExecError;
-use super::id_set::{IdIndex, IdSet};
+use super::closed_slice::{ClosedSlice, GONE, Renumbering, Shared};
+use super::id_set::IdSet;
 use super::keys::{KeyDictionary, KeySnapshot};
+use super::open_slice::{OpenSlice, Tracks};
 use super::panes::{Closed, Panes};
 use super::session_store::SessionLayout;
-use super::slice_batch::{Merged, Merging, SliceBatch, by_chunk};
-use super::state::{Measure, States};
+use super::slice_batch::{Merged, Merging, by_chunk};
+use super::slice_cache::SliceCache;
+use super::state::Measure;
+use super::store_saved::Saves;
 use super::store_snapshot::StoreSnapshot;
 
 /// Slices `[phase + n * width, phase + (n + 1) * width)`, in microseconds.
@@ -91,118 +96,58 @@ pub struct PartialRows {
     pub states: Vec<ArrayRef>,
 }
 
-struct OpenSlice {
-    index: IdIndex,
-    ids: Vec<u32>,
-    counts: Vec<i64>,
-    states: Vec<Box<dyn States>>,
-    /// Slots changed since the last [`SliceStore::take_dirty`], if anybody asks.
-    dirty: Vec<u32>,
-    is_dirty: Vec<bool>,
-    /// The immutable form, until the next change.
-    cached: Option<Arc<SliceBatch>>,
-}
-
 pub struct SliceStore {
-    layout: Arc<StoreLayout>,
-    keys: KeyDictionary,
+    pub(super) layout: Arc<StoreLayout>,
+    pub(super) keys: KeyDictionary,
     /// As of the last time that somebody looked.
     keys_in_use: usize,
-    open: BTreeMap<i64, OpenSlice>,
+    /// So many are not looked at.
+    pub(super) few_keys: usize,
+    pub(super) open: BTreeMap<i64, OpenSlice>,
     /// Ascending. Snapshots share it.
-    closed: Arc<Vec<Arc<SliceBatch>>>,
-    closed_bytes: usize,
+    pub(super) closed: Arc<Vec<Arc<ClosedSlice>>>,
+    pub(super) shared: Shared,
     /// Every slice below this is closed.
-    closed_before: i64,
+    pub(super) closed_before: i64,
+    /// By id: the number of the last closed slice that has it, counted from 1 on as they close; 0 for none. Ids past the end
+    /// are in none. So it is known which keys are out of use although slices are not in memory.
+    pub(super) last_seen: Vec<u32>,
+    /// How many closed slices have been forgotten since that count began.
+    pub(super) closed_gone: u32,
     panes: Arc<Panes>,
-    tracks_changes: bool,
+    pub(super) tracks: Tracks,
     /// Slices below this one are forgotten.
-    first_kept: Option<i64>,
-    forgotten_rows: u64,
+    pub(super) first_kept: Option<i64>,
+    pub(super) forgotten_rows: u64,
+    /// If it is saved.
+    pub(super) saves: Option<Saves>,
     ids: Vec<u32>,
     slots: Vec<u32>,
 }
 
-impl OpenSlice {
-    fn new(layout: &StoreLayout) -> Self {
-        OpenSlice {
-            index: IdIndex::default(),
-            ids: Vec::new(),
-            counts: Vec::new(),
-            states: layout.measures.iter().map(Measure::create).collect(),
-            dirty: Vec::new(),
-            is_dirty: Vec::new(),
-            cached: None,
-        }
-    }
-
-    /// Finds the slot of each id, making new ones.
-    fn slots(&mut self, ids: &[u32], track: bool, slots: &mut Vec<u32>) {
-        slots.clear();
-        slots.reserve(ids.len());
-        for &id in ids {
-            let fresh = self.ids.len() as u32;
-            let slot = self.index.get_or_insert(id, fresh);
-            if slot == fresh {
-                self.ids.push(id);
-            }
-            slots.push(slot);
-        }
-        self.counts.resize(self.ids.len(), 0);
-        for states in &mut self.states {
-            states.resize(self.ids.len());
-        }
-        if track {
-            self.is_dirty.resize(self.ids.len(), false);
-            for &slot in slots.iter() {
-                if !std::mem::replace(&mut self.is_dirty[slot as usize], true) {
-                    self.dirty.push(slot);
-                }
-            }
-        }
-        self.cached = None;
-    }
-
-    fn batch(&mut self, slice: i64) -> Result<Arc<SliceBatch>, ExecError> {
-        if let Some(batch) = &self.cached {
-            return Ok(batch.clone());
-        }
-        let mut order: Vec<u32> = (0..self.ids.len() as u32).filter(|&slot| self.counts[slot as usize] != 0).collect();
-        order.sort_unstable_by_key(|&slot| self.ids[slot as usize]);
-        let in_order = order.len() == self.ids.len() && order.windows(2).all(|w| w[0] < w[1]);
-        let order = UInt32Array::from(order);
-        let mut states = Vec::with_capacity(self.states.len());
-        for column in &self.states {
-            let column = column.states()?;
-            states.push(if in_order { column } else { take(&column, &order, None)? });
-        }
-        let ids = order.values().iter().map(|&slot| self.ids[slot as usize]).collect();
-        let counts = order.values().iter().map(|&slot| self.counts[slot as usize]).collect();
-        let batch = Arc::new(SliceBatch::new(slice, ids, counts, states));
-        self.cached = Some(batch.clone());
-        Ok(batch)
-    }
-
-    fn bytes(&self) -> usize {
-        let states: usize = self.states.iter().map(|s| s.bytes()).sum();
-        states + self.index.bytes() + self.ids.capacity() * 4 + self.counts.capacity() * 8 + self.dirty.capacity() * 4
-    }
-}
-
 impl SliceStore {
+    /// With a cache of its own.
     pub fn new(layout: Arc<StoreLayout>) -> Result<Self, ExecError> {
+        Self::with_cache(layout, Arc::default())
+    }
+
+    pub fn with_cache(layout: Arc<StoreLayout>, cache: Arc<SliceCache>) -> Result<Self, ExecError> {
         Ok(SliceStore {
             keys: KeyDictionary::new(&layout.keys)?,
             keys_in_use: 0,
+            few_keys: super::keys::CHUNK,
+            shared: Shared { layout: layout.clone(), cache: cache.clone(), tally: Arc::default() },
             layout,
             open: BTreeMap::new(),
             closed: Arc::default(),
-            closed_bytes: 0,
             closed_before: i64::MIN,
-            panes: Arc::default(),
-            tracks_changes: false,
+            last_seen: Vec::new(),
+            closed_gone: 0,
+            panes: Arc::new(Panes::new(cache)),
+            tracks: Tracks::default(),
             first_kept: None,
             forgotten_rows: 0,
+            saves: None,
             ids: Vec::new(),
             slots: Vec::new(),
         })
@@ -214,11 +159,8 @@ impl SliceStore {
 
     /// From now on [`SliceStore::take_dirty`] tells what changed. What is in open slices already counts as changed.
     pub fn track_changes(&mut self) {
-        self.tracks_changes = true;
-        for open in self.open.values_mut() {
-            open.dirty = (0..open.ids.len() as u32).collect();
-            open.is_dirty = vec![true; open.ids.len()];
-        }
+        self.tracks.changes = true;
+        self.open.values_mut().for_each(OpenSlice::all_dirty);
     }
 
     /// Adds raw rows. Cost: one look-up of the key and one of the slot a row, then a loop per measure.
@@ -226,8 +168,8 @@ impl SliceStore {
         let mut ids = std::mem::take(&mut self.ids);
         ids.clear();
         self.keys.intern(&rows.keys, rows.rows, &mut ids)?;
-        let result = self.by_slice(&rows.slices, &ids, |open, ids, selected, track, slots| {
-            open.slots(ids, track, slots);
+        let result = self.by_slice(&rows.slices, &ids, |open, ids, selected, tracks, slots| {
+            open.slots(ids, tracks, slots);
             let weights = rows.weights.as_deref().map(|w| select(w, selected));
             match &weights {
                 None => slots.iter().for_each(|&slot| open.counts[slot as usize] += 1),
@@ -259,8 +201,8 @@ impl SliceStore {
         let mut ids = std::mem::take(&mut self.ids);
         ids.clear();
         self.keys.intern(&rows.keys, rows.slices.len(), &mut ids)?;
-        let result = self.by_slice(&rows.slices, &ids, |open, ids, selected, track, slots| {
-            open.slots(ids, track, slots);
+        let result = self.by_slice(&rows.slices, &ids, |open, ids, selected, tracks, slots| {
+            open.slots(ids, tracks, slots);
             let counts = select(&rows.counts, selected);
             for (&slot, count) in slots.iter().zip(counts.iter()) {
                 open.counts[slot as usize] += count;
@@ -282,7 +224,7 @@ impl SliceStore {
         &mut self,
         slices: &[i64],
         ids: &[u32],
-        mut add: impl FnMut(&mut OpenSlice, &[u32], Option<&UInt32Array>, bool, &mut Vec<u32>) -> Result<(), ExecError>,
+        mut add: impl FnMut(&mut OpenSlice, &[u32], Option<&UInt32Array>, Tracks, &mut Vec<u32>) -> Result<(), ExecError>,
     ) -> Result<(), ExecError> {
         let mut slots = std::mem::take(&mut self.slots);
         let result = self.add_by_slice(slices, ids, &mut slots, &mut add);
@@ -298,10 +240,10 @@ impl SliceStore {
         add: &mut AddToSlice<'_>,
     ) -> Result<(), ExecError> {
         let Some(&first) = slices.first() else { return Ok(()) };
-        let track = self.tracks_changes;
+        let tracks = self.tracks;
         if slices.iter().all(|&slice| slice == first) {
             return match self.open_slice(first, slices.len())? {
-                Some(open) => add(open, ids, None, track, slots),
+                Some(open) => add(open, ids, None, tracks, slots),
                 None => Ok(()),
             };
         }
@@ -316,7 +258,7 @@ impl SliceStore {
             let selected = UInt32Array::from(rows);
             let ids: Vec<u32> = selected.values().iter().map(|&row| ids[row as usize]).collect();
             if let Some(open) = self.open_slice(slice, ids.len())? {
-                add(open, &ids, Some(&selected), track, slots)?;
+                add(open, &ids, Some(&selected), tracks, slots)?;
             }
         }
         Ok(())
@@ -350,12 +292,27 @@ impl SliceStore {
             let batch = first.get_mut().batch(slice)?;
             first.remove();
             if !batch.ids.is_empty() {
-                self.closed_bytes += batch.bytes;
-                Arc::make_mut(&mut self.closed).push(batch);
+                let closed = ClosedSlice::in_memory(&self.shared, batch.clone(), self.keys.len());
+                Arc::make_mut(&mut self.closed).push(Arc::new(closed));
+                self.saw(&batch.ids);
             }
         }
         self.closed_before = self.closed_before.max(closed_before);
         Ok(())
+    }
+
+    /// Notes that the closed slice that came last has these ids, which ascend.
+    fn saw(&mut self, ids: &[u32]) {
+        if self.closed_gone > u32::MAX / 2 {
+            let gone = std::mem::take(&mut self.closed_gone);
+            self.last_seen.iter_mut().for_each(|seen| *seen = seen.saturating_sub(gone));
+        }
+        let Some(&last) = ids.last() else { return };
+        if self.last_seen.len() <= last as usize {
+            self.last_seen.resize(self.keys.len(), 0);
+        }
+        let number = self.closed_gone + self.closed.len() as u32;
+        ids.iter().for_each(|&id| self.last_seen[id as usize] = number);
     }
 
     /// Drops slices that begin before `horizon_us`; rows for them are counted and left out from now on.
@@ -367,8 +324,8 @@ impl SliceStore {
         }
         self.first_kept = Some(first);
         let gone = self.closed.partition_point(|s| s.slice < first);
-        self.closed_bytes -= self.closed[..gone].iter().map(|s| s.bytes).sum::<usize>();
         Arc::make_mut(&mut self.closed).drain(..gone);
+        self.closed_gone += gone as u32;
         self.open = self.open.split_off(&first);
         self.panes.forget(first);
         self.compact()
@@ -378,11 +335,12 @@ impl SliceStore {
     /// id of each old one, `u32::MAX` for those that went.
     fn compact(&mut self) -> Result<Option<Vec<u32>>, ExecError> {
         // Who is in use is looked at when there may be twice as many keys as were in use the last time.
-        if self.layout.keys.is_empty() || self.keys.len() < 2 * self.keys_in_use.max(super::keys::CHUNK) {
+        if self.layout.keys.is_empty() || self.keys.len() < 2 * self.keys_in_use.max(self.few_keys) {
             return Ok(None);
         }
         let mut live = IdSet::new(self.keys.len());
-        self.closed.iter().flat_map(|s| &s.ids).for_each(|&id| live.insert(id));
+        let seen = (0..).zip(&self.last_seen).filter(|(_, seen)| **seen > self.closed_gone);
+        seen.for_each(|(id, _)| live.insert(id));
         self.open.values().flat_map(|s| &s.ids).for_each(|&id| live.insert(id));
         live.seal();
         self.keys_in_use = live.len();
@@ -397,37 +355,53 @@ impl SliceStore {
         }
         self.keys = keys;
         // Interned in ascending order, so that the new id is the rank and sorted slices stay sorted.
-        let mut renumbered = vec![u32::MAX; old.len];
+        let mut renumbered = vec![GONE; old.len];
         for id in live.ids() {
             renumbered[id as usize] = live.rank(id);
         }
-        // Snapshots that were taken go on with the old numbers.
-        self.panes = Arc::default();
-        for slice in Arc::make_mut(&mut self.closed) {
-            let ids = slice.ids.iter().map(|&id| renumbered[id as usize]).collect();
-            *slice = Arc::new(SliceBatch::new(slice.slice, ids, slice.counts.clone(), slice.states.clone()));
-        }
-        for open in self.open.values_mut() {
-            open.index = IdIndex::default();
-            for (slot, id) in open.ids.iter_mut().enumerate() {
-                *id = renumbered[*id as usize];
-                open.index.get_or_insert(*id, slot as u32);
-            }
-            open.cached = None;
-        }
+        self.renumber(Arc::new(renumbered.clone()), live.len());
         Ok(Some(renumbered))
+    }
+
+    /// Gives the keys other ids, in the same order; no slice has one that goes. Snapshots that were taken go on with the old
+    /// ones, and so do saves: what is given to be saved from now on is other slices, and all of them.
+    fn renumber(&mut self, renumbering: Renumbering, num_keys: usize) {
+        self.panes = Arc::new(Panes::new(self.shared.cache.clone()));
+        // Files that have a renumbering share it with others.
+        let mut composed: HashMap<*const Vec<u32>, Renumbering> = HashMap::new();
+        let mut compose = |before: Option<&Renumbering>| match before {
+            None => renumbering.clone(),
+            Some(before) => {
+                let after = || {
+                    let after = |id: &u32| renumbering.get(*id as usize).copied().unwrap_or(GONE);
+                    Arc::new(before.iter().map(after).collect())
+                };
+                composed.entry(Arc::as_ptr(before)).or_insert_with(after).clone()
+            }
+        };
+        for slice in Arc::make_mut(&mut self.closed) {
+            *slice = Arc::new(slice.renumbered(&self.shared, &renumbering, num_keys, &mut compose));
+        }
+        self.open.values_mut().for_each(|open| open.renumber(&renumbering));
+        let mut last_seen = vec![0; num_keys];
+        for (&id, &seen) in renumbering.iter().zip(&self.last_seen) {
+            if id != GONE {
+                last_seen[id as usize] = seen;
+            }
+        }
+        self.last_seen = last_seen;
+        if let Some(saves) = &mut self.saves {
+            saves.renumbered = true;
+        }
     }
 
     /// What changed since the last call: ids by slice. Empty unless [`SliceStore::track_changes`].
     pub fn take_dirty(&mut self) -> Vec<(i64, Vec<u32>)> {
         let mut changed = Vec::new();
         for (&slice, open) in &mut self.open {
-            if open.dirty.is_empty() {
-                continue;
+            if !open.dirty.is_empty() {
+                changed.push((slice, open.take_dirty()));
             }
-            let slots = std::mem::take(&mut open.dirty);
-            slots.iter().for_each(|&slot| open.is_dirty[slot as usize] = false);
-            changed.push((slice, slots.iter().map(|&slot| open.ids[slot as usize]).collect()));
         }
         changed
     }
@@ -464,7 +438,6 @@ impl SliceStore {
     }
 
     pub fn snapshot(&mut self) -> Result<StoreSnapshot, ExecError> {
-        self.panes.limit(self.closed_bytes);
         let mut open = Vec::with_capacity(self.open.len());
         for (&slice, states) in &mut self.open {
             let batch = states.batch(slice)?;
@@ -488,6 +461,7 @@ impl SliceStore {
         let snapshot = self.snapshot()?;
         let mut all = Vec::new();
         for slice in snapshot.slices(i64::MIN..i64::MAX) {
+            let slice = slice.batch()?;
             let mut at = 0;
             for ids in by_chunk(&slice.ids) {
                 all.push(PartialRows {
@@ -501,20 +475,28 @@ impl SliceStore {
         }
         self.open.clear();
         self.closed = Arc::default();
-        self.closed_bytes = 0;
-        self.panes = Arc::default();
+        self.panes = Arc::new(Panes::new(self.shared.cache.clone()));
+        (self.last_seen, self.closed_gone) = (Vec::new(), 0);
         self.keys = KeyDictionary::new(&self.layout.keys)?;
         Ok(all)
     }
 
+    /// Memory: closed slices count while they are there.
     pub fn bytes(&self) -> usize {
         let open: usize = self.open.values().map(OpenSlice::bytes).sum();
-        self.keys.bytes() + self.closed_bytes + open + self.panes.bytes()
+        let closed = self.shared.tally.load(Relaxed) + self.last_seen.capacity() * 4;
+        self.keys.bytes() + closed + open + self.panes.bytes()
     }
 
-    /// (slice number, rows, bytes, closed) of every slice.
+    /// How many closed slices are in a file, and their bytes when they are in memory.
+    pub fn in_files(&self) -> (usize, usize) {
+        let in_files = self.closed.iter().filter(|slice| slice.file().is_some());
+        in_files.fold((0, 0), |(slices, bytes), slice| (slices + 1, bytes + slice.bytes()))
+    }
+
+    /// (slice number, rows, bytes in memory, closed) of every slice; closed ones may be in files only.
     pub fn slices(&self) -> impl Iterator<Item = (i64, usize, usize, bool)> {
-        let closed = self.closed.iter().map(|s| (s.slice, s.ids.len(), s.bytes, true));
+        let closed = self.closed.iter().map(|s| (s.slice, s.rows(), s.bytes(), true));
         closed.chain(self.open.iter().map(|(&slice, s)| (slice, s.ids.len(), s.bytes(), false)))
     }
 
@@ -537,7 +519,7 @@ impl SliceStore {
 }
 
 type AddToSlice<'a> =
-    dyn FnMut(&mut OpenSlice, &[u32], Option<&UInt32Array>, bool, &mut Vec<u32>) -> Result<(), ExecError> + 'a;
+    dyn FnMut(&mut OpenSlice, &[u32], Option<&UInt32Array>, Tracks, &mut Vec<u32>) -> Result<(), ExecError> + 'a;
 
 fn select<'a>(values: &'a [i64], selected: Option<&UInt32Array>) -> std::borrow::Cow<'a, [i64]> {
     match selected {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::ExecError;
+use super::closed_slice::ClosedSlice;
 use super::id_set::IdSet;
 use super::keys::KeySnapshot;
 use super::panes::{Closed, Panes, Step};
@@ -16,7 +17,7 @@ pub struct StoreSnapshot {
     pub layout: Arc<StoreLayout>,
     pub keys: KeySnapshot,
     /// Ascending by slice; the same in every later snapshot, until they are forgotten.
-    pub closed: Arc<Vec<Arc<SliceBatch>>>,
+    pub closed: Arc<Vec<Arc<ClosedSlice>>>,
     /// Ascending by slice, all behind the closed.
     pub open: Vec<Arc<SliceBatch>>,
     /// Windows that begin before this slice are no longer whole.
@@ -26,10 +27,43 @@ pub struct StoreSnapshot {
     pub panes: Arc<Panes>,
 }
 
+/// A slice of a snapshot, in memory or not.
+#[derive(Debug, Clone, Copy)]
+pub enum Slice<'a> {
+    Closed(&'a Arc<ClosedSlice>),
+    Open(&'a Arc<SliceBatch>),
+}
+
+impl Slice<'_> {
+    pub fn number(&self) -> i64 {
+        match self {
+            Slice::Closed(closed) => closed.slice,
+            Slice::Open(open) => open.slice,
+        }
+    }
+
+    /// Its rows, which are read from a file if they are not in memory.
+    pub fn batch(&self) -> Result<Arc<SliceBatch>, ExecError> {
+        match self {
+            Slice::Closed(closed) => closed.batch(),
+            Slice::Open(open) => Ok(Arc::clone(open)),
+        }
+    }
+
+    /// Whether it is still what it was when it was open.
+    pub fn is(&self, before: &Arc<SliceBatch>) -> bool {
+        match self {
+            Slice::Closed(closed) => closed.is(before),
+            Slice::Open(open) => Arc::ptr_eq(open, before),
+        }
+    }
+}
+
 impl StoreSnapshot {
     /// The slices of a range that have rows, ascending.
-    pub fn slices(&self, range: Range<i64>) -> impl Iterator<Item = &Arc<SliceBatch>> {
-        slices_in(&self.closed, &range).iter().chain(slices_in(&self.open, &range))
+    pub fn slices(&self, range: Range<i64>) -> impl Iterator<Item = Slice<'_>> {
+        let closed = slices_in(&self.closed, &range).iter().map(Slice::Closed);
+        closed.chain(slices_in(&self.open, &range).iter().map(Slice::Open))
     }
 
     /// Of so few keys each is found by binary search.

@@ -8,6 +8,7 @@ use arrow::row::Rows;
 use hashbrown::HashMap;
 
 use super::arrangement::{Arrangement, At, Snapshot};
+use super::durable::Saved;
 use super::rows::{RowCodec, describe_row, gather_rows};
 use super::{Delta, ExecError};
 
@@ -93,6 +94,21 @@ impl TableState {
     /// Takes over what [`TableState::prepare`] gave for the same rows.
     pub fn apply(&mut self, delta: &Delta) -> Result<(), ExecError> {
         self.rows.apply(delta)
+    }
+
+    /// See [`Arrangement::track_saves`].
+    pub fn track_saves(&mut self) {
+        self.rows.track_saves();
+    }
+
+    /// See [`Arrangement::save`].
+    pub fn save(&mut self, whole: bool) -> Result<Saved, ExecError> {
+        self.rows.save(whole)
+    }
+
+    /// See [`Arrangement::load`].
+    pub fn load(&mut self, saves: &[Saved]) -> Result<(), ExecError> {
+        self.rows.load(saves)
     }
 
     fn prepare_appends(&self, changes: &[Change]) -> Result<Prepared, ExecError> {

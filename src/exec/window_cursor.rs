@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ExecError;
 use super::id_set::IdSet;
 use super::panes::Step;
-use super::slice_batch::{Merged, Merging, ids_of};
+use super::slice_batch::{Merged, Merging};
 use super::store_snapshot::StoreSnapshot;
 
 /// Merges ranges of slices that move on and overlap, one after the other, in place: the slices that come are added, those
@@ -92,9 +92,14 @@ impl WindowCursor {
     fn begin(&mut self, range: Range<i64>) -> Result<Merged, ExecError> {
         let known_before = range.end.saturating_add(range.end.saturating_sub(range.start));
         let steps = self.snapshot.steps(range.clone(), &self.moving)?;
-        let slices = self.snapshot.slices(range.start..known_before).map(|s| s.ids.as_slice());
         // A total that slices are taken away from knows keys of those, too.
-        let mut ids = ids_of(slices.chain(steps.iter().map(Step::ids)), self.snapshot.keys.len);
+        let mut ids = IdSet::new(self.snapshot.keys.len);
+        steps.iter().flat_map(Step::ids).for_each(|&id| ids.insert(id));
+        // One after the other: they need not all be in memory at once.
+        for slice in self.snapshot.slices(range.start..known_before) {
+            slice.batch()?.ids.iter().for_each(|&id| ids.insert(id));
+        }
+        ids.seal();
         if let Some(only) = &self.only {
             ids.keep_only(only);
             ids.seal();
@@ -116,8 +121,7 @@ impl WindowCursor {
         let come = self.snapshot.slices(run.range.end..range.end).map(|s| (s, false));
         let gone = self.snapshot.slices(run.range.start..range.start).map(|s| (s, true));
         for (slice, taken_away) in come.chain(gone) {
-            let step = Step::add(slice.clone());
-            run.merging.add(&step.piece(&self.moving), &run.ids, all, taken_away)?;
+            run.merging.add(&slice.batch()?.piece(&self.moving), &run.ids, all, taken_away)?;
         }
         run.range = range;
         run.merging.finish()?.without_empty()

@@ -106,6 +106,12 @@ impl WindowView {
         whole && kept && closed
     }
 
+    /// Nothing changes the window that ends at `end_us` any more, or it is forgotten.
+    pub(super) fn is_done(&self, shown: &Shown, end_us: i64) -> bool {
+        let is_past = |bound_us: Option<i64>| bound_us.is_some_and(|bound_us| end_us <= bound_us);
+        self.window.is_some() && (is_past(shown.final_until_us) || is_past(shown.horizon_us))
+    }
+
     /// Ends of all windows that may hold rows and are shown, ascending.
     pub fn windows(&self, snapshot: &StoreSnapshot, shown: &Shown, within: &Within) -> Vec<i64> {
         let grid = snapshot.layout.grid;
@@ -121,7 +127,7 @@ impl WindowView {
         };
         let mut ends: Vec<i64> = Vec::new();
         for slice in snapshot.slices(slices) {
-            let mut windows = self.windows_over(grid, slice.slice);
+            let mut windows = self.windows_over(grid, slice.number());
             if let Some(&last) = ends.last() {
                 windows.skip_past(last);
             }
@@ -265,9 +271,44 @@ impl Changes {
 
     /// All that the view shows now, for a consumer that begins here. Call it once, before the first [`Changes::step`].
     pub fn begin(&mut self, store: &mut SliceStore, shown: &Shown) -> Result<Delta, ExecError> {
-        let snapshot = store.snapshot()?;
-        let all: Vec<(i64, Vec<u32>)> = snapshot.slices(i64::MIN..i64::MAX).map(|s| (s.slice, s.ids.clone())).collect();
+        let all = self.slices_under(store, shown, |_| true)?;
         self.step(store, &all, shown)
+    }
+
+    /// For a consumer that has all that the view shows now. Call it instead of [`Changes::begin`]; only the windows that can still
+    /// change are read.
+    pub fn resume(&mut self, store: &mut SliceStore, shown: &Shown) -> Result<(), ExecError> {
+        match self.view.emit {
+            Emit::OnUpdate => {
+                let open = self.slices_under(store, shown, |end| !self.view.is_done(shown, end))?;
+                self.step(store, &open, shown)?;
+            }
+            Emit::OnWindowClose => self.closed_until_us = shown.final_until_us,
+        }
+        Ok(())
+    }
+
+    /// The ids in the slices of those windows that are shown. What no window shows need not be read.
+    fn slices_under(
+        &self,
+        store: &mut SliceStore,
+        shown: &Shown,
+        wanted: impl Fn(i64) -> bool,
+    ) -> Result<Vec<(i64, Vec<u32>)>, ExecError> {
+        let mut slices = Vec::new();
+        if self.view.emit == Emit::OnWindowClose {
+            return Ok(slices);
+        }
+        let snapshot = store.snapshot()?;
+        let grid = snapshot.layout.grid;
+        let first_kept_us = kept_from(grid, snapshot.first_kept);
+        for slice in snapshot.slices(i64::MIN..i64::MAX) {
+            let mut windows = self.view.windows_over(grid, slice.number());
+            if windows.any(|end| wanted(end) && self.view.shows(first_kept_us, shown, end)) {
+                slices.push((slice.number(), slice.batch()?.ids.clone()));
+            }
+        }
+        Ok(slices)
     }
 
     /// The change that `dirty` (ids by slice, from [`SliceStore::take_dirty`]) makes in what the view shows.
@@ -283,11 +324,7 @@ impl Changes {
             Emit::OnWindowClose => self.close(store, shown, &mut out)?,
         }
         // What cannot change any more need not be remembered; what retention forgets goes without a retraction.
-        if self.view.window.is_some() {
-            let done =
-                |end: i64| shown.final_until_us.is_some_and(|f| end <= f) || shown.horizon_us.is_some_and(|h| end <= h);
-            self.emitted.retain(|end, _| !done(*end));
-        }
+        self.emitted.retain(|&end, _| !self.view.is_done(shown, end));
         out.finish(&self.converter, &self.view.schema)
     }
 

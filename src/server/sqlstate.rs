@@ -71,6 +71,7 @@ pub const ADMIN_SHUTDOWN: &str = "57P01";
 pub const IDLE_SESSION_TIMEOUT: &str = "57P05";
 pub const SYSTEM_ERROR: &str = "58000";
 pub const IO_ERROR: &str = "58030";
+pub const STATEMENT_COMPLETION_UNKNOWN: &str = "40003";
 pub const INTERNAL_ERROR: &str = "XX000";
 
 impl From<SqlError> for PgError {
@@ -189,6 +190,11 @@ impl From<EngineError> for PgError {
                 .detail(format!("The newest, and the only one that is kept, is {}.", tick_number(newest)))
                 .hint("Leave AS OF out to begin at the newest."),
             EngineError::Timeout { .. } => PgError::new(QUERY_CANCELED, message),
+            EngineError::Storage { .. } | EngineError::Kept(_) => PgError::new(IO_ERROR, message)
+                .hint("riverrun.checkpoints says how it stands; the storage is tried again by itself."),
+            EngineError::Unknown { .. } => PgError::new(STATEMENT_COMPLETION_UNKNOWN, message)
+                .hint("It outlives a restart if the storage is mended before one."),
+            EngineError::Restore { .. } => PgError::new(SYSTEM_ERROR, message),
             EngineError::Stopped => PgError::new(ADMIN_SHUTDOWN, message),
         }
     }

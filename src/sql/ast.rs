@@ -331,7 +331,7 @@ pub enum Include {
 }
 
 /// What an insert does to a row whose primary key is there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum OnConflict {
     #[default]
     Error,

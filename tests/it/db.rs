@@ -21,7 +21,7 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 impl Db {
     pub fn start(workers: usize) -> Db {
-        let engine = Engine::start(EngineOptions { workers }).expect("an engine");
+        let engine = Engine::start(EngineOptions { workers, ..EngineOptions::default() }).expect("an engine");
         let runtime = Runtime::new(1 << 30).expect("a runtime");
         Db { engine, names: NameContext::new("dev", "tester"), runtime }
     }

@@ -23,6 +23,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rdkafka_sys", &["connector/"]),
     ("pgwire", &["server/wire.rs", "server/wire/"]),
     ("sqlparser", &["sql/", "planner/", "catalog/", "server/"]),
+    ("object_store", &["storage/"]),
     ("clap", &["main.rs", "bin/", "demo/", "demo.rs"]),
 ];
 

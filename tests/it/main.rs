@@ -10,6 +10,7 @@ mod law;
 mod oracle;
 mod reconcile;
 mod sources;
+mod storage_s3;
 mod subscribe;
 mod week;
 mod wire;

@@ -26,7 +26,7 @@ struct Running {
 
 impl Running {
     async fn start(workers: usize) -> Running {
-        let engine = Engine::start(EngineOptions { workers }).expect("an engine");
+        let engine = Engine::start(EngineOptions { workers, ..EngineOptions::default() }).expect("an engine");
         let options = ServerOptions { listen: ([127, 0, 0, 1], 0).into(), ..ServerOptions::default() };
         let server = Server::start(engine.clone(), options).await.expect("a server");
         Running { engine, server }

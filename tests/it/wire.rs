@@ -22,7 +22,7 @@ struct Running {
 
 impl Running {
     async fn start(options: ServerOptions) -> Running {
-        let engine = Engine::start(EngineOptions { workers: 1 }).expect("an engine");
+        let engine = Engine::start(EngineOptions { workers: 1, ..EngineOptions::default() }).expect("an engine");
         let listen = ([127, 0, 0, 1], 0).into();
         let server = Server::start(engine.clone(), ServerOptions { listen, ..options }).await.expect("a server");
         Running { address: server.address(), engine, server }

@@ -23,6 +23,7 @@ pub use offset_set::OffsetSet;
 pub use within_partition::WithinPartition;
 
 use arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
 
 /// The clause, bound to the columns of its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub struct AcceptedRows {
 }
 
 /// Where a row stands in its source's log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     pub partition: i32,
     pub offset: i64,

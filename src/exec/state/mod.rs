@@ -174,6 +174,15 @@ impl Measure {
         &self.key
     }
 
+    /// What decides how the call is kept, as text. States that DataFusion makes are of one version of it.
+    pub fn fingerprint(&self) -> String {
+        let version = match self.kind {
+            Kind::DataFusion { .. } => format!(", of DataFusion {}", ::datafusion::DATAFUSION_VERSION),
+            _ => String::new(),
+        };
+        format!("{}: {}{version}", self.key, self.state_type)
+    }
+
     /// Over equal arguments: do states of the other call say what this one shows?
     pub fn has_states_of(&self, other: &Measure) -> bool {
         self.state_type == other.state_type && self.kind.has_states_of(&other.kind)

@@ -1,0 +1,73 @@
+//! What state may take of memory, and what happens when it takes more.
+
+use std::sync::Arc;
+
+use super::coordinator::Coordinator;
+use super::stats::MemoryStats;
+use crate::exec::arrangement::Arrangement;
+use crate::exec::slice_cache::SliceCache;
+
+/// Closed slices that are in files may always take so much.
+const LEAST_CACHE_BYTES: usize = 64 << 20;
+/// Without a limit, closed slices in files take at most so much.
+const DEFAULT_CACHE_BYTES: usize = 1 << 30;
+
+pub(super) struct Memory {
+    /// For all state together; none for no limit.
+    pub limit_bytes: Option<usize>,
+    pub cache: Arc<SliceCache>,
+    /// Why nothing is read: state has come to its limit.
+    pub full: Option<String>,
+    /// As of the last look.
+    pub state_bytes: usize,
+}
+
+impl Memory {
+    pub fn new(limit_bytes: Option<usize>) -> Memory {
+        let cache = Arc::new(SliceCache::new(limit_bytes.map_or(DEFAULT_CACHE_BYTES, |limit| limit / 2)));
+        Memory { limit_bytes, cache, full: None, state_bytes: 0 }
+    }
+}
+
+impl Memory {
+    pub fn stats(&self) -> MemoryStats {
+        MemoryStats {
+            state_bytes: self.state_bytes as u64,
+            cached_bytes: self.cache.bytes() as u64,
+            limit_bytes: self.limit_bytes.map(|bytes| bytes as u64),
+        }
+    }
+}
+
+impl Coordinator {
+    /// Gives closed slices in files what other state leaves of the limit; once that is nothing, reading rests.
+    pub(super) fn mind_memory(&mut self) {
+        let Some(limit) = self.memory.limit_bytes else { return };
+        let cached = self.memory.cache.bytes();
+        let state = self.state_bytes().saturating_sub(cached);
+        self.memory.state_bytes = state;
+        let target = limit / 10 * 9;
+        self.memory.cache.set_limit_bytes(target.saturating_sub(state).max(LEAST_CACHE_BYTES.min(limit / 10)));
+        let is_full = state > target || self.memory.full.is_some() && state > target / 20 * 19;
+        self.memory.full = is_full.then(|| {
+            format!(
+                "nothing is read: state takes {} MiB of memory_limit, {} MiB; raise it, drop views, or give them a retention",
+                state >> 20,
+                limit >> 20
+            )
+        });
+        self.mind_reading();
+    }
+
+    /// Of stores, tables, views and ids, as far as they say.
+    fn state_bytes(&self) -> usize {
+        let stores = self.stores.values().flat_map(|store| store.reports.values()).map(|report| report.bytes);
+        let tables = self.tables.values().map(|table| table.state.bytes());
+        let views = self.views.values().map(|view| {
+            let tail: usize = view.tail.state().iter().map(|(_, _, bytes)| bytes).sum();
+            tail + view.arrangement.as_ref().map_or(0, Arrangement::bytes)
+        });
+        let ids = self.sources.values().flat_map(|source| source.ids.values()).map(|ids| ids.bytes as usize);
+        stores.chain(tables).chain(views).chain(ids).sum()
+    }
+}

@@ -1,0 +1,339 @@
+//! A bucket of a cloud, or of anything that speaks as S3 does.
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock, mpsc};
+
+use bytes::{Buf, Bytes};
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::path::Path;
+use object_store::{
+    BackoffConfig, ClientConfigKey, Error, GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode,
+    PutPayload, RetryConfig,
+};
+use tokio::runtime::Runtime;
+
+use super::{Blob, Blobs, Put, StorageError};
+
+/// Larger blobs go in parts, as a request may not take for ever.
+const PART_BYTES: usize = 8 << 20;
+
+/// Parts or blobs under way at once.
+const AT_ONCE: usize = 8;
+
+/// After so long a request is not tried again.
+const RETRY_SECONDS: u64 = 10;
+
+/// A request, and the making of a connection, may take so long unless the environment says otherwise.
+const TIMEOUTS: [(ClientConfigKey, &str); 2] =
+    [(ClientConfigKey::Timeout, "20 seconds"), (ClientConfigKey::ConnectTimeout, "5 seconds")];
+
+/// Variables whose values are never shown.
+const SECRETS: [&str; 9] = [
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_TOKEN",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_STORAGE_CLIENT_SECRET",
+    "AZURE_CLIENT_SECRET",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+];
+
+pub(super) struct RemoteBlobs {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    location: String,
+}
+
+/// Calls block, and may come from a thread of somebody's runtime, which must not drive ours.
+fn runtime() -> Result<&'static Runtime, StorageError> {
+    static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
+    let start = || {
+        let builder =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("storage").enable_all().build();
+        builder.map_err(|error| error.to_string())
+    };
+    RUNTIME
+        .get_or_init(start)
+        .as_ref()
+        .map_err(|reason| StorageError::Unavailable { doing: "starting threads".into(), reason: reason.clone() })
+}
+
+impl RemoteBlobs {
+    /// A bucket by the scheme of a URL and what follows it.
+    pub fn at(scheme: &str, rest: &str) -> Result<RemoteBlobs, StorageError> {
+        let invalid = |reason: &str| {
+            // Somebody may have written a password there.
+            let shown = rest.rsplit_once(['@', '?']).map_or(rest, |_| "...");
+            StorageError::InvalidUrl { url: format!("{scheme}://{shown}"), reason: scrubbed(reason) }
+        };
+        if rest.contains(['@', '?', '#']) {
+            return Err(invalid("credentials and options come from the environment, not from the URL"));
+        }
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err(invalid("it names no bucket"));
+        }
+        let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|e| invalid(&e.to_string()))?;
+        let store = build(scheme, bucket).ok_or_else(|| {
+            invalid("what is known are paths, file:///path, s3://bucket/prefix, gs://bucket/prefix and az://container/prefix")
+        })?;
+        let store = store.map_err(|e| invalid(&e.to_string()))?;
+        let slash = if prefix.as_ref().is_empty() { "" } else { "/" };
+        let location = format!("{scheme}://{bucket}{slash}{prefix}");
+        Ok(RemoteBlobs { store, prefix, location })
+    }
+
+    fn path(&self, name: &str) -> Path {
+        name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    /// Runs a request on the threads of this room and waits for it.
+    fn run<T: Send + 'static>(
+        &self,
+        doing: impl FnOnce() -> String,
+        name: &str,
+        request: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let (answer, answered) = mpsc::channel();
+        runtime()?.spawn(async move {
+            // Nobody has stopped waiting.
+            let _ = answer.send(request.await);
+        });
+        match answered.recv() {
+            Ok(outcome) => outcome.map_err(|error| self.failed(doing(), name, error)),
+            Err(_) => Err(StorageError::Invariant(format!("{}: the request ended without an answer", doing()))),
+        }
+    }
+
+    fn failed(&self, doing: String, name: &str, error: Error) -> StorageError {
+        let reason = scrubbed(&error.to_string());
+        let says = |word: &str| reason.contains(word);
+        match error {
+            _ if says("NoSuchBucket") || says("ContainerNotFound") || says("The specified bucket does not exist") => {
+                StorageError::InvalidUrl { url: self.location.clone(), reason: "there is no such bucket".into() }
+            }
+            Error::NotFound { .. } => StorageError::NotFound { name: format!("{}/{name}", self.location) },
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StorageError::Denied { doing, reason },
+            _ if says("507 Insufficient Storage") || says("QuotaExceeded") || says("StorageFull") => {
+                StorageError::Full { doing, reason }
+            }
+            _ => StorageError::Unavailable { doing, reason },
+        }
+    }
+}
+
+fn build(scheme: &str, bucket: &str) -> Option<Result<Arc<dyn ObjectStore>, Error>> {
+    let retry = RetryConfig {
+        backoff: BackoffConfig::default(),
+        retry_timeout: std::time::Duration::from_secs(RETRY_SECONDS),
+        ..RetryConfig::default()
+    };
+    let timeouts = |prefix: &str| {
+        let unset =
+            |key: &ClientConfigKey| std::env::var_os(format!("{prefix}_{}", key.as_ref().to_uppercase())).is_none();
+        TIMEOUTS.into_iter().filter(move |(key, _)| unset(key)).collect::<Vec<_>>()
+    };
+    fn shared<S: ObjectStore>(store: Result<S, Error>) -> Result<Arc<dyn ObjectStore>, Error> {
+        store.map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
+    }
+    Some(match scheme {
+        "s3" => {
+            let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
+            for (key, value) in timeouts("AWS") {
+                builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+            }
+            shared(builder.with_conditional_put(S3ConditionalPut::ETagMatch).build())
+        }
+        "gs" => {
+            let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+            for (key, value) in timeouts("GOOGLE") {
+                builder = builder.with_config(GoogleConfigKey::Client(key), value);
+            }
+            shared(builder.build())
+        }
+        "az" => {
+            let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry);
+            for (key, value) in timeouts("AZURE") {
+                builder = builder.with_config(AzureConfigKey::Client(key), value);
+            }
+            shared(builder.build())
+        }
+        _ => return None,
+    })
+}
+
+/// An answer on one line, without the parts of a URL or a body that may hold secrets.
+fn scrubbed(text: &str) -> String {
+    let mut text = text.to_string();
+    // Of a body in XML, which may repeat what was signed, only what it says.
+    if let Some(body) = text.find("<?xml").or_else(|| text.find("<Error>")) {
+        let tag = |name: &str| {
+            let (_, rest) = text[body..].split_once(&format!("<{name}>"))?;
+            Some(rest.split_once("</")?.0.to_string())
+        };
+        let says: Vec<String> = [tag("Code"), tag("Message")].into_iter().flatten().collect();
+        text = format!("{}{}", &text[..body], says.join(": "));
+    }
+    let words = text.split_whitespace().map(|word| match word.split_once('?') {
+        Some((url, _)) if url.contains("://") => url,
+        _ => word,
+    });
+    let mut text = words.collect::<Vec<_>>().join(" ");
+    for secret in SECRETS.iter().filter_map(|name| std::env::var(name).ok()).filter(|secret| !secret.is_empty()) {
+        text = text.replace(&secret, "...");
+    }
+    text
+}
+
+/// Writes a large object in parts. It is there once all are.
+async fn put_parts(store: &dyn ObjectStore, path: &Path, chunks: Vec<Bytes>) -> Result<(), Error> {
+    let mut upload = store.put_multipart(path).await?;
+    let mut rest = chunks.into_iter().filter(|chunk| !chunk.is_empty()).peekable();
+    let mut parts = Vec::new();
+    while rest.peek().is_some() {
+        let (mut part, mut room) = (Vec::new(), PART_BYTES);
+        while let Some(chunk) = rest.peek_mut().filter(|_| room > 0) {
+            let piece = chunk.split_to(room.min(chunk.len()));
+            room -= piece.len();
+            part.push(piece);
+            if !chunk.has_remaining() {
+                rest.next();
+            }
+        }
+        parts.push(upload.put_part(part.into_iter().collect::<PutPayload>()));
+    }
+    let outcome = match stream::iter(parts).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await {
+        Ok(_) => upload.complete().await.map(drop),
+        Err(error) => Err(error),
+    };
+    if outcome.is_err()
+        && let Err(error) = upload.abort().await
+    {
+        tracing::warn!(%path, error = scrubbed(&error.to_string()), "parts of an upload that failed stay in the bucket");
+    }
+    outcome
+}
+
+async fn get(store: &dyn ObjectStore, path: &Path, range: Option<Range<u64>>) -> Result<Bytes, Error> {
+    let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
+    store.get_opts(path, options).await?.bytes().await
+}
+
+impl Blobs for RemoteBlobs {
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+
+    fn put(&self, name: &str, chunks: &[Bytes], create_only: bool) -> Result<Put, StorageError> {
+        let (store, path, chunks) = (self.store.clone(), self.path(name), chunks.to_vec());
+        let length: usize = chunks.iter().map(Bytes::len).sum();
+        self.run(|| format!("writing {}/{name}", self.location), name, async move {
+            if !create_only && length > PART_BYTES {
+                return put_parts(&*store, &path, chunks).await.map(|()| Put::Done);
+            }
+            let mode = if create_only { PutMode::Create } else { PutMode::Overwrite };
+            match store.put_opts(&path, chunks.into_iter().collect(), mode.into()).await {
+                Err(Error::AlreadyExists { .. }) if create_only => Ok(Put::Taken),
+                outcome => outcome.map(|_| Put::Done),
+            }
+        })
+    }
+
+    fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, StorageError> {
+        // No request can ask for nothing.
+        if range.as_ref().is_some_and(|range| range.is_empty()) {
+            return Ok(Bytes::new());
+        }
+        let (store, path, asked) = (self.store.clone(), self.path(name), range.clone());
+        let doing = || format!("reading {}/{name}", self.location);
+        let bytes = self.run(doing, name, async move { get(&*store, &path, asked).await })?;
+        match range {
+            Some(range) if bytes.len() as u64 != range.end - range.start => Err(StorageError::Corrupt {
+                file: name.to_string(),
+                place: format!(" (bytes {} to {})", range.start, range.end),
+                reason: format!("it ends {} bytes after the first of these", bytes.len()),
+            }),
+            _ => Ok(bytes),
+        }
+    }
+
+    fn get_all(&self, names: &[String]) -> Result<Vec<Bytes>, StorageError> {
+        let (store, paths) = (self.store.clone(), names.iter().map(|name| self.path(name)).collect::<Vec<_>>());
+        let first = names.first().map_or("", String::as_str);
+        self.run(|| format!("reading {}/{first} and others", self.location), first, async move {
+            let gets = paths.into_iter().map(|path| {
+                let store = store.clone();
+                async move { get(&*store, &path, None).await }
+            });
+            stream::iter(gets).buffered(AT_ONCE).try_collect().await
+        })
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Blob>, StorageError> {
+        let (store, path) = (self.store.clone(), self.path(folder));
+        let doing = || format!("listing {}/{folder}", self.location);
+        let found = self.run(doing, folder, async move { store.list(Some(&path)).try_collect::<Vec<_>>().await })?;
+        let in_prefix = |object: object_store::ObjectMeta| {
+            let parts: Vec<String> =
+                object.location.prefix_match(&self.prefix)?.map(|part| part.as_ref().to_string()).collect();
+            (parts.len() == 2).then(|| Blob { name: parts.join("/"), bytes: object.size })
+        };
+        let mut blobs: Vec<Blob> = found.into_iter().filter_map(in_prefix).collect();
+        blobs.sort();
+        Ok(blobs)
+    }
+
+    fn top(&self) -> Result<Vec<String>, StorageError> {
+        let (store, prefix) = (self.store.clone(), self.prefix.clone());
+        let doing = || format!("listing {}", self.location);
+        let found = self.run(doing, "", async move {
+            store.list_with_delimiter((!prefix.as_ref().is_empty()).then_some(&prefix)).await
+        })?;
+        let paths = found.common_prefixes.into_iter().chain(found.objects.into_iter().map(|object| object.location));
+        let mut names: Vec<String> =
+            paths.filter_map(|path| Some(path.prefix_match(&self.prefix)?.next()?.as_ref().to_string())).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn delete(&self, names: &[String]) -> Result<(), StorageError> {
+        let (store, paths) = (self.store.clone(), names.iter().map(|name| Ok(self.path(name))).collect::<Vec<_>>());
+        let first = names.first().map_or("", String::as_str);
+        self.run(|| format!("deleting {}/{first} and others", self.location), first, async move {
+            let mut deleted = store.delete_stream(stream::iter(paths).boxed());
+            while let Some(outcome) = deleted.next().await {
+                match outcome {
+                    Ok(_) | Err(Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_with_secrets_or_without_a_bucket_are_refused() {
+        let refused = |scheme: &str, rest: &str| RemoteBlobs::at(scheme, rest).err().expect("refused").to_string();
+        insta::assert_snapshot!(refused("s3", "key:hush@bucket/x"), @"s3://... is no place to keep data: credentials and options come from the environment, not from the URL");
+        insta::assert_snapshot!(refused("s3", "bucket/x?secret=hush"), @"s3://... is no place to keep data: credentials and options come from the environment, not from the URL");
+        insta::assert_snapshot!(refused("s3", "/x"), @"s3:///x is no place to keep data: it names no bucket");
+        insta::assert_snapshot!(refused("ftp", "host/x"), @"ftp://host/x is no place to keep data: what is known are paths, file:///path, s3://bucket/prefix, gs://bucket/prefix and az://container/prefix");
+    }
+
+    #[test]
+    fn answers_are_told_without_what_was_signed() {
+        let answer = "Generic S3 error: Error performing PUT http://h:1/b/k?sig=hush in 3ms - Server returned non-2xx status code: 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>It does not match.</Message><StringToSign>hush</StringToSign></Error>";
+        insta::assert_snapshot!(scrubbed(answer), @"Generic S3 error: Error performing PUT http://h:1/b/k in 3ms - Server returned non-2xx status code: 403 Forbidden: SignatureDoesNotMatch: It does not match.");
+    }
+}

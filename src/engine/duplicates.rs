@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use arrow::array::{BooleanArray, BooleanBufferBuilder, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::judge::Accepted;
 use super::owners::{buckets_of, by_owner};
 use super::reader::{Consumer, Partition, SourceReader, SourceSetup};
 use super::stats::Ids;
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::verdicts::{DuplicateRow, Verdicts};
 use super::worker::Worker;
 use crate::catalog::Oid;

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::coordinator::{Coordinator, FeedUse, NewSource, RegroupedEdge, RegroupedUse, Request, Source, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;
 use super::restore::{TookUp, with_views_below};
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::topic::TopicWatch;
 use super::worker::{Command, attached_feed, attached_pass};
 use crate::catalog::{Object, ObjectKind, Oid};
-use crate::exec::arrangement::Arrangement;
 use crate::exec::ExecError;
+use crate::exec::arrangement::Arrangement;
 use crate::exec::derive::Derived;
 use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;

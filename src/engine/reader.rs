@@ -10,13 +10,13 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
 use super::checkpoint::PartitionNotes;
 use super::duplicates::{TakenIn, take_in};
 use super::judge::{complete_behind, judge};
 use super::stats::PartitionStats;
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::verdicts::{Counts, LateInto, Verdicts};
 use super::worker::{PassId, ReadRows};
 use crate::catalog::Oid;

@@ -10,9 +10,11 @@ use super::error::EngineError;
 use super::keeping::Heard;
 use super::table::Written;
 use super::table_log::record_of;
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::worker::Command;
 use super::{TableChange, WriteOutcome};
-use crate::catalog::{Oid, ObjectKind};
+use crate::catalog::{ObjectKind, Oid};
 use crate::exec::ExecError;
 use crate::exec::feed::Shortfall;
 
@@ -108,7 +110,9 @@ impl Coordinator {
 
     /// Can the view's state be taken up as it is? Not while some of its history is still to come, nor after a failure.
     fn is_whole_view(&self, oid: Oid) -> bool {
-        self.views.get(&oid).is_some_and(|view| view.failed.is_none() && !self.is_held(view) && view.made_in < self.tick)
+        self.views
+            .get(&oid)
+            .is_some_and(|view| view.failed.is_none() && !self.is_held(view) && view.made_in < self.tick)
     }
 
     fn body(&self) -> Body {

@@ -19,9 +19,9 @@ use super::checkpointer::Said;
 use super::clock::{self, Stopwatch};
 use super::error::EngineError;
 use super::keeping::{Heard, Keeping};
+use super::kept::Kept;
 use super::memory::Memory;
 use super::reader::{Consumer, SourceSetup};
-use super::kept::Kept;
 use super::reconcile::{AskedBasis, Basis, Logs};
 use super::repair::{RepairStep, Repairs};
 use super::stats::{Ids, PartitionStats, Stats};
@@ -397,7 +397,8 @@ impl Coordinator {
             }
             batch.extend(self.requests.try_iter());
             // What watchers say can wait for the tick that is due anyway, as nobody waits for it.
-            let mut somebody_waits = batch.iter().any(|r| !matches!(r, Request::Topic(_) | Request::Said(_) | Request::Logged(_)));
+            let mut somebody_waits =
+                batch.iter().any(|r| !matches!(r, Request::Topic(_) | Request::Said(_) | Request::Logged(_)));
             let mut asked = Asked::default();
             for request in batch {
                 match request {

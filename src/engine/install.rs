@@ -9,11 +9,13 @@ use super::coordinator::{Coordinator, FeedUse, NewSource, RegroupedEdge, Regroup
 use super::error::EngineError;
 use super::figures::store_name;
 use super::restore::{TookUp, with_views_below};
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::topic::TopicWatch;
 use super::worker::{Begins, Command, attached_feed, attached_pass};
 use crate::catalog::{Object, ObjectKind, Oid};
-use crate::exec::arrangement::Arrangement;
 use crate::exec::ExecError;
+use crate::exec::arrangement::Arrangement;
 use crate::exec::derive::Derived;
 use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;

@@ -6,6 +6,8 @@ use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
 use super::owners::buckets_of;
 use super::reader::{Consumer, SourceReader};
 use super::session_part::SessionPart;
+#[allow(unused)]
+use super::tmp_stub::*;
 use super::worker::Worker;
 use crate::catalog::Oid;
 use crate::exec::ExecError;
@@ -68,13 +70,7 @@ impl Worker {
     }
 
     /// Takes this worker's partitions, and the ids in its buckets.
-    pub(super) fn restore_source(
-        &mut self,
-        source: Oid,
-        time: SourceTime,
-        floor_us: Option<i64>,
-        saved: &SavedSource,
-    ) {
+    pub(super) fn restore_source(&mut self, source: Oid, time: SourceTime, floor_us: Option<i64>, saved: &SavedSource) {
         self.times.insert(source, time);
         let (index, workers, buckets) = (self.index, self.workers, self.buckets());
         let Some(reader) = self.sources.get_mut(&source) else { return };

@@ -135,6 +135,23 @@ fn buckets_of(worker: usize, workers: usize) -> Buckets {
     ((worker * 256).div_ceil(workers)) as u8..=(((worker + 1) * 256).div_ceil(workers) - 1) as u8
 }
 
+/// Those of a worker's buckets.
+fn own_rows(rows: &StoreRows, worker: usize, workers: usize) -> StoreRows {
+    let buckets = bucket::buckets(&rows.keys, rows.rows);
+    let own = buckets_of(worker, workers);
+    let mine: UInt32Array = (0..rows.rows as u32).filter(|&row| own.contains(&buckets[row as usize])).collect();
+    let pick = |c: &ArrayRef| take(c, &mine, None).unwrap();
+    let at = |values: &[i64]| mine.values().iter().map(|&row| values[row as usize]).collect();
+    StoreRows {
+        rows: mine.len(),
+        slices: at(&rows.slices),
+        keys: rows.keys.iter().map(pick).collect(),
+        args: rows.args.iter().map(|args| args.iter().map(pick).collect()).collect(),
+        filters: rows.filters.clone(),
+        weights: rows.weights.as_ref().map(|weights| at(weights)),
+    }
+}
+
 fn key_of(keys: &KeySnapshot, id: u32) -> String {
     let columns = keys.take(&[id]).unwrap();
     columns.iter().map(|c| array_value_to_string(c, 0).unwrap()).collect::<Vec<_>>().join(" ")
@@ -158,6 +175,8 @@ enum Op {
     Add(Vec<Row>),
     Close(i64),
     Forget(i64),
+    /// These slices are repaired: they get these rows.
+    Replace(Range<i64>, Vec<Row>),
 }
 
 struct Case {
@@ -224,22 +243,21 @@ impl Case {
             Op::Add(rows) => {
                 let rows = batch(rows, shape.0, shape.1);
                 self.plain.apply(&rows).unwrap();
-                let buckets = bucket::buckets(&rows.keys, rows.rows);
                 for (worker, store) in self.stores.iter_mut().enumerate() {
-                    let own = buckets_of(worker, workers);
-                    let mine: UInt32Array =
-                        (0..rows.rows as u32).filter(|&row| own.contains(&buckets[row as usize])).collect();
-                    let pick = |c: &ArrayRef| take(c, &mine, None).unwrap();
-                    let at = |values: &[i64]| mine.values().iter().map(|&row| values[row as usize]).collect();
-                    let rows = StoreRows {
-                        rows: mine.len(),
-                        slices: at(&rows.slices),
-                        keys: rows.keys.iter().map(pick).collect(),
-                        args: rows.args.iter().map(|args| args.iter().map(pick).collect()).collect(),
-                        filters: rows.filters.clone(),
-                        weights: rows.weights.as_ref().map(|weights| at(weights)),
-                    };
-                    store.apply(&rows).unwrap();
+                    store.apply(&own_rows(&rows, worker, workers)).unwrap();
+                }
+            }
+            Op::Replace(slices, rows) => {
+                let rows = batch(rows, shape.0, shape.1);
+                let layout = self.layout.clone();
+                let replace = |store: &mut SliceStore, rows: &StoreRows| {
+                    let mut shadow = SliceStore::new(layout.clone()).unwrap();
+                    shadow.apply(rows).unwrap();
+                    store.replace(slices.clone(), &shadow.drain().unwrap()).unwrap();
+                };
+                replace(&mut self.plain, &rows);
+                for (worker, store) in self.stores.iter_mut().enumerate() {
+                    replace(store, &own_rows(&rows, worker, workers));
                 }
             }
             Op::Close(at) => {
@@ -254,7 +272,10 @@ impl Case {
                         let closed = store.closed.iter().flat_map(|slice| slice.batch().unwrap().ids.clone());
                         let open = store.open.values().flat_map(|open| open.ids.iter().copied());
                         let used: BTreeSet<u32> = closed.chain(open).collect();
-                        assert!(used.iter().copied().eq(0..store.num_keys() as u32), "only keys in use are left");
+                        // Which keys slices lost by a repair is found out when the last of those that were there goes.
+                        let repaired = self.ops.iter().any(|op| matches!(op, Op::Replace(..)));
+                        let exact = used.iter().copied().eq(0..store.num_keys() as u32);
+                        assert!(repaired || exact, "only keys in use are left");
                     }
                 }
             }
@@ -434,7 +455,7 @@ impl Case {
 
 #[test]
 fn what_is_loaded_reads_as_what_was_never_saved() {
-    let (mut renumberings, mut increments, mut reads) = (0, 0, 0);
+    let (mut renumberings, mut increments, mut reads, mut repairs) = (0, 0, 0, 0);
     for seed in 0..120 {
         let mut case = Case::new(seed);
         let mut closed = 0;
@@ -448,6 +469,19 @@ fn what_is_loaded_reads_as_what_was_never_saved() {
             if case.random.random_bool(0.3) {
                 kept = kept.max(closed - case.random.random_range(0..16));
                 case.apply(Op::Forget(kept));
+            }
+            if case.random.random_bool(0.15) && case.layout.grid.is_some() {
+                let random = &mut case.random;
+                // What is open may be taken back row by row.
+                let least = if case.layout.measures.len() == 5 { closed - 8 } else { closed - 4 };
+                let slices = least..least + random.random_range(1..8);
+                let row = |random: &mut StdRng| {
+                    let slice = random.random_range(slices.clone());
+                    (slice, random.random_range(0..12), Some(1u8), random.random_range(-20..20), 1)
+                };
+                let rows = (0..random.random_range(0..20)).map(|_| row(random)).collect();
+                repairs += 1;
+                case.apply(Op::Replace(slices, rows));
             }
             match case.random.random_range(0..4) {
                 0 => case.save(),
@@ -471,6 +505,7 @@ fn what_is_loaded_reads_as_what_was_never_saved() {
         reads += case.storage.reads.load(Relaxed);
     }
     assert!(renumberings > 20 && increments > 50 && reads > 500, "{renumberings} {increments} {reads}");
+    assert!(repairs > 50, "{repairs}");
 }
 
 /// One key a slice, 200 of them closed and in files; nothing stays in memory.

@@ -74,7 +74,8 @@ impl Engine {
     /// CREATE SOURCE | TABLE | VIEW | MATERIALIZED VIEW | SCHEMA | DATABASE. A `CREATE TABLE ... AS` makes the table without
     /// its rows: the caller inserts them.
     pub async fn create(&self, statement: &Statement, names: &NameContext) -> Result<DdlOutcome, EngineError> {
-        self.inner.create(statement, names).await
+        let (inner, statement, names) = (self.inner.clone(), statement.clone(), names.clone());
+        to_the_end(async move { inner.create(&statement, &names).await }).await
     }
 
     /// ALTER SOURCE.
@@ -85,16 +86,19 @@ impl Engine {
         change: &AlterSource,
         names: &NameContext,
     ) -> Result<DdlOutcome, EngineError> {
-        self.inner.alter_source(name, if_exists, change, names).await
+        let (inner, name, change, names) = (self.inner.clone(), name.clone(), change.clone(), names.clone());
+        to_the_end(async move { inner.alter_source(&name, if_exists, &change, &names).await }).await
     }
 
     /// CANCEL JOB: the ids are those of [`Stats::jobs`].
     pub async fn cancel_jobs(&self, ids: &[Oid], names: &NameContext) -> Result<DdlOutcome, EngineError> {
-        self.inner.cancel_jobs(ids, names).await
+        let (inner, ids, names) = (self.inner.clone(), ids.to_vec(), names.clone());
+        to_the_end(async move { inner.cancel_jobs(&ids, &names).await }).await
     }
 
     pub async fn drop(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {
-        self.inner.drop_objects(statement, names).await
+        let (inner, statement, names) = (self.inner.clone(), statement.clone(), names.clone());
+        to_the_end(async move { inner.drop_objects(&statement, &names).await }).await
     }
 
     /// One tick's version of the objects. A view that still reads history is an error unless `allow_partial`.
@@ -122,6 +126,12 @@ impl Engine {
         timeout: Option<Duration>,
     ) -> Result<(), EngineError> {
         self.inner.wait_for(name, names, timeout).await
+    }
+
+    /// Ends at once, as a crash would: nothing more is kept. For tests.
+    #[doc(hidden)]
+    pub async fn crash(&self) {
+        self.inner.end(true).await;
     }
 
     /// Returns when the engine has ended, with the reason unless it was told to.
@@ -153,5 +163,18 @@ impl Engine {
     /// Stops every thread; returns when they have ended.
     pub async fn stop(&self) {
         self.inner.stop().await
+    }
+}
+
+/// Runs a change of the catalog to its end, even if whoever asked for it goes away half-way.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+) -> Result<T, EngineError> {
+    match tokio::spawn(change).await {
+        Ok(outcome) => outcome,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(EngineError::Stopped),
+        },
     }
 }

@@ -64,7 +64,6 @@ pub(super) enum Said {
 pub(super) struct Committed {
     pub number: u64,
     pub tick: (u64, u64),
-    pub log_through: u64,
     pub at_us: i64,
     pub took: Duration,
     pub bytes: u64,
@@ -250,7 +249,6 @@ impl Writer {
         Ok(Committed {
             number,
             tick: attempt.job.body.tick,
-            log_through: attempt.job.log_through,
             at_us: clock::now_us(),
             took: attempt.took,
             bytes: attempt.bytes,

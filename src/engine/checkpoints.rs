@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::checkpoint::{Body, FORMAT, PartSave, SaveOrder, SourceBody, StoreBody, TableBody, ViewBody};
 use super::checkpointer::Job;
 use super::coordinator::{Asked, Coordinator, Reply, TickData, View};
@@ -92,9 +90,15 @@ impl Coordinator {
             }
             let name = format!("tail/{oid}");
             let saved = view.tail.save(order.whole(&name))?;
-            let first_kept = saved.first_kept;
+            let whole = saved.saved.whole;
             let closed = saved.closed.into_iter().map(|(node, slice)| (node as u32, slice)).collect();
-            parts.push(PartSave { name, saved: saved.saved, closed, first_kept, slices: saved.slices });
+            parts.push(PartSave {
+                name,
+                saved: saved.saved,
+                closed,
+                first_kept: view.tail.first_kept(),
+                slices: whole.then(|| view.tail.closed_slices()),
+            });
         }
         for (name, saved) in self.kept.save(order)? {
             parts.push(PartSave::new(name, saved));

@@ -122,7 +122,10 @@ pub(super) enum Request {
         reply: Reply<Vec<String>>,
     },
     /// After a last checkpoint, if there is storage.
-    Stop,
+    Stop {
+        /// Without one.
+        at_once: bool,
+    },
 }
 
 /// What EXPLAIN is asked about.
@@ -268,6 +271,8 @@ pub(super) struct Coordinator {
     pub catalog: Arc<Catalog>,
     /// State is kept, so that what changes is noted.
     pub lasts: bool,
+    /// What was kept is being taken up.
+    pub restoring: bool,
     /// None for an engine that keeps nothing.
     pub keeping: Option<Keeping>,
     pub memory: Memory,
@@ -368,6 +373,7 @@ impl Coordinator {
             tick_ms: 0.0,
             catalog: Arc::new(Catalog::new()),
             lasts: false,
+            restoring: false,
             keeping: None,
             memory,
             rests: None,
@@ -379,14 +385,14 @@ impl Coordinator {
     /// Runs until [`Request::Stop`].
     pub fn run(mut self) {
         let mut since = Stopwatch::start();
-        let mut stopping = false;
+        let (mut stopping, mut crashes) = (false, false);
         let reason = loop {
             let left = TICK.saturating_sub(since.elapsed());
             let mut batch = Vec::new();
             match self.requests.recv_timeout(left) {
                 Ok(request) => batch.push(request),
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => batch.push(Request::Stop),
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => batch.push(Request::Stop { at_once: false }),
             }
             batch.extend(self.requests.try_iter());
             // What watchers say can wait for the tick that is due anyway, as nobody waits for it.
@@ -394,7 +400,10 @@ impl Coordinator {
             let mut asked = Asked::default();
             for request in batch {
                 match request {
-                    Request::Stop => stopping = true,
+                    Request::Stop { at_once } => {
+                        stopping = true;
+                        crashes |= at_once;
+                    }
                     Request::Said(said) => {
                         let heard = self.keeping.as_mut().map_or(Heard::Well, |keeping| keeping.said(said));
                         self.heard(heard);
@@ -410,7 +419,7 @@ impl Coordinator {
             if let Some(fenced) = self.fenced.take() {
                 break Some(fenced);
             }
-            if stopping && !self.has_more_to_keep() {
+            if crashes || stopping && !self.has_more_to_keep() {
                 break None;
             }
             if somebody_waits || stopping || since.elapsed() >= TICK {
@@ -440,7 +449,7 @@ impl Coordinator {
 
     fn take(&mut self, request: Request, asked: &mut Asked) {
         match request {
-            Request::Stop | Request::Said(_) | Request::Logged(_) => {}
+            Request::Stop { .. } | Request::Said(_) | Request::Logged(_) => {}
             Request::Topic(seen) => self.topic_seen(seen),
             Request::Create { object, setup, plan, catalog, reply } => {
                 let oid = object.oid;
@@ -557,7 +566,9 @@ impl Coordinator {
         if let Some(order) = save {
             self.begin_checkpoint(&order, &mut asked.data);
         }
-        self.mind_memory();
+        if tick % DETAIL_EVERY == 1 {
+            self.mind_memory();
+        }
         self.tick += 1;
         // Before anybody is answered: who has waited finds the figures of the tick that ended the wait.
         self.publish_stats();
@@ -999,5 +1010,6 @@ impl Asked {
     fn changes_what_lasts(&self) -> bool {
         !(self.created.is_empty() && self.changed.is_empty() && self.altered.is_empty())
             || self.written.iter().any(Written::waits_for_checkpoint)
+            || !self.repairs.replaced.is_empty()
     }
 }

@@ -9,8 +9,6 @@ use std::collections::BTreeMap;
 use arrow::array::{BooleanArray, BooleanBufferBuilder, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::judge::Accepted;
 use super::owners::{buckets_of, by_owner};
 use super::reader::{Consumer, Partition, SourceReader, SourceSetup};
@@ -67,8 +65,9 @@ pub(super) fn take_in(
             continue;
         };
         keys.write(row, &mut key);
+        let types = || keys.columns().iter().map(|column| column.data_type().clone()).collect();
         let ids = partition.ids.get_or_insert_with(|| {
-            let mut ids = WithinPartition::new(deduplicate.interval_us);
+            let mut ids = WithinPartition::new(deduplicate.interval_us, types());
             if lasts {
                 ids.track_saves();
             }
@@ -129,7 +128,11 @@ impl SourceReader {
 impl Worker {
     pub(super) fn add_deduplication(&mut self, setup: &SourceSetup) {
         if let (Some(deduplicate), Some(time_column)) = (setup.across_partitions(), setup.time_column) {
-            self.deduplications.insert(setup.source, AcrossPartitions::new(deduplicate, time_column));
+            let mut ids = AcrossPartitions::new(deduplicate, time_column);
+            if self.lasts {
+                ids.track_saves(buckets_of(self.index, self.workers));
+            }
+            self.deduplications.insert(setup.source, ids);
         }
     }
 

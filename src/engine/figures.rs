@@ -42,6 +42,7 @@ impl Coordinator {
         let (state, message) = match (&source.watch, broken, trouble) {
             (None, _, _) => ("idle", None),
             (_, Some(error), _) => ("failed", Some(error)),
+            _ if self.rests.is_some() => ("resting", self.rests.clone()),
             (_, None, Some(trouble)) => ("retrying", Some(trouble)),
             (_, None, None) => ("running", None),
         };

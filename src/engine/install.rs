@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::coordinator::{Coordinator, FeedUse, NewSource, RegroupedEdge, RegroupedUse, Request, Source, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;
 use super::restore::{TookUp, with_views_below};
 use super::topic::TopicWatch;
-use super::worker::{Command, attached_feed, attached_pass};
+use super::worker::{Begins, Command, attached_feed, attached_pass};
 use crate::catalog::{Object, ObjectKind, Oid};
 use crate::exec::arrangement::Arrangement;
 use crate::exec::ExecError;
@@ -162,7 +160,8 @@ impl Coordinator {
             }
             if !read_in_place {
                 // What it has been told is in what it took up.
-                self.add_edge(&mut use_of, plan.retention_us, took_up.is_none())?;
+                let begins = if took_up.is_some() { Begins::Resumed } else { Begins::WithAll };
+                self.add_edge(&mut use_of, plan.retention_us, begins)?;
             }
             feeds.push(use_of);
         }
@@ -391,17 +390,17 @@ impl Coordinator {
         self.broadcast(|| Command::Keep { store: id, keep_us });
     }
 
-    fn add_edge(&mut self, feed: &mut FeedUse, retention_us: Option<i64>, tells_all: bool) -> Result<(), EngineError> {
+    fn add_edge(&mut self, feed: &mut FeedUse, retention_us: Option<i64>, begins: Begins) -> Result<(), EngineError> {
         if let Some(used) = &mut feed.regrouped {
             let changes = RegroupedChanges::new(feed.view.clone())?;
             let regrouped = Regrouped::new(used.by.clone())?;
-            used.edge = Some(RegroupedEdge { regrouped, changes, skips_first: !tells_all });
+            used.edge = Some(RegroupedEdge { regrouped, changes, skips_first: begins != Begins::WithAll });
             return Ok(());
         }
         let edge = self.fresh_id();
         feed.edge = Some(edge);
         let (store, view) = (feed.store, feed.view.clone());
-        self.broadcast(|| Command::AddEdge { edge, store, view: view.clone(), retention_us, tells_all });
+        self.broadcast(|| Command::AddEdge { edge, store, view: view.clone(), retention_us, begins });
         Ok(())
     }
 
@@ -413,7 +412,8 @@ impl Coordinator {
             && !view.feeds[feed].is_followed()
         {
             // Whoever begins now is given the content; the stream says what comes after.
-            added = self.add_edge(&mut view.feeds[feed], view.plan.retention_us, false);
+            let begins = if self.restoring { Begins::Resumed } else { Begins::WithNothing };
+            added = self.add_edge(&mut view.feeds[feed], view.plan.retention_us, begins);
         }
         self.views.insert(oid, view);
         added

@@ -42,10 +42,10 @@ impl Memory {
 impl Coordinator {
     /// Gives closed slices in files what other state leaves of the limit; once that is nothing, reading rests.
     pub(super) fn mind_memory(&mut self) {
-        let Some(limit) = self.memory.limit_bytes else { return };
         let cached = self.memory.cache.bytes();
         let state = self.state_bytes().saturating_sub(cached);
         self.memory.state_bytes = state;
+        let Some(limit) = self.memory.limit_bytes else { return };
         let target = limit / 10 * 9;
         self.memory.cache.set_limit_bytes(target.saturating_sub(state).max(LEAST_CACHE_BYTES.min(limit / 10)));
         let is_full = state > target || self.memory.full.is_some() && state > target / 20 * 19;

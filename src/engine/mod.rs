@@ -40,7 +40,6 @@ mod stats;
 mod subscription;
 mod table;
 mod table_log;
-mod tmp_stub;
 mod topic;
 mod verdicts;
 mod version;
@@ -404,8 +403,12 @@ impl Inner {
     }
 
     async fn stop(&self) {
+        self.end(false).await;
+    }
+
+    async fn end(&self, at_once: bool) {
         // A coordinator that has gone already needs no word.
-        let _ = self.requests.send(Request::Stop);
+        let _ = self.requests.send(Request::Stop { at_once });
         let threads = std::mem::take(&mut *self.threads.lock());
         let join = move || {
             for thread in threads {

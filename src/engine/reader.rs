@@ -10,8 +10,6 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
 use super::checkpoint::PartitionNotes;
 use super::duplicates::{TakenIn, take_in};
@@ -235,7 +233,9 @@ impl SourceReader {
         (state.marks, state.counts) = (notes.marks.clone(), notes.counts);
         (state.error, state.complete_from_us) = (notes.error.clone(), notes.complete_from_us);
         if let (Some(deduplicate), false) = (&self.setup.deduplicate, ids.is_empty()) {
-            state.ids = Some(WithinPartition::load(deduplicate.interval_us, ids)?);
+            let type_of = |column: &usize| self.setup.schema.field(*column).data_type().clone();
+            let types = deduplicate.columns.iter().map(type_of).collect();
+            state.ids = Some(WithinPartition::load(deduplicate.interval_us, types, ids)?);
         }
         if !duplicates.is_empty() {
             state.duplicates = OffsetSet::load(duplicates)?;

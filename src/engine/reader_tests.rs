@@ -14,7 +14,7 @@ fn reader(bounds: Bounds) -> SourceReader {
     SourceOptions::fix_start(&mut options, 0);
     let columns = vec![spec];
     let schema = Arc::new(Schema::new(vec![Field::new("ts", zone, true)]));
-    let mut reader = SourceReader::new(SourceSetup {
+    let setup = SourceSetup {
         source: 1,
         options: SourceOptions::parse(&options, &columns).expect("options"),
         decode: JsonOptions::default(),
@@ -24,7 +24,8 @@ fn reader(bounds: Bounds) -> SourceReader {
         bounds,
         late_into: None,
         deduplicate: None,
-    });
+    };
+    let mut reader = SourceReader::new(setup, false);
     reader.add_partitions(&[(0, 0)], None);
     let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
     reader.attach(Attached::Pass(1, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) })));

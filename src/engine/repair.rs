@@ -119,7 +119,7 @@ pub(super) struct SourceLogs {
 #[derive(Default)]
 pub(super) struct Repairs {
     logs: Vec<(Oid, Logs, Reply<SourceLogs>)>,
-    replaced: Vec<Reply<TickId>>,
+    pub replaced: Vec<Reply<TickId>>,
 }
 
 impl Engine {
@@ -410,7 +410,7 @@ impl Coordinator {
             let _ = reply.send(answer);
         }
         for reply in repairs.replaced {
-            let _ = reply.send(Ok((self.epoch, self.tick - 1)));
+            self.answer_when_kept(Ok((self.epoch, self.tick - 1)), reply);
         }
     }
 

@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::checkpoint::{Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, SliceEntry, ViewBody};
 use super::checkpointer::{Checkpointer, SliceAt, read};
 use super::coordinator::{Asked, Coordinator, NewSource, Request, Store};
@@ -143,7 +141,9 @@ impl Coordinator {
         let (mut plans, mut parts, mut slices) = (Plans::default(), BTreeMap::new(), Slices::new());
         if let Some(checkpoint) = checkpoint {
             let planned = plan_again(&checkpoint.body)?;
+            self.restoring = true;
             slices = self.restore(&storage, &checkpoint, &planned)?;
+            self.restoring = false;
             (plans, parts) = (planned.plans, checkpoint.parts);
         }
         let thread = |e: std::io::Error| EngineError::NotReady {
@@ -288,7 +288,11 @@ impl Coordinator {
                 Some(view) => {
                     let (saved, tail) = (files.saved(&format!("rows/{oid}"))?, files.saved(&format!("tail/{oid}"))?);
                     let name = format!("tail/{oid}");
-                    let closed = (0..flow.tail.len() as u32).map(|node| files.closed(&name, node)).collect();
+                    let nodes = 0..flow.tail.len();
+                    let closed = nodes.flat_map(|node| {
+                        files.closed(&name, node as u32).into_iter().map(move |entry| (node, entry))
+                    });
+                    let closed = closed.collect();
                     let took = TookUp { body: view.clone(), rows: saved, tail, closed };
                     self.add_view(object, (*plan).clone(), Some(took))?;
                 }
@@ -377,15 +381,14 @@ pub(super) struct TookUp {
     pub body: ViewBody,
     pub rows: Vec<Saved>,
     pub tail: Vec<Saved>,
-    /// By node of the tail.
-    pub closed: Vec<Vec<ClosedEntry>>,
+    /// With the node of the tail.
+    pub closed: Vec<(usize, ClosedEntry)>,
 }
 
 impl TookUp {
     pub fn tail(&self, coordinator: &Coordinator, flow: &Flow, plan: &StreamPlan) -> Result<Tail, EngineError> {
-        let cache = coordinator.memory.cache.clone();
-        let (times, now_us) = (&coordinator.times, coordinator.now_us);
-        Ok(Tail::load(flow, &self.tail, &self.closed, cache, times, now_us, plan.retention_us)?)
+        let (cache, times, now_us) = (&coordinator.memory.cache, &coordinator.times, coordinator.now_us);
+        Ok(Tail::load(flow, &self.tail, self.closed.clone(), times, now_us, plan.retention_us, cache)?)
     }
 
     pub fn fill(&self, arrangement: &mut Arrangement) -> Result<(), EngineError> {

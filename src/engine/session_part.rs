@@ -125,7 +125,6 @@ impl SessionPart {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the checkpointer is to call them"))]
 impl SessionPart {
     /// See [`SessionStore::track_saves`].
     pub fn track_saves(&mut self, buckets: Buckets) {
@@ -169,5 +168,87 @@ impl SessionPart {
         changes.resume(&mut self.store)?;
         self.edges.push(SessionEdge { id, changes, is_new: false, tells_all: false });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+
+    use super::*;
+    use crate::exec::session_store::SessionLayout;
+    use crate::exec::slice_store::{Grid, StoreRows};
+    use crate::exec::text::print;
+    use crate::exec::window_view::Group;
+    use crate::planner::stream_plan::{Emit, Session};
+
+    const SOURCE: Oid = 7;
+    const EDGE: EdgeId = 3;
+
+    fn layout() -> Arc<StoreLayout> {
+        let session = Session { gap_us: 10_000_000, max_us: None };
+        Arc::new(StoreLayout {
+            keys: vec![Arc::new(Field::new("k", DataType::Int64, true))],
+            grid: Some(Grid::MICROSECONDS),
+            measures: Vec::new(),
+            sessions: Some(SessionLayout { session, by_time: false }),
+        })
+    }
+
+    fn view() -> WindowView {
+        let time = |name: &str| Field::new(name, DataType::Timestamp(TimeUnit::Microsecond, None), true);
+        let fields = vec![Field::new("k", DataType::Int64, true), time("window_start"), time("window_end")];
+        WindowView {
+            window: None,
+            group: vec![Group::Key(0), Group::WindowStart, Group::WindowEnd],
+            measures: Vec::new(),
+            schema: Arc::new(Schema::new(fields)),
+            emit: Emit::OnUpdate,
+            shows_empty: false,
+            overflows: Arc::default(),
+        }
+    }
+
+    /// Rows (key, second), then a tick in which everything before a second is final: what the edge tells.
+    fn tick(part: &mut SessionPart, rows: &[(i64, i64)], final_s: i64) -> String {
+        let batch = StoreRows {
+            rows: rows.len(),
+            slices: rows.iter().map(|row| row.1 * 1_000_000).collect(),
+            keys: vec![Arc::new(rows.iter().map(|row| row.0).collect::<Int64Array>())],
+            args: Vec::new(),
+            filters: Vec::new(),
+            weights: None,
+        };
+        part.accept(&Batch::Raw(batch)).unwrap();
+        let mut out = Vec::new();
+        part.step(&times(final_s), &mut out).unwrap();
+        out.iter().map(|(_, delta)| print(delta).replace('\n', ", ")).collect()
+    }
+
+    fn times(final_s: i64) -> HashMap<Oid, SourceTime> {
+        [(SOURCE, SourceTime::of_table(final_s * 1_000_000))].into()
+    }
+
+    #[test]
+    fn a_part_that_was_saved_tells_what_comes_after_and_nothing_twice() {
+        let mut part = SessionPart::new(SOURCE, layout()).unwrap();
+        part.held = false;
+        part.add_edge(EDGE, view(), true).unwrap();
+        part.track_saves(0..=255);
+        let mut told = vec![tick(&mut part, &[(1, 20), (2, 25)], 5)];
+        let mut saves = vec![part.save(false).unwrap()];
+        told.push(tick(&mut part, &[(2, 30), (3, 38)], 30));
+        saves.push(part.save(false).unwrap());
+        assert!(saves[0].whole && !saves[1].whole);
+        let mut part = SessionPart::load(SOURCE, layout(), &[saves], 0..=255, false, &times(30)).unwrap();
+        assert_eq!(part.oldest_us, Some(25_000_000));
+        part.resume_edge(EDGE, view()).unwrap();
+        told.push(tick(&mut part, &[(3, 40)], 30));
+        insta::assert_snapshot!(told.join("\n"), @r"
+        + 1 00:00:20 00:00:30, + 2 00:00:25 00:00:35
+        - 2 00:00:25 00:00:35, + 2 00:00:25 00:00:40, + 3 00:00:38 00:00:48
+        - 3 00:00:38 00:00:48, + 3 00:00:38 00:00:50
+        ");
     }
 }

@@ -61,7 +61,7 @@ pub struct SourceStats {
     pub schema: String,
     pub name: String,
     pub connector: String,
-    /// `idle` (no view reads it), `running`, `retrying` or `failed`.
+    /// `idle` (no view reads it), `running`, `retrying`, `failed`, or `resting`: what is read could not be kept or held.
     pub state: &'static str,
     pub message: Option<String>,
     pub watermark_us: Option<i64>,

@@ -32,7 +32,7 @@ use crate::exec::slice_cache::SliceCache;
 use crate::exec::slice_store::{SliceStore, StoreLayout, StoreRows};
 use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Times, shown};
-use crate::exec::window_view::{Changes, WindowView};
+use crate::exec::window_view::{Changes, Told, WindowView};
 use crate::exec::{Delta, ExecError};
 
 /// Names the change stream of one view's feed.
@@ -117,7 +117,7 @@ pub(super) enum Command {
         store: StoreId,
         view: WindowView,
         retention_us: Option<i64>,
-        tells_all: bool,
+        begins: Begins,
     },
     DropEdge {
         edge: EdgeId,
@@ -151,6 +151,17 @@ pub(super) enum Command {
         save: Option<Arc<SaveOrder>>,
     },
     Stop,
+}
+
+/// What a change stream says first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begins {
+    /// All that is there at the end of the tick.
+    WithAll,
+    /// Nothing: who begins there is given the content.
+    WithNothing,
+    /// What comes after a checkpoint: all up to there had been said.
+    Resumed,
 }
 
 /// What a worker says at the end of a tick.
@@ -440,21 +451,19 @@ impl Worker {
                 self.with_part(store, |part| part.floor_us = floor_us);
                 self.sessions.entry(store).and_modify(|part| part.floor_us = floor_us);
             }
-            Command::AddEdge { edge, store, view, tells_all, .. } if self.sessions.contains_key(&store) => {
+            Command::AddEdge { edge, store, view, begins, .. } if self.sessions.contains_key(&store) => {
                 let part = self.sessions.get_mut(&store).expect("just found");
-                if let Err(error) = part.add_edge(edge, view, tells_all) {
+                let added = match begins {
+                    Begins::Resumed => part.resume_edge(edge, view),
+                    begins => part.add_edge(edge, view, begins == Begins::WithAll),
+                };
+                if let Err(error) = added {
                     self.fail(Consumer::Store(store), &error);
                 }
             }
-            Command::AddEdge { edge, store, view, retention_us, tells_all } => {
-                let size_us = view.window.map_or(0, |window| window.size_us);
-                let changes = Changes::new(self.own_view(view));
-                match changes {
-                    Ok(changes) => self.with_part(store, |part| {
-                        part.store.track_changes();
-                        part.edges.push(Edge { id: edge, changes, retention_us, size_us, is_new: true, tells_all });
-                    }),
-                    Err(error) => self.fail(Consumer::Store(store), &error),
+            Command::AddEdge { edge, store, view, retention_us, begins } => {
+                if let Err(error) = self.add_edge(edge, store, view, retention_us, begins) {
+                    self.fail(Consumer::Store(store), &error);
                 }
             }
             Command::DropEdge { edge, store } => {
@@ -523,6 +532,30 @@ impl Worker {
             generation: 0,
         };
         self.stores.insert(id, part);
+        Ok(())
+    }
+
+    fn add_edge(
+        &mut self,
+        id: EdgeId,
+        store: StoreId,
+        view: WindowView,
+        retention_us: Option<i64>,
+        begins: Begins,
+    ) -> Result<(), ExecError> {
+        let size_us = view.window.map_or(0, |window| window.size_us);
+        let mut changes = Changes::new(self.own_view(view))?;
+        let Some(part) = self.stores.get_mut(&store) else { return Ok(()) };
+        part.store.track_changes();
+        if begins == Begins::Resumed {
+            let floor_us = part.floor_us.map(|us| us.saturating_add(size_us));
+            let shown = shown(Some(&Horizon::Source(part.source)), &self.times, retention_us).above(floor_us);
+            part.store.take_dirty();
+            changes.resume(&mut part.store, &shown, Told::all(&shown))?;
+        }
+        let is_new = begins != Begins::Resumed;
+        let tells_all = begins == Begins::WithAll;
+        part.edges.push(Edge { id, changes, retention_us, size_us, is_new, tells_all });
         Ok(())
     }
 

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
 use super::owners::buckets_of;
 use super::reader::{Consumer, SourceReader};
@@ -11,6 +9,7 @@ use super::session_part::SessionPart;
 use super::worker::Worker;
 use crate::catalog::Oid;
 use crate::exec::ExecError;
+use crate::exec::dedup::AcrossPartitions;
 use crate::exec::durable::{Buckets, Saved};
 use crate::exec::exchange::StoreId;
 use crate::exec::law::SourceTime;
@@ -87,8 +86,13 @@ impl Worker {
             restored = restored.and_then(|()| reader.restore(partition, notes, ids, duplicates));
         }
         reader.restored(floor_us);
-        if let Some(ids) = self.deduplications.get_mut(&source) {
-            restored = restored.and_then(|()| ids.load(&saved.across, &buckets));
+        let setup = &reader.setup;
+        if let (Some(deduplicate), Some(time_column), false) =
+            (setup.across_partitions(), setup.time_column, saved.across.is_empty())
+        {
+            let loaded =
+                AcrossPartitions::load(deduplicate, time_column, setup.schema.clone(), &saved.across, buckets);
+            restored = restored.and_then(|()| loaded.map(|ids| drop(self.deduplications.insert(source, ids))));
         }
         if let Err(error) = restored {
             self.fatal = Some(format!("a source cannot be taken up: {error}"));

@@ -44,6 +44,9 @@ mod store_saved_tests;
 pub mod store_snapshot;
 pub mod table_state;
 pub mod tail;
+pub mod tail_saves;
+#[cfg(test)]
+mod tail_tests;
 #[cfg(test)]
 pub(crate) mod text;
 pub mod unsaved;

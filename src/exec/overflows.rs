@@ -19,6 +19,14 @@ impl Overflows {
         (self.count.load(Ordering::Relaxed), self.sample.get().cloned())
     }
 
+    /// Goes on with what was counted before a restart.
+    pub fn restore(&self, count: u64, sample: Option<String>) {
+        self.count.store(count, Ordering::Relaxed);
+        if let Some(sample) = sample {
+            self.sample.get_or_init(|| sample);
+        }
+    }
+
     pub fn add(&self, count: usize, field: &Field) {
         if count > 0 {
             self.count.fetch_add(count as u64, Ordering::Relaxed);

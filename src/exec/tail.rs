@@ -14,8 +14,10 @@ use super::operator::{self, Operator, TemporalFilter};
 use super::session_batch::{SessionSnapshot, forgotten_until};
 use super::session_changes::{SessionChanges, joined};
 use super::session_store::SessionStore;
+use super::slice_cache::SliceCache;
 use super::slice_store::SliceStore;
 use super::store_snapshot::StoreSnapshot;
+use super::tail_saves::Said;
 use super::window_view::{Changes, Shown, WindowView};
 use super::{Delta, ExecError};
 use crate::planner::stream_plan::Oid;
@@ -23,33 +25,37 @@ use crate::planner::stream_plan::Op;
 
 /// The tail of one view.
 pub struct Tail {
-    nodes: Vec<(TailNode, Stage)>,
+    pub(super) nodes: Vec<(TailNode, Stage)>,
+    /// By node: what was counted before a restart.
+    pub(super) before: Vec<Shortfall>,
+    /// By node, as it was saved; nothing while the next save is to give all.
+    pub(super) said: Option<Vec<Said>>,
 }
 
-enum Stage {
+pub(super) enum Stage {
     Operator(Box<dyn Operator>),
     Aggregate(Box<AggregateStage>),
     Sessions(Box<SessionStage>),
     TemporalFilter(Box<TemporalFilter>, ClockReader),
 }
 
-struct SessionStage {
+pub(super) struct SessionStage {
     step: FeedStep,
-    store: SessionStore,
-    view: WindowView,
+    pub store: SessionStore,
+    pub view: WindowView,
     /// There once something downstream wants changes.
-    changes: Option<SessionChanges>,
-    horizon: Option<Horizon>,
-    oldest: OldestSession,
+    pub changes: Option<SessionChanges>,
+    pub horizon: Option<Horizon>,
+    pub oldest: OldestSession,
 }
 
-struct AggregateStage {
+pub(super) struct AggregateStage {
     step: FeedStep,
-    store: SliceStore,
-    view: WindowView,
+    pub store: SliceStore,
+    pub view: WindowView,
     /// There once something downstream wants changes.
-    changes: Option<Changes>,
-    horizon: Option<Horizon>,
+    pub changes: Option<Changes>,
+    pub horizon: Option<Horizon>,
 }
 
 /// Event time as of a tick, by source.
@@ -60,6 +66,11 @@ pub trait Times {
 
 impl Tail {
     pub fn new(flow: &Flow) -> Result<Tail, ExecError> {
+        Tail::with_cache(flow, &Arc::default())
+    }
+
+    /// `cache`: for the closed slices of its stores.
+    pub fn with_cache(flow: &Flow, cache: &Arc<SliceCache>) -> Result<Tail, ExecError> {
         let mut nodes = Vec::new();
         // The last aggregation is read in place; its changes are worked out only when somebody downstream asks.
         let read_in_place = match &flow.output {
@@ -97,7 +108,7 @@ impl Tail {
                         nodes.push((node.clone(), Stage::Sessions(Box::new(stage))));
                         continue;
                     }
-                    let mut store = SliceStore::new(aggregate.layout.clone())?;
+                    let mut store = SliceStore::with_cache(aggregate.layout.clone(), cache.clone())?;
                     let changes = if read_in_place == Some(i) {
                         None
                     } else {
@@ -115,7 +126,7 @@ impl Tail {
             };
             nodes.push((node.clone(), stage));
         }
-        Ok(Tail { nodes })
+        Ok(Tail { before: vec![Shortfall::default(); nodes.len()], said: None, nodes })
     }
 
     /// One tick, at `now_us` by the clock. `external` gives the deltas of what is not a node of this tail. Returns each node's
@@ -238,25 +249,31 @@ impl Tail {
 
     pub fn shortfall(&self) -> Shortfall {
         let mut total = Shortfall::default();
-        for (_, stage) in &self.nodes {
-            total.add(match stage {
-                Stage::Operator(op) => {
-                    let (errors, sample) = op.errors();
-                    Shortfall { errors, sample, left_out: op.left_out() }
-                }
-                Stage::Aggregate(stage) => stage.step.shortfall(),
-                Stage::Sessions(stage) => {
-                    let mut shortfall = stage.step.shortfall();
-                    shortfall.left_out += stage.store.left_out();
-                    shortfall
-                }
-                Stage::TemporalFilter(filter, _) => {
-                    let (errors, sample) = filter.errors();
-                    Shortfall { errors, sample, left_out: 0 }
-                }
-            });
+        for (node, (_, stage)) in self.nodes.iter().enumerate() {
+            total.add(self.shortfall_of(node));
+            if let Stage::Sessions(stage) = stage {
+                total.left_out += stage.store.left_out();
+            }
         }
         total
+    }
+
+    /// What a node's steps have counted; a store's own counts are kept by it.
+    pub(super) fn shortfall_of(&self, node: usize) -> Shortfall {
+        let mut shortfall = self.before[node].clone();
+        shortfall.add(match &self.nodes[node].1 {
+            Stage::Operator(op) => {
+                let (errors, sample) = op.errors();
+                Shortfall { errors, sample, left_out: op.left_out() }
+            }
+            Stage::Aggregate(stage) => stage.step.shortfall(),
+            Stage::Sessions(stage) => stage.step.shortfall(),
+            Stage::TemporalFilter(filter, _) => {
+                let (errors, sample) = filter.errors();
+                Shortfall { errors, sample, left_out: 0 }
+            }
+        });
+        shortfall
     }
 }
 

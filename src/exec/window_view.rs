@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
+use serde::{Deserialize, Serialize};
 
 use super::id_set::IdSet;
 use super::keys::KeySnapshot;
@@ -249,6 +250,20 @@ pub struct Changes {
     shown_empty: bool,
 }
 
+/// How far a consumer has been told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    closed_until_us: Option<i64>,
+    shown_empty: bool,
+}
+
+impl Told {
+    /// Of a consumer that has been told of everything that is shown.
+    pub fn all(shown: &Shown) -> Told {
+        Told { closed_until_us: shown.final_until_us, shown_empty: true }
+    }
+}
+
 impl Changes {
     pub fn new(view: WindowView) -> Result<Self, ExecError> {
         let fields = view.schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
@@ -275,19 +290,6 @@ impl Changes {
         self.step(store, &all, shown)
     }
 
-    /// For a consumer that has all that the view shows now. Call it instead of [`Changes::begin`]; only the windows that can still
-    /// change are read.
-    pub fn resume(&mut self, store: &mut SliceStore, shown: &Shown) -> Result<(), ExecError> {
-        match self.view.emit {
-            Emit::OnUpdate => {
-                let open = self.slices_under(store, shown, |end| !self.view.is_done(shown, end))?;
-                self.step(store, &open, shown)?;
-            }
-            Emit::OnWindowClose => self.closed_until_us = shown.final_until_us,
-        }
-        Ok(())
-    }
-
     /// The ids in the slices of those windows that are shown. What no window shows need not be read.
     fn slices_under(
         &self,
@@ -309,6 +311,24 @@ impl Changes {
             }
         }
         Ok(slices)
+    }
+
+    /// What it has told, besides the rows that can still change.
+    pub fn told(&self) -> Told {
+        Told { closed_until_us: self.closed_until_us, shown_empty: self.shown_empty }
+    }
+
+    /// For a consumer that has been told all of this before, as of `shown`: from here on [`Changes::step`] tells what changes.
+    /// Cost: a look at the windows that can still change.
+    pub fn resume(&mut self, store: &mut SliceStore, shown: &Shown, told: Told) -> Result<(), ExecError> {
+        // Before the first step nothing has been told.
+        if self.view.emit == Emit::OnUpdate && (told.shown_empty || !self.view.shows_empty) {
+            // What is final is not remembered.
+            let changing = Shown { horizon_us: shown.horizon_us.max(shown.final_until_us), ..*shown };
+            self.begin(store, &changing)?;
+        }
+        Told { closed_until_us: self.closed_until_us, shown_empty: self.shown_empty } = told;
+        Ok(())
     }
 
     /// The change that `dirty` (ids by slice, from [`SliceStore::take_dirty`]) makes in what the view shows.

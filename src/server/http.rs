@@ -136,6 +136,31 @@ fn metrics(stats: &Stats, resident_bytes: Option<u64>) -> String {
     for source in &stats.sources {
         page.value("riverrun_source_state", &[("source", &source.name), ("state", source.state)], 1);
     }
+    let committed = || stats.checkpoints.iter().filter(|checkpoint| checkpoint.state == "committed");
+    if let Some(last) = stats.checkpoints.last() {
+        page.family("riverrun_checkpoint_failing", "gauge", "1 while a checkpoint cannot be written, and nothing is read.");
+        page.value("riverrun_checkpoint_failing", &[], u8::from(last.state == "failing"));
+    }
+    if let Some(last) = committed().next_back() {
+        page.family("riverrun_checkpoint_number", "counter", "The number of the last manifest.");
+        page.value("riverrun_checkpoint_number", &[], last.number.unwrap_or_default());
+        page.family("riverrun_checkpoint_timestamp_seconds", "gauge", "When the last checkpoint was committed.");
+        page.value("riverrun_checkpoint_timestamp_seconds", &[], last.committed_us.unwrap_or_default() as f64 / 1e6);
+        page.family("riverrun_checkpoint_duration_seconds", "gauge", "How long the last checkpoint took to write.");
+        page.value("riverrun_checkpoint_duration_seconds", &[], last.took_us as f64 / 1e6);
+        page.family("riverrun_checkpoint_bytes", "gauge", "What the last checkpoint wrote.");
+        page.value("riverrun_checkpoint_bytes", &[], last.bytes);
+    }
+    page.family("riverrun_reading_rests", "gauge", "1 while nothing is read, as it could not be kept or held.");
+    page.value("riverrun_reading_rests", &[], u8::from(stats.rests.is_some()));
+    page.family("riverrun_state_bytes", "gauge", "Memory held by state, but for closed slices that are in files.");
+    page.value("riverrun_state_bytes", &[], stats.memory.state_bytes);
+    page.family("riverrun_slice_cache_bytes", "gauge", "Memory held by closed slices that are in files.");
+    page.value("riverrun_slice_cache_bytes", &[], stats.memory.cached_bytes);
+    if let Some(limit) = stats.memory.limit_bytes {
+        page.family("riverrun_memory_limit_bytes", "gauge", "What state may take of memory.");
+        page.value("riverrun_memory_limit_bytes", &[], limit);
+    }
     page.family("riverrun_view_state_bytes", "gauge", "Memory held by a materialized view's state.");
     for view in &stats.views {
         page.value("riverrun_view_state_bytes", &[("view", &view.name)], view.state_bytes);

@@ -1,7 +1,9 @@
 //! An engine in the process, spoken to in SQL without a wire: what tests of the engine itself need.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
@@ -22,6 +24,16 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 impl Db {
     pub fn start(workers: usize) -> Db {
         let engine = Engine::start(EngineOptions { workers, ..EngineOptions::default() }).expect("an engine");
+        let runtime = Runtime::new(1 << 30).expect("a runtime");
+        Db { engine, names: NameContext::new("dev", "tester"), runtime }
+    }
+
+    /// An engine whose state is kept in a folder.
+    pub fn start_at(workers: usize, folder: &Path) -> Db {
+        let data = Some(folder.to_str().expect("a path in UTF-8").to_string());
+        let checkpoint_interval = Duration::from_millis(20);
+        let options = EngineOptions { workers, data, checkpoint_interval, ..EngineOptions::default() };
+        let engine = Engine::start(options).unwrap_or_else(|error| panic!("no engine: {error}"));
         let runtime = Runtime::new(1 << 30).expect("a runtime");
         Db { engine, names: NameContext::new("dev", "tester"), runtime }
     }

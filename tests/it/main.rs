@@ -3,6 +3,7 @@
 mod db;
 mod demo;
 mod duplicates;
+mod durable;
 mod engine;
 mod house;
 mod kafka;

@@ -184,7 +184,7 @@ async fn views_over_tables_equal_their_queries() {
 }
 
 /// One random INSERT, UPDATE or DELETE.
-async fn change(db: &Db, random: &mut StdRng) -> String {
+pub async fn change(db: &Db, random: &mut StdRng) -> String {
     let statement = match random.random_range(0..5) {
         0 => format!("DELETE FROM r WHERE v % 3 = {}", random.random_range(0..3)),
         1 => format!(
@@ -338,7 +338,7 @@ fn oid(db: &Db, name: &str) -> u32 {
     db.engine.catalog().resolve(&Name(vec![name.into()]), &db.names).expect("the view").oid
 }
 
-async fn check_derived(db: &Db, accepted: &[Row], when: &str) {
+pub async fn check_derived(db: &Db, accepted: &[Row], when: &str) {
     for (prefix, queries) in [("f", &FINE[1..]), ("d", &DERIVED[..])] {
         for (i, query) in queries.iter().enumerate() {
             let view = if prefix == "f" { "f1".into() } else { format!("{prefix}{i}") };
@@ -389,8 +389,8 @@ pub struct Events {
     topic: String,
     partitions: i32,
     laws: BTreeMap<i32, NaiveLaw>,
-    accepted: Vec<Row>,
-    sent: i64,
+    pub accepted: Vec<Row>,
+    pub sent: i64,
 }
 
 impl Events {

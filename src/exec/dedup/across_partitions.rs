@@ -2,11 +2,14 @@ use std::collections::BTreeMap;
 
 use arrow::array::{Array, BooleanArray, BooleanBufferBuilder, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, interleave_record_batch, take_record_batch};
+use arrow::datatypes::SchemaRef;
 
 use super::id_key::IdKeys;
 use super::id_table::{IdRef, IdTable, PARTS};
+use super::unsaved_ids::UnsavedIds;
 use super::within_partition::parts_due;
 use super::{AcceptedRows, Deduplicate, DuplicateOf, Place, Verdict};
+use crate::exec::durable::Buckets;
 use crate::exec::feed::micros;
 use crate::exec::{Delta, ExecError};
 
@@ -19,54 +22,60 @@ use crate::exec::{Delta, ExecError};
 /// - Cost: a look-up a row when it comes and steps over the id's pending rows, mostly one; a few steps more when it is settled.
 /// - A row that takes the place of an equal one, as far as anybody looks, changes nothing downstream.
 pub struct AcrossPartitions {
-    columns: Vec<usize>,
-    time_column: usize,
-    interval_us: i64,
-    ids: IdTable<Settled>,
-    pending: Vec<Pending>,
+    pub(super) columns: Vec<usize>,
+    pub(super) time_column: usize,
+    pub(super) interval_us: i64,
+    pub(super) ids: IdTable<Settled>,
+    pub(super) pending: Vec<Pending>,
     free: Vec<u32>,
     /// By age.
-    batches: BTreeMap<u32, Batch>,
-    next_batch: u32,
+    pub(super) batches: BTreeMap<u32, Batch>,
+    pub(super) next_batch: u32,
     /// Ids of which rows came since [`AcrossPartitions::resolve`], some twice.
-    touched: Vec<IdRef>,
-    final_until_us: Option<i64>,
+    pub(super) touched: Vec<IdRef>,
+    pub(super) final_until_us: Option<i64>,
     swept: Option<i64>,
     next_part: u8,
+    /// Of the rows, once some have come.
+    pub(super) schema: Option<SchemaRef>,
+    /// Of the worker; what follows is of what is saved.
+    pub(super) buckets: Option<Buckets>,
+    pub(super) unsaved: Option<UnsavedIds>,
+    pub(super) noted_until_us: Option<i64>,
 }
 
 /// The last kept row of an id below `final_until`, and the first of its pending ones.
 #[derive(Debug, Clone, Copy)]
-struct Settled {
-    time_us: i64,
-    offset: i64,
-    partition: i32,
-    first: u32,
+pub(super) struct Settled {
+    pub time_us: i64,
+    pub offset: i64,
+    pub partition: i32,
+    pub first: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Pending {
-    time_us: i64,
-    offset: i64,
-    partition: i32,
-    batch: u32,
-    row: u32,
+pub(super) struct Pending {
+    pub time_us: i64,
+    pub offset: i64,
+    pub partition: i32,
+    pub batch: u32,
+    pub row: u32,
     /// The next of the same id, in order.
-    next: u32,
-    fate: Fate,
+    pub next: u32,
+    pub fate: Fate,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     New,
     Kept,
     Duplicate,
 }
 
-struct Batch {
-    rows: RecordBatch,
-    ids: Vec<IdRef>,
-    latest_us: i64,
+pub(super) struct Batch {
+    pub rows: RecordBatch,
+    pub ids: Vec<IdRef>,
+    pub latest_us: i64,
 }
 
 /// What a tick's rows have changed.
@@ -77,11 +86,18 @@ pub struct Resolved {
     pub verdicts: Vec<Verdict>,
 }
 
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 /// No row is kept yet: so long ago that nothing repeats it.
-const NEVER: i64 = i64::MIN;
+pub(super) const NEVER: i64 = i64::MIN;
 /// Batches are put together up to about so many rows.
-const BATCH_ROWS: usize = 16_384;
+pub(super) const BATCH_ROWS: usize = 16_384;
+
+impl Fate {
+    /// By the number that is saved.
+    pub fn of(number: u8) -> Option<Self> {
+        [Fate::New, Fate::Kept, Fate::Duplicate].into_iter().find(|&fate| fate as u8 == number)
+    }
+}
 
 impl Pending {
     fn order(&self) -> (i64, i32, i64) {
@@ -108,6 +124,10 @@ impl AcrossPartitions {
             final_until_us: None,
             swept: None,
             next_part: 0,
+            schema: None,
+            buckets: None,
+            unsaved: None,
+            noted_until_us: None,
         }
     }
 
@@ -120,12 +140,17 @@ impl AcrossPartitions {
         let offsets: Vec<i64> = rows.iter().flat_map(|rows| rows.offsets.iter().copied()).collect();
         let times = micros(batch.column(self.time_column))?;
         let keys = IdKeys::of(&batch, &self.columns)?;
+        self.schema.get_or_insert_with(|| batch.schema());
         let number = self.next_batch;
         self.next_batch = self.next_batch.wrapping_add(1);
         let (mut key, mut ids) = (Vec::new(), Vec::with_capacity(batch.num_rows()));
         for row in 0..batch.num_rows() {
             keys.write(row, &mut key);
+            let known = self.ids.len();
             let id = self.ids.find_or_insert(&key, Settled { time_us: NEVER, offset: 0, partition: 0, first: NONE })?;
+            if let Some(unsaved) = &mut self.unsaved {
+                unsaved.note(id, self.ids.len() > known);
+            }
             ids.push(id);
             let pending = Pending {
                 time_us: times.value(row),
@@ -144,7 +169,7 @@ impl AcrossPartitions {
         Ok(())
     }
 
-    fn insert(&mut self, id: IdRef, mut new: Pending) {
+    pub(super) fn insert(&mut self, id: IdRef, mut new: Pending) {
         let first = self.ids.get(id).map_or(NONE, |settled| settled.first);
         // A record that is read once more, as after a reset of the source, repeats itself: it goes behind.
         let (mut before, mut at) = (NONE, first);
@@ -284,7 +309,14 @@ impl AcrossPartitions {
         }
         let interval_us = self.interval_us;
         for part in parts_due(&mut self.swept, &mut self.next_part, until_us, interval_us) {
-            self.ids.sweep(part, |settled| settled.first != NONE || !settled.has_expired(interval_us, until_us));
+            let unsaved = &mut self.unsaved;
+            self.ids.sweep(part, |id, key, settled| {
+                let stays = settled.first != NONE || !settled.has_expired(interval_us, until_us);
+                if let Some(unsaved) = unsaved.as_mut().filter(|_| !stays) {
+                    unsaved.forget(id, key);
+                }
+                stays
+            });
         }
         self.merge_batches()?;
         if self.free.len() * 4 > self.pending.len() * 3 {
@@ -293,9 +325,10 @@ impl AcrossPartitions {
         Ok(())
     }
 
-    fn settle_id(&mut self, id: IdRef, until_us: i64) {
+    pub(super) fn settle_id(&mut self, id: IdRef, until_us: i64) {
         let interval_us = self.interval_us;
         let Some(settled) = self.ids.get_mut(id) else { return };
+        let first = settled.first;
         while settled.first != NONE && self.pending[settled.first as usize].time_us < until_us {
             let row = self.pending[settled.first as usize];
             self.free.push(settled.first);
@@ -305,7 +338,14 @@ impl AcrossPartitions {
             }
             settled.first = next;
         }
-        if settled.first == NONE && settled.has_expired(interval_us, until_us) {
+        let goes = settled.first == NONE && settled.has_expired(interval_us, until_us);
+        if let Some(unsaved) = self.unsaved.as_mut().filter(|_| settled.first != first) {
+            unsaved.note(id, false);
+        }
+        if goes {
+            if let (Some(unsaved), Some(key)) = (&mut self.unsaved, self.ids.key(id)) {
+                unsaved.forget(id, key);
+            }
             self.ids.remove(id);
         }
     }
@@ -423,7 +463,7 @@ impl AcrossPartitions {
 }
 
 impl Settled {
-    fn has_expired(&self, interval_us: i64, until_us: i64) -> bool {
+    pub fn has_expired(&self, interval_us: i64, until_us: i64) -> bool {
         self.time_us == NEVER || self.time_us.saturating_add(interval_us) <= until_us
     }
 }
@@ -441,6 +481,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::exec::durable::Saved;
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     struct Row {
@@ -625,6 +666,170 @@ mod tests {
             ids.settle(end + interval + PARTS as i64).unwrap();
             assert_eq!((ids.ids(), ids.batches.len(), ids.pending.len()), (0, 0, 0), "seed {seed}");
         }
+    }
+
+    /// What is remembered of the ids that have not expired. Rows below what is final stay pending until their batch is done;
+    /// `split`: it is told which do.
+    fn remembered(ids: &AcrossPartitions, split: bool) -> BTreeMap<Vec<u8>, String> {
+        let until = ids.final_until_us.unwrap_or(NEVER);
+        let mut all = BTreeMap::new();
+        for id in ids.ids.refs() {
+            let settled = ids.ids.get(id).unwrap();
+            let (mut at, mut last, mut pending) = (settled.first, settled, Vec::new());
+            while at != NONE {
+                let row = ids.pending[at as usize];
+                let rows = ids.batches[&row.batch].rows.slice(row.row as usize, 1);
+                if split || row.time_us >= until {
+                    let values: Vec<String> = rows.columns().iter().map(|column| format!("{column:?}")).collect();
+                    pending.push((row.order(), row.fate, values));
+                }
+                if row.fate == Fate::Kept && row.time_us < until {
+                    last = Settled { time_us: row.time_us, offset: row.offset, partition: row.partition, ..last };
+                }
+                at = row.next;
+            }
+            if pending.iter().any(|(order, _, _)| order.0 >= until) || !last.has_expired(ids.interval_us, until) {
+                let kept = if split { settled } else { last };
+                // One that nothing can repeat any more is swept sooner or later.
+                let swept = !split && kept.has_expired(ids.interval_us, until);
+                let kept = (kept.time_us != NEVER && !swept).then_some((kept.time_us, kept.partition, kept.offset));
+                all.insert(ids.ids.key(id).unwrap().to_vec(), format!("{kept:?} {pending:?}"));
+            }
+        }
+        all
+    }
+
+    /// Logs of partitions read in random pieces by ids that are saved and loaded now and then, by one worker or by several, and
+    /// by ids that are not: the same deltas, the same verdicts, the same is remembered.
+    #[test]
+    fn ids_that_were_saved_go_on_as_they_were() {
+        let (mut loads, mut increments, mut pending, mut settled) = (0, 0, 0, 0);
+        for seed in 0..80 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let interval = [1, 40, 300, 2_000][random.random_range(0..4)];
+            let (partitions, slack) = (random.random_range(1..4), random.random_range(1..200));
+            let (mut straight, mut cut) = (new(interval), new(interval));
+            cut.track_saves(0..=255);
+            let clause = Deduplicate { columns: vec![0], interval_us: interval, same_partition: false };
+            let mut saves: Vec<Saved> = Vec::new();
+            let mut clocks = vec![0i64; partitions];
+            let mut offset = 0;
+            for tick in 0..60 {
+                let mut rows_of_tick: Vec<AcceptedRows> = Vec::new();
+                for _ in 0..random.random_range(0..4) {
+                    let partition = random.random_range(0..partitions);
+                    let rows: Vec<Row> = (0..random.random_range(0..12))
+                        .map(|_| {
+                            offset += 1;
+                            let clock = &mut clocks[partition];
+                            *clock += random.random_range(0..20);
+                            let time = random.random_range(*clock - slack..=*clock);
+                            let (id, value) = (random.random_range(0..30), offset / 2);
+                            Row { time, partition: partition as i32, offset, id, value }
+                        })
+                        .collect();
+                    rows_of_tick.push(accepted(&rows));
+                }
+                let until = clocks.iter().min().unwrap() - slack;
+                let told = [&mut straight, &mut cut].map(|ids| {
+                    ids.add(&rows_of_tick).unwrap();
+                    let Resolved { deltas, mut verdicts } = ids.resolve(&[0, 1, 2]).unwrap();
+                    ids.settle(until).unwrap();
+                    let delta = deltas.iter().map(crate::exec::text::print).collect::<Vec<_>>().join("\n");
+                    let mut lines: Vec<String> = delta.lines().map(str::to_string).collect();
+                    lines.sort();
+                    verdicts.sort_by_key(|verdict| verdict.place);
+                    let mut open: Vec<String> = ids
+                        .kept_pending()
+                        .unwrap()
+                        .iter()
+                        .flat_map(|rows| {
+                            crate::exec::text::print_rows(&schema(), &[rows.clone()])
+                                .lines()
+                                .map(str::to_string)
+                                .collect::<Vec<_>>()
+                        })
+                        .collect();
+                    open.sort();
+                    (lines, verdicts, open, remembered(ids, false))
+                });
+                assert_eq!(told[0], told[1], "seed {seed}, tick {tick}");
+                if random.random_bool(0.4) {
+                    let saved = cut.save(random.random_bool(0.1)).unwrap();
+                    assert!(saved.whole || !saves.is_empty());
+                    assert!(cut.save(false).unwrap().is_empty(), "nothing has changed");
+                    increments += usize::from(!saved.whole && !saved.sections.is_empty());
+                    pending += saved.rows("pending").map(RecordBatch::num_rows).sum::<usize>();
+                    let ids = saved.rows("ids").map(|rows| rows.column(1).len() - rows.column(1).null_count());
+                    settled += ids.sum::<usize>();
+                    saves.push(saved);
+                    if random.random_bool(0.6) {
+                        loads += 1;
+                        let load = |parts: &[Vec<Saved>], buckets| {
+                            AcrossPartitions::load(&clause, 2, schema(), parts, buckets).unwrap()
+                        };
+                        let before = remembered(&cut, true);
+                        cut = load(&[saves.clone()], 0..=255);
+                        assert_eq!(remembered(&cut, true), before, "seed {seed}, tick {tick}");
+                        if random.random_bool(0.3) {
+                            let parts = [0..=99, 100..=200, 201..=255].map(|buckets| {
+                                let mut part = load(&[saves.clone()], buckets);
+                                let saved = part.save(false).unwrap();
+                                assert!(saved.whole, "another's");
+                                vec![saved]
+                            });
+                            cut = load(&parts, 0..=255);
+                            saves = vec![cut.save(false).unwrap()];
+                            assert!(saves[0].whole, "of several");
+                        }
+                    }
+                }
+            }
+        }
+        assert!(
+            loads > 500 && increments > 500 && pending > 500 && settled > 500,
+            "{loads} {increments} {pending} {settled}"
+        );
+    }
+
+    #[test]
+    fn what_are_no_ids_is_refused() {
+        let mut ids = new(50);
+        ids.track_saves(0..=255);
+        let row = |id, time| Row { time, partition: 0, offset: time, id, value: time };
+        ids.add(&[accepted(&[row(1, 5), row(2, 40)])]).unwrap();
+        ids.resolve(&[0]).unwrap();
+        ids.settle(10).unwrap();
+        let good = ids.save(false).unwrap();
+        let clause = Deduplicate { columns: vec![0], interval_us: 50, same_partition: false };
+        let load = |change: &dyn Fn(&mut Saved)| {
+            let mut saved = good.clone();
+            change(&mut saved);
+            match AcrossPartitions::load(&clause, 2, schema(), &[vec![saved]], 0..=255) {
+                Ok(_) => "loaded".to_string(),
+                Err(error @ ExecError::Saved { .. }) => error.to_string(),
+                Err(error) => panic!("{error:?}"),
+            }
+        };
+        let mut tries = vec![load(&|_| ())];
+        for at in 0..good.sections.len() {
+            tries.push(load(&|saved| drop(saved.sections.remove(at))));
+            tries.push(load(&|saved| drop(saved.sections[at].rows.remove_column(0))));
+            tries.push(load(&|saved| drop(saved.sections[at].rows.remove_column(4))));
+        }
+        tries.push(load(&|saved| saved.notes = serde_json::json!({})));
+        tries.push(load(&|saved| saved.whole = false));
+        insta::assert_snapshot!(tries.join("\n"), @r"
+        loaded
+        a saved state cannot be read: sections of ids do not have the rows that their notes name
+        a saved state cannot be read: section ids: it has not the columns [Utf8]
+        a saved state cannot be read: section ids: it has not the columns [Utf8]
+        a saved state cannot be read: sections of ids do not have the rows that their notes name
+        a saved state cannot be read: section pending: it has not the columns [Utf8, Int64, Timestamp(Microsecond, None)]
+        a saved state cannot be read: section pending: it has not the columns [Utf8, Int64, Timestamp(Microsecond, None)]
+        a saved state cannot be read: notes: missing field `buckets`
+        a saved state cannot be read: there is no whole one to begin with
+        ");
     }
 
     /// A trickle with a long lateness: what is pending is a few batches, and what is remembered is bounded.

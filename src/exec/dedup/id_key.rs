@@ -1,4 +1,6 @@
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray};
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, Rows, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -16,8 +18,11 @@ pub struct IdKeys {
 
 impl IdKeys {
     pub fn of(rows: &RecordBatch, columns: &[usize]) -> Result<IdKeys, ExecError> {
-        let columns: Vec<ArrayRef> = columns.iter().map(|&column| rows.column(column).clone()).collect();
-        let is_text = |column: &&ArrayRef| matches!(column.data_type(), DataType::Utf8 | DataType::Binary);
+        IdKeys::of_columns(columns.iter().map(|&column| rows.column(column).clone()).collect())
+    }
+
+    pub fn of_columns(columns: Vec<ArrayRef>) -> Result<IdKeys, ExecError> {
+        let is_text = |column: &&ArrayRef| is_text(column.data_type());
         let fixed: Vec<ArrayRef> = columns.iter().filter(|column| !is_text(column)).cloned().collect();
         let texts = columns.iter().filter(is_text).cloned().collect();
         let fixed = match fixed.is_empty() {
@@ -60,6 +65,48 @@ impl IdKeys {
         }
     }
 
+    /// The columns, of these types, of ids that [`IdKeys::write`] has written.
+    pub fn read(types: &[DataType], keys: &[&[u8]]) -> Result<Vec<ArrayRef>, ExecError> {
+        let num_texts = types.iter().filter(|data_type| is_text(data_type)).count();
+        let mut texts: Vec<Vec<&[u8]>> = vec![Vec::with_capacity(keys.len()); num_texts];
+        let mut fixed = Vec::with_capacity(keys.len());
+        for key in keys {
+            let mut rest = *key;
+            for texts in &mut texts {
+                let (text, behind) =
+                    split_text(rest).ok_or_else(|| ExecError::Invariant("an id is shorter than its parts".into()))?;
+                texts.push(text);
+                rest = behind;
+            }
+            fixed.push(rest);
+        }
+        let fields: Vec<SortField> =
+            types.iter().filter(|data_type| !is_text(data_type)).cloned().map(SortField::new).collect();
+        let mut fixed = match fields.is_empty() {
+            true => Vec::new(),
+            false => {
+                let converter = RowConverter::new(fields)?;
+                let parser = converter.parser();
+                converter.convert_rows(fixed.into_iter().map(|bytes| parser.parse(bytes)))?
+            }
+        }
+        .into_iter();
+        let mut texts = texts.into_iter();
+        let column = |data_type: &DataType| -> Result<ArrayRef, ExecError> {
+            let lost = || ExecError::Invariant("a part of an id is missing".into());
+            Ok(match data_type {
+                DataType::Utf8 => {
+                    let texts: Vec<Option<&str>> =
+                        texts.next().ok_or_else(lost)?.into_iter().map(|text| std::str::from_utf8(text).ok()).collect();
+                    Arc::new(StringArray::from(texts))
+                }
+                DataType::Binary => Arc::new(BinaryArray::from_iter_values(texts.next().ok_or_else(lost)?)),
+                _ => fixed.next().ok_or_else(lost)?,
+            })
+        };
+        types.iter().map(column).collect()
+    }
+
     /// The id for people.
     pub fn describe(&self, row: usize) -> Result<String, ExecError> {
         let options = FormatOptions::default();
@@ -73,6 +120,24 @@ impl IdKeys {
             several => format!("({})", several.join(", ")),
         })
     }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::Binary)
+}
+
+/// A text with its length before it, and what stands behind.
+fn split_text(key: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (mut length, mut at) = (0usize, 0);
+    loop {
+        let byte = *key.get(at)?;
+        length |= usize::from(byte & 0x7f) << (7 * at);
+        at += 1;
+        if byte < 0x80 {
+            break;
+        }
+    }
+    key[at..].split_at_checked(length)
 }
 
 #[cfg(test)]
@@ -102,6 +167,24 @@ mod tests {
         assert_eq!(check("s i\n+ a 1\n+ a 2\n+ b 1\n+ a 1\n+ . 1\n+ a ."), 3);
         let long = "x".repeat(200);
         assert_eq!(check(&format!("s s\n+ {long} y\n+ {long}y \"\"\n+ {long} y")), 2);
+    }
+
+    #[test]
+    fn an_id_gives_its_columns_back() {
+        let long = "x".repeat(200);
+        let rows = parse(&format!("s i s t\n+ ab 1 \"\" 5\n+ \"\" -7 {long} 0\n+ ä 0 b 9")).rows;
+        for columns in [vec![0, 1, 2, 3], vec![2, 0], vec![3, 1], vec![1, 0]] {
+            let keys = IdKeys::of(&rows, &columns).unwrap();
+            let (mut key, mut written) = (Vec::new(), Vec::new());
+            for row in 0..rows.num_rows() {
+                keys.write(row, &mut key);
+                written.push(key.clone());
+            }
+            let types: Vec<DataType> = columns.iter().map(|&column| rows.column(column).data_type().clone()).collect();
+            let read = IdKeys::read(&types, &written.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+            assert_eq!(read, keys.columns());
+        }
+        assert!(IdKeys::read(&[DataType::Utf8], &[b"\x05abc"]).is_err());
     }
 
     #[test]

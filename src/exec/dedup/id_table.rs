@@ -14,7 +14,7 @@ pub struct IdTable<V> {
 }
 
 /// Names an id while it is in the table. After that it may name another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdRef {
     part: u8,
     slot: u32,
@@ -101,6 +101,21 @@ impl<V: Copy> IdTable<V> {
         (slot.length != FREE).then_some(slot.value)
     }
 
+    pub fn key(&self, id: IdRef) -> Option<&[u8]> {
+        let part = &self.parts[id.part as usize];
+        let slot = part.slots.get(id.slot as usize)?;
+        (slot.length != FREE).then(|| slot.key(&part.keys))
+    }
+
+    /// Every id.
+    pub fn refs(&self) -> impl Iterator<Item = IdRef> {
+        let of_part = |(part, of): (usize, &Part<V>)| -> Vec<IdRef> {
+            let live = of.slots.iter().zip(0..).filter(|(slot, _)| slot.length != FREE);
+            live.map(|(_, slot)| IdRef { part: part as u8, slot }).collect()
+        };
+        self.parts.iter().enumerate().flat_map(of_part)
+    }
+
     pub fn remove(&mut self, id: IdRef) {
         let Part { index, slots, free, keys, gaps } = &mut self.parts[id.part as usize];
         let slot = &mut slots[id.slot as usize];
@@ -115,11 +130,15 @@ impl<V: Copy> IdTable<V> {
     }
 
     /// Removes the ids of one part that are not to be kept, and closes the gaps among the keys if they are worth it.
-    pub fn sweep(&mut self, part: u8, mut keep: impl FnMut(&V) -> bool) {
-        let slots = &self.parts[part as usize].slots;
-        let live = slots.iter().enumerate().filter(|(_, slot)| slot.length != FREE);
-        let gone: Vec<u32> = live.filter(|(_, slot)| !keep(&slot.value)).map(|(at, _)| at as u32).collect();
-        gone.into_iter().for_each(|slot| self.remove(IdRef { part, slot }));
+    pub fn sweep(&mut self, part: u8, mut keep: impl FnMut(IdRef, &[u8], &V) -> bool) {
+        let Part { slots, keys, .. } = &self.parts[part as usize];
+        let live = slots.iter().zip(0..).filter(|(slot, _)| slot.length != FREE);
+        let gone: Vec<IdRef> = live
+            .map(|(slot, at)| (slot, IdRef { part, slot: at }))
+            .filter(|(slot, id)| !keep(*id, slot.key(keys), &slot.value))
+            .map(|(_, id)| id)
+            .collect();
+        gone.into_iter().for_each(|id| self.remove(id));
         let Part { index, slots, free, keys, gaps } = &mut self.parts[part as usize];
         while slots.last().is_some_and(|slot| slot.length == FREE) {
             slots.pop();
@@ -181,13 +200,13 @@ mod tests {
             if step % 1000 == 0 {
                 // Some that are known go, each in a part of its own.
                 let oldest = step.saturating_sub(20_000);
-                (0..=255).for_each(|part| table.sweep(part, |&value| value >= oldest));
+                (0..=255).for_each(|part| table.sweep(part, |_, _, &value| value >= oldest));
                 plain.retain(|_, (value, _)| *value >= oldest);
                 assert_eq!(table.len(), plain.len());
             }
         }
         assert!(plain.values().all(|&(value, id)| table.get(id) == Some(value)));
-        (0..=255).for_each(|part| table.sweep(part, |_| false));
+        (0..=255).for_each(|part| table.sweep(part, |_, _, _| false));
         assert_eq!(table.len(), 0);
         assert!(table.bytes() < 100_000, "{}", table.bytes());
     }

@@ -12,9 +12,11 @@
 //! A row with a NULL in its id has no id, as in a UNIQUE constraint: it is no duplicate of anything.
 
 mod across_partitions;
+mod across_saves;
 mod id_key;
 mod id_table;
 mod offset_set;
+mod unsaved_ids;
 mod within_partition;
 
 pub use across_partitions::{AcrossPartitions, Resolved};

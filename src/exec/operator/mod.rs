@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
+use super::durable::Saved;
 use super::{Delta, ExecError};
 use crate::planner::stream_plan::{Node, Op};
 
@@ -47,6 +48,22 @@ pub trait Operator: Send {
     fn left_out(&self) -> u64 {
         0
     }
+
+    /// State that is to outlive the process, if there is any.
+    fn durable(&mut self) -> Option<&mut dyn Durable> {
+        None
+    }
+}
+
+/// State of an operator that is kept over a restart, as [`super::durable`] says.
+pub trait Durable {
+    /// From now on [`Durable::save`] gives what has changed.
+    fn track_saves(&mut self);
+
+    fn save(&mut self, whole: bool) -> Result<Saved, ExecError>;
+
+    /// Puts what was saved into an operator that was just made, and tracks what changes from there on.
+    fn load(&mut self, saves: &[Saved]) -> Result<(), ExecError>;
 }
 
 /// The operator of a node. `append_only`: no input ever takes a row back. Scans and aggregates are no operators: a flow feeds

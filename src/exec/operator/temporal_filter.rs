@@ -1,11 +1,17 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use arrow::array::{Array, Int64Array};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
 
+use super::Durable;
+use crate::exec::durable::Saved;
 use crate::exec::expr::Evaluator;
 use crate::exec::feed::micros;
-use crate::exec::rows::{Net, RowCodec, batch_of};
+use crate::exec::rows::{Net, RowCodec, batch_of, take_rows};
+use crate::exec::saved_columns::{SavedColumns, only_sections, since_whole, weighted_rows, weighted_section, wrong};
+use crate::exec::unsaved::Unsaved;
 use crate::exec::{Delta, ExecError};
 use crate::planner::stream_plan::{Comparison, Moment, TimeBound};
 
@@ -28,6 +34,25 @@ pub struct TemporalFilter {
     /// (reading at which it goes, row) → weight.
     going: BTreeMap<At, i64>,
     bytes: usize,
+    unsaved: Option<UnsavedSpans>,
+}
+
+/// What the next save has to give.
+struct UnsavedSpans {
+    /// Of [`with_span`] of the rows.
+    rows: Unsaved,
+    /// So many of the deltas that wait are saved.
+    waiting: usize,
+    /// As it was saved.
+    clock_us: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Notes {
+    clock_us: Option<i64>,
+    /// How many rows there are once the save has been taken in: those that come or go, and those that wait.
+    held: usize,
+    waiting: usize,
 }
 
 /// A reading of the clock, and a row.
@@ -51,6 +76,7 @@ impl TemporalFilter {
             coming: BTreeMap::new(),
             going: BTreeMap::new(),
             bytes: 0,
+            unsaved: None,
         })
     }
 
@@ -68,6 +94,14 @@ impl TemporalFilter {
             self.take_in(&delta, now_us, &mut out)?;
         }
         self.take_in(input, now_us, &mut out)?;
+        self.pass(now_us, &mut out);
+        let columns = self.codec.decode(out.iter().map(|(row, _)| row.as_ref()))?;
+        let weights = out.iter().map(|(_, weight)| *weight).collect();
+        Ok(Delta::weighted(batch_of(&self.schema, columns, out.len())?, weights))
+    }
+
+    /// Rows that come and go now.
+    fn pass(&mut self, now_us: i64, out: &mut Vec<(Box<[u8]>, i64)>) {
         while let Some(entry) = self.coming.first_entry().filter(|entry| entry.key().0 <= now_us) {
             let ((_, row), (goes_us, weight)) = entry.remove_entry();
             self.bytes -= row.len() + ENTRY_BYTES;
@@ -81,9 +115,6 @@ impl TemporalFilter {
             self.bytes -= row.len() + ENTRY_BYTES;
             out.push((row, -weight));
         }
-        let columns = self.codec.decode(out.iter().map(|(row, _)| row.as_ref()))?;
-        let weights = out.iter().map(|(_, weight)| *weight).collect();
-        Ok(Delta::weighted(batch_of(&self.schema, columns, out.len())?, weights))
     }
 
     fn take_in(&mut self, delta: &Delta, now_us: i64, out: &mut Vec<(Box<[u8]>, i64)>) -> Result<(), ExecError> {
@@ -92,34 +123,56 @@ impl TemporalFilter {
         }
         let (comes, goes) = self.spans(delta)?;
         let net = Net::of(&self.codec, delta)?;
+        let mut held: Vec<(u32, i64)> = Vec::new();
         for &(row, weight) in &net.entries {
             let (comes_us, goes_us) = (comes[row as usize], goes[row as usize]);
             if goes_us <= now_us || comes_us >= goes_us {
                 continue;
             }
-            let bytes: Box<[u8]> = net.bytes(row).into();
-            if comes_us <= now_us {
-                out.push((bytes.clone(), weight));
-                self.note_going(goes_us, bytes, weight);
-                continue;
+            if comes_us > now_us || goes_us < NEVER {
+                held.push((row, weight));
             }
-            let len = bytes.len() + ENTRY_BYTES;
-            let key = (comes_us, bytes);
-            match self.coming.get_mut(&key) {
-                Some((_, held)) => {
-                    *held += weight;
-                    if *held == 0 {
-                        self.coming.remove(&key);
-                        self.bytes -= len;
-                    }
-                }
-                None => {
-                    self.coming.insert(key, (goes_us, weight));
-                    self.bytes += len;
-                }
-            }
+            self.hold(comes_us, goes_us, net.bytes(row).into(), weight, now_us, out);
+        }
+        if let Some(unsaved) = &mut self.unsaved {
+            let rows = take_rows(&delta.rows, held.iter().map(|&(row, _)| row).collect())?;
+            let times = |times: &[i64]| held.iter().map(|&(row, _)| times[row as usize]).collect::<Vec<_>>();
+            let weights = held.iter().map(|&(_, weight)| weight).collect();
+            let change = with_span(&self.schema, times(&comes), times(&goes), rows.columns(), weights)?;
+            unsaved.rows.add(&change, self.coming.len() + self.going.len())?;
         }
         Ok(())
+    }
+
+    /// A row that is there at some reading of the clock that is still to come, or now.
+    fn hold(
+        &mut self,
+        comes_us: i64,
+        goes_us: i64,
+        row: Box<[u8]>,
+        weight: i64,
+        now_us: i64,
+        out: &mut Vec<(Box<[u8]>, i64)>,
+    ) {
+        if comes_us <= now_us {
+            out.push((row.clone(), weight));
+            return self.note_going(goes_us, row, weight);
+        }
+        let len = row.len() + ENTRY_BYTES;
+        let key = (comes_us, row);
+        match self.coming.get_mut(&key) {
+            Some((_, held)) => {
+                *held += weight;
+                if *held == 0 {
+                    self.coming.remove(&key);
+                    self.bytes -= len;
+                }
+            }
+            None => {
+                self.coming.insert(key, (goes_us, weight));
+                self.bytes += len;
+            }
+        }
     }
 
     fn note_going(&mut self, goes_us: i64, row: Box<[u8]>, weight: i64) {
@@ -179,6 +232,127 @@ impl TemporalFilter {
     pub fn errors(&self) -> (u64, Option<String>) {
         let count = self.bounds.iter().map(|(time, _, _)| time.errors).sum();
         (count, self.bounds.iter().find_map(|(time, _, _)| time.sample.clone()))
+    }
+}
+
+/// Rows with the readings of the clock at which they come and go.
+fn with_span(
+    schema: &SchemaRef,
+    comes_us: Vec<i64>,
+    goes_us: Vec<i64>,
+    columns: &[ArrayRef],
+    weights: Vec<i64>,
+) -> Result<Delta, ExecError> {
+    let times = [comes_us, goes_us].map(|times| Arc::new(Int64Array::from(times)) as ArrayRef);
+    let columns = times.into_iter().chain(columns.iter().cloned()).collect();
+    Ok(Delta::weighted(batch_of(&span_schema(schema), columns, weights.len())?, weights))
+}
+
+fn span_schema(schema: &SchemaRef) -> SchemaRef {
+    let times = ["comes_us", "goes_us"].map(|name| Arc::new(Field::new(name, DataType::Int64, false)));
+    Arc::new(Schema::new(times.into_iter().chain(schema.fields().iter().cloned()).collect::<Vec<_>>()))
+}
+
+/// Saved are the clock and, with weights, the rows that come or go at a reading that is still to come; what is not yet known to
+/// be there at any reading is saved as it came. A row that had come by then is put where it goes.
+impl Durable for TemporalFilter {
+    fn track_saves(&mut self) {
+        let unsaved = || UnsavedSpans { rows: Unsaved::new(true, false), waiting: 0, clock_us: None };
+        self.unsaved.get_or_insert_with(unsaved);
+    }
+
+    fn save(&mut self, whole: bool) -> Result<Saved, ExecError> {
+        let schema = span_schema(&self.schema);
+        let changed = match &mut self.unsaved {
+            Some(unsaved) => unsaved.rows.take(whole, &schema)?,
+            None => None,
+        };
+        let mut saved = Saved { whole: changed.is_none(), ..Saved::default() };
+        match changed {
+            Some(delta) if delta.is_empty() => {}
+            Some(delta) => saved.push("rows", weighted_section(&delta)?),
+            None => {
+                let going = self.going.iter().map(|((goes_us, row), &weight)| (i64::MIN, *goes_us, row, weight));
+                let coming = self.coming.iter().map(|((comes_us, row), &(goes_us, w))| (*comes_us, goes_us, row, w));
+                let all: Vec<_> = going.chain(coming).collect();
+                let columns = self.codec.decode(all.iter().map(|(_, _, row, _)| row.as_ref()))?;
+                let (comes, goes) = (all.iter().map(|row| row.0).collect(), all.iter().map(|row| row.1).collect());
+                let weights = all.iter().map(|row| row.3).collect();
+                saved.push("rows", weighted_section(&with_span(&self.schema, comes, goes, &columns, weights)?)?);
+            }
+        }
+        let known = self.unsaved.as_ref().filter(|_| !saved.whole).map_or(0, |unsaved| unsaved.waiting);
+        let mut waiting = 0;
+        for delta in self.waiting.iter().skip(known) {
+            saved.push("waiting", weighted_section(delta)?);
+            waiting += delta.num_rows();
+        }
+        let same_clock = self.unsaved.as_ref().is_some_and(|unsaved| unsaved.clock_us == self.clock_us);
+        if !saved.is_empty() || !same_clock {
+            let held = self.coming.len() + self.going.len();
+            saved.notes = serde_json::json!(Notes { clock_us: self.clock_us, held, waiting });
+        }
+        if let Some(unsaved) = &mut self.unsaved {
+            (unsaved.waiting, unsaved.clock_us) = (self.waiting.len(), self.clock_us);
+        }
+        Ok(saved)
+    }
+
+    fn load(&mut self, saves: &[Saved]) -> Result<(), ExecError> {
+        let schema = span_schema(&self.schema);
+        for saved in since_whole(saves)?.iter().filter(|saved| !saved.is_empty()) {
+            only_sections(saved, &["rows", "waiting"])?;
+            let notes: Notes = saved.notes()?;
+            if notes.clock_us.is_some() {
+                // They have been looked at since.
+                self.waiting.clear();
+            }
+            let mut waiting = 0;
+            for rows in saved.rows("waiting") {
+                self.waiting.push(weighted_rows("waiting", rows, &self.schema)?);
+                waiting += rows.num_rows();
+            }
+            self.clock_us = notes.clock_us;
+            let mut out = Vec::new();
+            for rows in saved.rows("rows") {
+                self.load_rows(rows, &schema, &mut out)?;
+            }
+            if let Some(now_us) = self.clock_us {
+                self.pass(now_us, &mut out);
+            }
+            if (notes.held, notes.waiting) != (self.coming.len() + self.going.len(), waiting) {
+                return Err(wrong(format!("{} rows were saved, others are there", notes.held + notes.waiting)));
+            }
+        }
+        let (waiting, clock_us) = (self.waiting.len(), self.clock_us);
+        self.unsaved = Some(UnsavedSpans { rows: Unsaved::new(false, false), waiting, clock_us });
+        Ok(())
+    }
+}
+
+impl TemporalFilter {
+    fn load_rows(
+        &mut self,
+        rows: &RecordBatch,
+        schema: &SchemaRef,
+        out: &mut Vec<(Box<[u8]>, i64)>,
+    ) -> Result<(), ExecError> {
+        let columns = SavedColumns::of("rows", rows);
+        let delta = weighted_rows("rows", rows, schema)?;
+        let (comes, goes) = (columns.values::<Int64Type>("c0")?, columns.values::<Int64Type>("c1")?);
+        let now_us = match self.clock_us {
+            Some(now_us) => now_us,
+            None if delta.is_empty() => return Ok(()),
+            None => return Err(columns.wrong("there are rows without a reading of the clock")),
+        };
+        let held = batch_of(&self.schema, delta.rows.columns()[2..].to_vec(), delta.num_rows())?;
+        let bytes = self.codec.encode(&held)?;
+        for row in 0..delta.num_rows() {
+            if goes[row] > now_us && comes[row] < goes[row] {
+                self.hold(comes[row], goes[row], bytes.row(row).data().into(), delta.weight(row), now_us, out);
+            }
+        }
+        Ok(())
     }
 }
 

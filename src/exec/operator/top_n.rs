@@ -6,9 +6,13 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::row::SortField;
 use hashbrown::{HashMap, HashSet};
+use serde::{Deserialize, Serialize};
 
-use super::Operator;
+use super::{Durable, Operator};
+use crate::exec::durable::Saved;
 use crate::exec::rows::{Net, RowCodec, batch_of, describe_row};
+use crate::exec::saved_columns::{only_sections, since_whole, weighted_rows, weighted_section, wrong};
+use crate::exec::unsaved::Unsaved;
 use crate::exec::{Delta, ExecError};
 use crate::planner::stream_plan::OrderBy;
 
@@ -24,6 +28,7 @@ use crate::planner::stream_plan::OrderBy;
 pub struct TopN {
     ranks: Ranks,
     schema: SchemaRef,
+    input: SchemaRef,
     partition: RowCodec,
     /// The order's columns, each in its direction, then the whole row.
     sorted: RowCodec,
@@ -31,7 +36,17 @@ pub struct TopN {
     partitions: HashMap<Box<[u8]>, Partition>,
     rows: usize,
     bytes: usize,
+    unsaved: Option<Unsaved>,
 }
+
+/// How many distinct rows there are once a save has been taken in.
+#[derive(Serialize, Deserialize)]
+struct Notes {
+    rows: usize,
+}
+
+/// So many rows are saved in one piece.
+const SECTION_ROWS: usize = 65_536;
 
 /// Which positions of a partition are put out.
 #[derive(Debug, Clone, Copy)]
@@ -78,10 +93,12 @@ impl TopN {
             partition: RowCodec::of(&schema, partition_by.to_vec())?,
             sorted: RowCodec::sorted(columns, fields)?,
             order_columns: order_by.len(),
+            input: Arc::new(schema.project(&(0..input_columns).collect::<Vec<_>>())?),
             schema,
             partitions: HashMap::new(),
             rows: 0,
             bytes: 0,
+            unsaved: None,
         })
     }
 
@@ -152,6 +169,9 @@ impl Operator for TopN {
                 weight,
             })?;
         }
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.add(input, self.rows)?;
+        }
 
         let mut changes = Vec::new();
         for (partition, before) in touched {
@@ -174,6 +194,66 @@ impl Operator for TopN {
 
     fn bytes(&self) -> usize {
         self.bytes + self.partitions.capacity() * size_of::<(Box<[u8]>, Partition)>()
+    }
+
+    fn durable(&mut self) -> Option<&mut dyn Durable> {
+        Some(self)
+    }
+}
+
+/// Saved as rows with weights: those held, or what the input has changed since. Where no more than the limit is kept, the same
+/// rows remain, in whatever pieces they come.
+impl Durable for TopN {
+    fn track_saves(&mut self) {
+        self.unsaved.get_or_insert_with(|| Unsaved::new(true, false));
+    }
+
+    fn save(&mut self, whole: bool) -> Result<Saved, ExecError> {
+        let changed = self.unsaved.as_mut().map(|unsaved| unsaved.take(whole, &self.input)).transpose()?.flatten();
+        let mut saved = Saved { whole: changed.is_none(), ..Saved::default() };
+        match changed {
+            Some(delta) if delta.is_empty() => return Ok(saved),
+            Some(delta) => saved.push("rows", weighted_section(&delta)?),
+            None => {
+                let all: Vec<(&[u8], i64)> = self
+                    .partitions
+                    .values()
+                    .flat_map(|held| held.tree.iter().map(|(row, &weight)| (row.as_ref(), weight)))
+                    .collect();
+                for rows in all.chunks(SECTION_ROWS) {
+                    let columns = self.sorted.decode(rows.iter().map(|(row, _)| *row))?;
+                    let batch = batch_of(&self.input, columns[self.order_columns..].to_vec(), rows.len())?;
+                    let weights = rows.iter().map(|&(_, weight)| weight).collect();
+                    saved.push("rows", weighted_section(&Delta::weighted(batch, weights))?);
+                }
+            }
+        }
+        saved.notes = serde_json::json!(Notes { rows: self.rows });
+        Ok(saved)
+    }
+
+    fn load(&mut self, saves: &[Saved]) -> Result<(), ExecError> {
+        for saved in since_whole(saves)?.iter().filter(|saved| !saved.is_empty()) {
+            only_sections(saved, &["rows"])?;
+            for rows in saved.rows("rows") {
+                let delta = weighted_rows("rows", rows, &self.input)?;
+                let net = Net::of(&self.sorted, &delta)?;
+                let partition_of = self.partition.encode(&delta.rows)?;
+                for &(row, change) in &net.entries {
+                    let partition = partition_of.row(row as usize).data();
+                    self.partitions.entry_ref(partition).or_default();
+                    self.add(partition, net.bytes(row), change)
+                        .map_err(|_| wrong("section rows: a row is taken back that is not there"))?;
+                }
+            }
+            let Notes { rows } = saved.notes()?;
+            if rows != self.rows {
+                return Err(wrong(format!("{rows} rows were saved, {} are there", self.rows)));
+            }
+        }
+        self.partitions.retain(|_, held| !held.tree.is_empty());
+        self.unsaved = Some(Unsaved::new(false, false));
+        Ok(())
     }
 }
 

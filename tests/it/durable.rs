@@ -1,0 +1,214 @@
+//! What survives: an engine that is crashed and started again at random moments, with other numbers of workers, holds what one that
+//! was never stopped would. The views and their queries are those of the oracle.
+
+use std::path::Path;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use riverrun::connector::{EmbeddedBroker, Producer};
+
+use crate::db::Db;
+use crate::oracle::{
+    BY_WATERMARK, DERIVED, Events, FINAL, FINE, OVER_FINE, OVER_VIEWS, QUERIES, change, check_derived, create_derived,
+    create_views, over_rows, seeds, source_of,
+};
+
+/// Ends the engine, mostly as a crash does, and starts it again.
+async fn restarted(db: Db, random: &mut StdRng, folder: &Path) -> Db {
+    if random.random_bool(0.8) {
+        db.engine.crash().await;
+    } else {
+        db.engine.stop().await;
+    }
+    drop(db);
+    Db::start_at(random.random_range(1..4), folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_and_views_over_them_survive_crashes() {
+    for seed in seeds(0..4) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut db = Db::start_at(random.random_range(1..4), folder.path());
+        db.run("CREATE TABLE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ)").await;
+        create_views(&db).await;
+        create_derived(&db).await;
+        for step in 0..6 {
+            let statement = change(&db, &mut random).await;
+            let rows = db.rows("SELECT * FROM r").await;
+            if random.random_bool(0.7) {
+                db = restarted(db, &mut random, folder.path()).await;
+            }
+            assert_eq!(db.rows("SELECT * FROM r").await, rows, "seed {seed}, step {step}: r after {statement}");
+            let views = QUERIES.iter().enumerate().map(|(i, q)| (format!("v{i}"), q.to_string()));
+            let over = OVER_VIEWS.iter().enumerate().map(|(i, q)| (format!("w{i}"), q.replace("(v6)", "v6")));
+            let on_stores = [("f", &FINE[..]), ("d", &DERIVED[..]), ("o", &OVER_FINE[..])];
+            let on_stores = on_stores.into_iter().flat_map(|(prefix, queries)| {
+                queries.iter().enumerate().map(move |(i, q)| (format!("{prefix}{i}"), q.to_string()))
+            });
+            for (view, query) in views.chain(over).chain(on_stores) {
+                let kept = db.rows(&format!("SELECT * FROM {view}")).await;
+                let worked_out = db.rows(&query).await;
+                assert_eq!(kept, worked_out, "seed {seed}, step {step}: {view} after {statement}\n{query}");
+            }
+        }
+        db.engine.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_and_views_over_them_survive_crashes() {
+    let broker = EmbeddedBroker::start().expect("a broker");
+    let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+    for seed in seeds(0..4) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let topic = format!("durable{seed}");
+        let partitions = random.random_range(1..4);
+        broker.create_topic(&topic, partitions).expect("a topic");
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut db = Db::start_at(random.random_range(1..4), folder.path());
+        db.run(&source_of(&topic, &broker)).await;
+        let mut events = Events::new(topic, partitions);
+        let created_after = random.random_range(0..3);
+        for step in 0..6 {
+            if step == created_after {
+                create_views(&db).await;
+                for (i, query) in BY_WATERMARK.iter().enumerate() {
+                    db.run(&format!("CREATE MATERIALIZED VIEW t{i} AS {query}")).await;
+                }
+            }
+            events.send(&producer, &mut random);
+            if random.random_bool(0.3) {
+                db = restarted(db, &mut random, folder.path()).await;
+            }
+            if step < created_after {
+                continue;
+            }
+            db.run("WAIT FOR r").await;
+            if random.random_bool(0.7) {
+                db = restarted(db, &mut random, folder.path()).await;
+                db.run("WAIT FOR r").await;
+            }
+            let counts =
+                "SELECT sum(read), sum(accepted), sum(read - accepted - late - dead) FROM riverrun.source_partitions";
+            let told = format!("{}|{}|0", events.sent, events.accepted.len());
+            assert_eq!(db.rows(counts).await, [told], "seed {seed}, step {step}");
+            for (prefix, queries) in [("v", QUERIES), ("t", BY_WATERMARK)] {
+                for (i, query) in queries.iter().enumerate() {
+                    let kept = db.rows(&format!("SELECT * FROM {prefix}{i}")).await;
+                    let worked_out = over_rows(&db, query, &events.accepted).await;
+                    assert_eq!(kept, worked_out, "seed {seed}, step {step}: {prefix}{i}\n{query}");
+                }
+            }
+            for (i, query) in OVER_VIEWS.iter().enumerate() {
+                let kept = db.rows(&format!("SELECT * FROM w{i}")).await;
+                let worked_out = db.rows(&query.replace("(v6)", "v6")).await;
+                assert_eq!(kept, worked_out, "seed {seed}, step {step}: w{i}\n{query}");
+            }
+        }
+        db.engine.stop().await;
+    }
+}
+
+/// Views that share a store, regroup it, and show only what is final. The view that made the store may be gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_stores_survive_crashes() {
+    let broker = EmbeddedBroker::start().expect("a broker");
+    let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+    for seed in seeds(0..4) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let topic = format!("durable_shared{seed}");
+        let partitions = random.random_range(1..4);
+        broker.create_topic(&topic, partitions).expect("a topic");
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut db = Db::start_at(random.random_range(1..4), folder.path());
+        db.run(&source_of(&topic, &broker)).await;
+        let mut events = Events::new(topic, partitions);
+        // It makes the store, and goes again.
+        db.run(&format!("CREATE MATERIALIZED VIEW first AS {}", FINE[0])).await;
+        create_derived(&db).await;
+        for (i, (query, _)) in FINAL.iter().enumerate() {
+            db.run(&format!("CREATE MATERIALIZED VIEW c{i} AS {query}")).await;
+        }
+        db.run("CREATE MATERIALIZED VIEW e0 AS SELECT k, count(*) AS windows, sum(n) AS n FROM c0 GROUP BY k").await;
+        for step in 0..6 {
+            if step == 2 {
+                db.run("DROP MATERIALIZED VIEW first").await;
+            }
+            events.send(&producer, &mut random);
+            if random.random_bool(0.3) {
+                db = restarted(db, &mut random, folder.path()).await;
+            }
+            db.run("WAIT FOR r").await;
+            if random.random_bool(0.7) {
+                db = restarted(db, &mut random, folder.path()).await;
+                db.run("WAIT FOR r").await;
+            }
+            let when = format!("seed {seed}, step {step}");
+            let kept = db.rows("SELECT * FROM f0").await;
+            assert_eq!(kept, over_rows(&db, FINE[0], &events.accepted).await, "{when}: f0");
+            check_derived(&db, &events.accepted, &when).await;
+        }
+        let stores =
+            db.rows("SELECT DISTINCT stores FROM riverrun.materialized_views WHERE name NOT IN ('o11', 'e0')").await;
+        assert_eq!(stores, ["store_1"], "seed {seed}: the store outlives the view that made it");
+        db.engine.stop().await;
+    }
+}
+
+/// Names in other schemas and databases, views replaced by others over newer tables, and what was dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_catalog_survives_a_crash() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let db = Db::start_at(2, folder.path());
+    for statement in [
+        "CREATE SCHEMA s",
+        "CREATE TABLE s.t (id INT PRIMARY KEY, v NUMERIC(10, 2) DEFAULT 1.5 NOT NULL) ON CONFLICT OVERWRITE",
+        "CREATE TABLE \"Odd name\" (\"A b\" VARCHAR, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 second') APPEND ONLY",
+        "CREATE VIEW w AS SELECT id FROM s.t",
+        "CREATE MATERIALIZED VIEW s.m AS SELECT v, count(*) AS n FROM s.t GROUP BY v",
+        "CREATE MATERIALIZED VIEW m2 AS SELECT sum(n) AS n FROM s.m",
+        "CREATE TABLE later (id INT)",
+        "CREATE OR REPLACE VIEW w AS SELECT id FROM later",
+        "CREATE MATERIALIZED VIEW over_w AS SELECT count(*) AS n FROM w",
+        "CREATE TABLE gone (v INT)",
+        "CREATE DATABASE other",
+        "DROP TABLE gone",
+        "INSERT INTO s.t (id) VALUES (1), (2)",
+        "INSERT INTO s.t VALUES (2, 7), (3, 7)",
+        "INSERT INTO \"Odd name\" VALUES ('x', '2026-01-01 00:00:10'), ('late', '2026-01-01 00:00:00')",
+        "INSERT INTO \"Odd name\" VALUES ('late', '2026-01-01 00:00:00'), ('y', '2026-01-01 00:00:20')",
+        "INSERT INTO later VALUES (5)",
+    ] {
+        db.run(statement).await;
+    }
+    let questions = [
+        "SELECT * FROM s.t",
+        "SELECT * FROM s.m",
+        "SELECT * FROM m2",
+        "SELECT * FROM over_w",
+        "SELECT * FROM \"Odd name\"",
+        "SELECT source, reason, payload FROM riverrun.late_rows",
+    ];
+    let objects = |db: &Db| {
+        let catalog = db.engine.catalog();
+        let mut all: Vec<String> = catalog.objects("dev").map(|o| format!("{} {}.{} {}", o.oid, o.schema, o.name, o.sql)).collect();
+        all.push(format!("{:?} {:?}", catalog.databases(), catalog.schemas("dev")));
+        all
+    };
+    let (known, mut answers) = (objects(&db), Vec::new());
+    for question in questions {
+        answers.push(db.rows(question).await);
+    }
+    assert_eq!(answers[0], ["1|1.50", "2|7.00", "3|7.00"]);
+    db.engine.crash().await;
+    let db = Db::start_at(3, folder.path());
+    assert_eq!(objects(&db), known);
+    for (question, answer) in questions.iter().zip(&answers) {
+        assert_eq!(&db.rows(question).await, answer, "{question}");
+    }
+    db.run("CREATE TABLE newer (v INT)").await;
+    let newest = db.engine.catalog().objects("dev").map(|o| o.oid).max();
+    assert!(newest > Some(known.len() as u32), "no OID comes twice");
+    db.engine.stop().await;
+}

@@ -115,7 +115,7 @@ impl Tail {
             }
             all_said.push(said);
         }
-        if !notes.nodes.is_empty() {
+        if whole || !notes.nodes.is_empty() {
             out.saved.notes = serde_json::json!(notes);
         }
         self.said = Some(all_said);

@@ -224,15 +224,16 @@ class ViewClient(Client):
     def __init__(self, run):
         super().__init__(run, "views")
         self.views, self.tables = {}, set()
+        # Tables whose row has been acknowledged.
+        self.filled = set()
         self.open = None
         self.next = 0
 
     def connected(self):
-        names = self.connection.execute("SELECT relname FROM pg_class WHERE relname LIKE 'passing%' OR relname LIKE 'small%'").fetchall()
+        names = self.connection.execute("SELECT relname FROM pg_class WHERE relkind IN ('r', 'm') AND (relname LIKE 'passing%' OR relname LIKE 'small%')")
         there = {name for (name,) in names}
         if self.open is not None:
             name, view, makes = self.open
-            known = self.views if view else self.tables
             if name in there:
                 self.views.update({name: view}) if view else self.tables.add(name)
             elif view:
@@ -240,7 +241,6 @@ class ViewClient(Client):
             else:
                 self.tables.discard(name)
             self.report.add("open DDL that was there" if (name in there) == makes else "open DDL that was not there")
-            del known
             self.open = None
         for name in there ^ (self.views.keys() | self.tables):
             self.report.difference(f"{name} is {'there after DROP' if name in there else 'not there after CREATE'}")
@@ -250,8 +250,6 @@ class ViewClient(Client):
             rows = self.connection.execute(f"SELECT v FROM {table}").fetchall()
             if rows not in ([], [(1,)]) or (rows == [] and table in self.filled):
                 self.report.difference(f"table {table} holds {rows}")
-
-    filled = frozenset()
 
     def step(self):
         r = self.random
@@ -287,7 +285,7 @@ class ViewClient(Client):
         name = f"small_{self.next}"
         self.ddl(name, None, f"CREATE TABLE {name} (v INT PRIMARY KEY)", True)
         self.connection.execute(f"INSERT INTO {name} VALUES (1)")
-        self.filled |= {name}
+        self.filled.add(name)
 
     def failed(self, error):
         if not is_open(error):

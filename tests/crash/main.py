@@ -1,6 +1,7 @@
 """The crash test: see scripts/crash-test, and the modules here: objects (what is made), producers, clients, reader, law, comparison."""
 
 import argparse
+import logging
 import pathlib
 import random
 import shutil
@@ -288,6 +289,8 @@ class Run:
 
 
 def main():
+    # It warns of every connection that a kill breaks.
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))
     run = Run(options())

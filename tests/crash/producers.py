@@ -129,7 +129,8 @@ class Clicks(Writer):
         if self.recent and r.random() < 0.3:
             event = dict(r.choice(self.recent))
             if r.random() < 0.4:
-                event["ts"] += r.randrange(-15_000, 90_000)
+                # Not ahead of all others: they would be late.
+                event["ts"] = min(event["ts"] + r.randrange(-15_000, 90_000), self.time_ms())
             if r.random() < 0.2:
                 event["amount"] = r.randrange(500)
             return event
@@ -160,7 +161,7 @@ class Payments(Writer):
                     self.producer.init_transactions(30)
                 self.transaction()
             except KafkaException as error:
-                self.run_.report.add("transactions broken off")
+                self.run_.report.add(f"transactions broken off ({error.args[0].name()})")
                 self.recover(error)
         if self.producer:
             self.producer.flush(30)

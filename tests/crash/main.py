@@ -193,7 +193,7 @@ class Run:
 
     def topic_ends(self):
         """Where the topics end, as far as records of transactions that are over go; none while the broker is away."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "crash-test-ends", "isolation.level": "read_committed", "log_level": 0})
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "crash-test-ends", "isolation.level": "read_committed"}, logger=producers.QUIET)
         try:
             partitions = [(topic, partition) for topic in producers.TOPICS for partition in range(producers.PARTITIONS)]
             return {at: consumer.get_watermark_offsets(TopicPartition(*at), timeout=2)[1] for at in partitions}

@@ -6,6 +6,7 @@ order, some beyond the watermark's delay; some records are malformed, some are t
 
 import datetime
 import json
+import logging
 import random
 import threading
 import time
@@ -24,6 +25,11 @@ MALFORMED = [
     b'{"amount": 99999999999999999999, "ts": 1748736000000}', b'{"ts": "2026-02-30T00:00:00Z"}', b'{"amount": {"x": 1}}',
     b'{"amount": 1, "amount": 2, "ts": 1748736000000}', b'{"amount": true}', b'{"amount": 1.5}', b'"text"', b"{} {}",
 ]
+
+# librdkafka warns of every broker that goes away.
+QUIET = logging.getLogger("librdkafka")
+QUIET.addHandler(logging.NullHandler())
+QUIET.propagate = False
 
 
 def create_topics(bootstrap):
@@ -45,7 +51,7 @@ class Writer(threading.Thread):
 
     def settings(self):
         return {"bootstrap.servers": self.run_.bootstrap, "linger.ms": 20, "compression.type": "lz4", "enable.idempotence": True,
-                "message.timeout.ms": 0, "reconnect.backoff.max.ms": 500, "log_level": 0}
+                "message.timeout.ms": 0, "reconnect.backoff.max.ms": 500}
 
     def run(self):
         try:
@@ -54,7 +60,7 @@ class Writer(threading.Thread):
             self.run_.report.difference(f"the {self.name} failed: {error!r}")
 
     def write(self):
-        self.producer = Producer(self.settings())
+        self.producer = Producer(self.settings(), logger=QUIET)
         while not self.run_.production_ends.is_set():
             self.burst()
             time.sleep(0.02)
@@ -157,7 +163,7 @@ class Payments(Writer):
         while not self.run_.production_ends.is_set():
             try:
                 if self.producer is None:
-                    self.producer = Producer(self.settings())
+                    self.producer = Producer(self.settings(), logger=QUIET)
                     self.producer.init_transactions(30)
                 self.transaction()
             except KafkaException as error:

@@ -10,8 +10,6 @@ use super::error::EngineError;
 use super::keeping::Heard;
 use super::table::Written;
 use super::table_log::record_of;
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::worker::Command;
 use super::{TableChange, WriteOutcome};
 use crate::catalog::{ObjectKind, Oid};

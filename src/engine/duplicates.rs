@@ -13,8 +13,6 @@ use super::judge::Accepted;
 use super::owners::{buckets_of, by_owner};
 use super::reader::{Consumer, Partition, SourceReader, SourceSetup};
 use super::stats::Ids;
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::verdicts::{DuplicateRow, Verdicts};
 use super::worker::Worker;
 use crate::catalog::Oid;

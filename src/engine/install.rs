@@ -9,8 +9,6 @@ use super::coordinator::{Coordinator, FeedUse, NewSource, RegroupedEdge, Regroup
 use super::error::EngineError;
 use super::figures::store_name;
 use super::restore::{TookUp, with_views_below};
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::topic::TopicWatch;
 use super::worker::{Begins, Command, attached_feed, attached_pass};
 use crate::catalog::{Object, ObjectKind, Oid};

@@ -15,8 +15,6 @@ use super::checkpoint::PartitionNotes;
 use super::duplicates::{TakenIn, take_in};
 use super::judge::{complete_behind, judge};
 use super::stats::PartitionStats;
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::verdicts::{Counts, LateInto, Verdicts};
 use super::worker::{PassId, ReadRows};
 use crate::catalog::Oid;

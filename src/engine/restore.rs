@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::checkpoint::{
-    Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, SliceEntry, ViewBody,
-};
+use super::checkpoint::{Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, SliceEntry, ViewBody};
 use super::checkpointer::{Checkpointer, SliceAt, read};
 use super::coordinator::{Asked, Coordinator, NewSource, Request, Store};
 use super::error::EngineError;
@@ -16,8 +14,6 @@ use super::source_setup;
 use super::stats::PartitionStats;
 use super::table::Table;
 use super::table_log::{TableLog, changes_of};
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::worker::{Command, attached_feed};
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, ObjectText, Oid, PUBLIC};
 use crate::exec::arrangement::Arrangement;
@@ -75,8 +71,7 @@ impl Files<'_> {
 
 /// Plans a catalog's texts again.
 pub(super) fn plan_again(body: &Body) -> Result<Planned, EngineError> {
-    let mut planned =
-        Planned { catalog: Catalog::of_text(&body.catalog), plans: Plans::default(), ghosts: BTreeMap::new() };
+    let mut planned = Planned { catalog: Catalog::of_text(&body.catalog), plans: Plans::default(), ghosts: BTreeMap::new() };
     for text in &body.catalog.objects {
         let (object, plan) = plan_one(text, &planned.catalog, &planned.plans)?;
         planned.catalog = planned.catalog.with_restored(object)?;
@@ -120,8 +115,7 @@ fn plan_one(text: &ObjectText, catalog: &Catalog, plans: &Plans) -> Result<(Obje
 pub(super) fn checkpoint_of(manifest: &Manifest) -> Result<Option<Checkpoint>, EngineError> {
     let Some(format) = manifest.body.get("body").and_then(|body| body.get("format")) else { return Ok(None) };
     if format.as_u64().is_none_or(|format| format > u64::from(FORMAT)) {
-        let message =
-            format!("the data is of format {format}; this version reads up to {FORMAT}: start a newer version");
+        let message = format!("the data is of format {format}; this version reads up to {FORMAT}: start a newer version");
         return Err(EngineError::Restore { message });
     }
     let checkpoint = serde_json::from_value(manifest.body.clone());
@@ -147,7 +141,9 @@ impl Coordinator {
         let (mut plans, mut parts, mut slices) = (Plans::default(), BTreeMap::new(), Slices::new());
         if let Some(checkpoint) = checkpoint {
             let planned = plan_again(&checkpoint.body)?;
+            self.restoring = true;
             slices = self.restore(&storage, &checkpoint, &planned)?;
+            self.restoring = false;
             (plans, parts) = (planned.plans, checkpoint.parts);
         }
         let thread = |e: std::io::Error| EngineError::NotReady {
@@ -292,7 +288,11 @@ impl Coordinator {
                 Some(view) => {
                     let (saved, tail) = (files.saved(&format!("rows/{oid}"))?, files.saved(&format!("tail/{oid}"))?);
                     let name = format!("tail/{oid}");
-                    let closed = (0..flow.tail.len() as u32).map(|node| files.closed(&name, node)).collect();
+                    let nodes = 0..flow.tail.len();
+                    let closed = nodes.flat_map(|node| {
+                        files.closed(&name, node as u32).into_iter().map(move |entry| (node, entry))
+                    });
+                    let closed = closed.collect();
                     let took = TookUp { body: view.clone(), rows: saved, tail, closed };
                     self.add_view(object, (*plan).clone(), Some(took))?;
                 }
@@ -317,11 +317,9 @@ impl Coordinator {
     /// Everything that it stands on is there again.
     fn can_take_up(&self, view: &ViewBody, flow: &Flow) -> bool {
         let stores = view.stores.len() == flow.feeds.len()
-            && view
-                .stores
-                .iter()
-                .zip(&flow.feeds)
-                .all(|(id, feed)| self.stores.get(id).is_some_and(|store| feed.derived_from(&store.feed).is_ok()));
+            && view.stores.iter().zip(&flow.feeds).all(|(id, feed)| {
+                self.stores.get(id).is_some_and(|store| feed.derived_from(&store.feed).is_ok())
+            });
         let object = self.catalog.get(view.oid);
         let below = object.iter().flat_map(|object| &object.depends_on);
         let mut views = below.filter(|oid| {
@@ -343,12 +341,7 @@ impl Coordinator {
             let Some(feed) = feeds.get(known.made_by.1).filter(|feed| feed.source == known.source) else { continue };
             let fingerprint = feed.layout.fingerprint();
             if fingerprint != known.fingerprint {
-                tracing::warn!(
-                    store = known.id,
-                    was = known.fingerprint,
-                    is = fingerprint,
-                    "a store's form has changed"
-                );
+                tracing::warn!(store = known.id, was = known.fingerprint, is = fingerprint, "a store's form has changed");
                 continue;
             }
             let prefix = format!("store/{}/", known.id);
@@ -388,15 +381,14 @@ pub(super) struct TookUp {
     pub body: ViewBody,
     pub rows: Vec<Saved>,
     pub tail: Vec<Saved>,
-    /// By node of the tail.
-    pub closed: Vec<Vec<ClosedEntry>>,
+    /// With the node of the tail.
+    pub closed: Vec<(usize, ClosedEntry)>,
 }
 
 impl TookUp {
     pub fn tail(&self, coordinator: &Coordinator, flow: &Flow, plan: &StreamPlan) -> Result<Tail, EngineError> {
-        let cache = coordinator.memory.cache.clone();
-        let (times, now_us) = (&coordinator.times, coordinator.now_us);
-        Ok(Tail::load(flow, &self.tail, &self.closed, cache, times, now_us, plan.retention_us)?)
+        let (cache, times, now_us) = (&coordinator.memory.cache, &coordinator.times, coordinator.now_us);
+        Ok(Tail::load(flow, &self.tail, self.closed.clone(), times, now_us, plan.retention_us, cache)?)
     }
 
     pub fn fill(&self, arrangement: &mut Arrangement) -> Result<(), EngineError> {

@@ -877,7 +877,7 @@ impl Worker {
                 if edge.tells_all {
                     Some(edge.changes.begin(&mut part.store, &shown)?)
                 } else {
-                    edge.changes.resume(&mut part.store, &shown)?;
+                    edge.changes.resume(&mut part.store, &shown, Told::all(&shown))?;
                     None
                 }
             } else {

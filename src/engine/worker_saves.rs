@@ -6,8 +6,6 @@ use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
 use super::owners::buckets_of;
 use super::reader::{Consumer, SourceReader};
 use super::session_part::SessionPart;
-#[allow(unused)]
-use super::tmp_stub::*;
 use super::worker::Worker;
 use crate::catalog::Oid;
 use crate::exec::ExecError;

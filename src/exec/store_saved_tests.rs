@@ -621,7 +621,7 @@ fn who_goes_on_telling_changes_reads_what_can_still_change() {
         store.take_dirty();
         let mut changes = Changes::new(view(size_us, emit)).unwrap();
         let shown = Shown { horizon_us: from_us, final_until_us: Some(200) };
-        changes.resume(&mut store, &shown).unwrap();
+        changes.resume(&mut store, &shown, Told::all(&shown)).unwrap();
         let resumed = storage.reads.load(Relaxed);
         let dirty = store.take_dirty();
         assert!(changes.step(&mut store, &dirty, &shown).unwrap().is_empty());

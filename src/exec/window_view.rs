@@ -706,7 +706,7 @@ mod tests {
                     // As after a restart.
                     case.changes = Changes::new(case.changes.view.clone()).unwrap();
                     let shown = Shown { horizon_us: None, final_until_us: final_until };
-                    case.changes.resume(&mut case.store, &shown).unwrap();
+                    case.changes.resume(&mut case.store, &shown, Told::all(&shown)).unwrap();
                 }
                 case.check(final_until, seed);
                 if random.random_bool(0.3) {

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::coordinator::{Coordinator, FeedUse, NewSource, RegroupedEdge, RegroupedUse, Request, Source, Store, View};
+use super::coordinator::Coordinator;
+use super::dataflow::{FeedUse, RegroupedEdge, RegroupedUse, Source, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;
+use super::orders::{Begins, Command};
+use super::request::{NewSource, Request};
 use super::restore::{TookUp, with_views_below};
 use super::topic::TopicWatch;
-use super::worker::{Begins, Command, attached_feed, attached_pass};
+use super::worker::{attached_feed, attached_pass};
 use crate::catalog::{Object, ObjectKind, Oid};
 use crate::exec::ExecError;
 use crate::exec::arrangement::Arrangement;

@@ -130,7 +130,7 @@ impl AcceptedTable {
             let all_after = |mark: &Mark| mark.watermark_us.is_some_and(|w| w.saturating_sub(lateness_us) >= times.end);
             let first = lost.map_or(log.start, |mark| mark.offset);
             let known = || log.marks.iter().filter(|mark| mark.offset >= first && mark.offset <= log.until);
-            begin = known().filter(all_before).last().or(begin);
+            begin = known().rfind(all_before).or(begin);
             until = known().find(all_after).map_or(until, |mark| mark.offset);
         }
         let facts = log.law.facts().clone();

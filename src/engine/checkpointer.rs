@@ -155,9 +155,8 @@ impl Checkpointer {
             (name, Part { saved: files.saved, slices })
         });
         let writer = Writer { parts: parts.collect(), leaving: Vec::new(), log, storage: storage.clone() };
-        let thread = thread::Builder::new()
-            .name("checkpointer".into())
-            .spawn(move || run(writer, &asked, &stopped, &say))?;
+        let thread =
+            thread::Builder::new().name("checkpointer".into()).spawn(move || run(writer, &asked, &stopped, &say))?;
         Ok(Checkpointer { jobs, stop, thread: Some(thread) })
     }
 
@@ -292,7 +291,12 @@ impl Writer {
         self.storage.commit(body, files, attempt.job.log_through, clock::now_us())
     }
 
-    fn write_file(&self, sections: &[Bytes], files: &mut u64, bytes: &mut u64) -> Result<Vec<SectionRef>, StorageError> {
+    fn write_file(
+        &self,
+        sections: &[Bytes],
+        files: &mut u64,
+        bytes: &mut u64,
+    ) -> Result<Vec<SectionRef>, StorageError> {
         let at = self.storage.write(sections)?;
         *files += 1;
         *bytes += sections.iter().map(|section| section.len() as u64).sum::<u64>();
@@ -326,8 +330,12 @@ impl Writer {
     /// The parts as they are once the attempt has succeeded.
     fn next_parts(&self, attempt: &Attempt) -> BTreeMap<String, PartFiles> {
         let live = &attempt.job.live;
-        let mut parts: BTreeMap<String, PartFiles> =
-            self.parts.iter().filter(|(name, _)| live.contains(*name)).map(|(name, p)| (name.clone(), p.files())).collect();
+        let mut parts: BTreeMap<String, PartFiles> = self
+            .parts
+            .iter()
+            .filter(|(name, _)| live.contains(*name))
+            .map(|(name, p)| (name.clone(), p.files()))
+            .collect();
         for (i, part) in attempt.job.parts.iter().enumerate() {
             let files = parts.entry(part.name.clone()).or_default();
             if part.saved.whole {

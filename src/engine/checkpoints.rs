@@ -12,7 +12,7 @@ use super::table::Written;
 use super::table_log::record_of;
 use super::worker::Command;
 use super::{TableChange, WriteOutcome};
-use crate::catalog::{Oid, ObjectKind};
+use crate::catalog::{ObjectKind, Oid};
 use crate::exec::ExecError;
 use crate::exec::feed::Shortfall;
 
@@ -108,7 +108,9 @@ impl Coordinator {
 
     /// Can the view's state be taken up as it is? Not while some of its history is still to come, nor after a failure.
     fn is_whole_view(&self, oid: Oid) -> bool {
-        self.views.get(&oid).is_some_and(|view| view.failed.is_none() && !self.is_held(view) && view.made_in < self.tick)
+        self.views
+            .get(&oid)
+            .is_some_and(|view| view.failed.is_none() && !self.is_held(view) && view.made_in < self.tick)
     }
 
     fn body(&self) -> Body {

@@ -19,9 +19,9 @@ use super::checkpointer::Said;
 use super::clock::{self, Stopwatch};
 use super::error::EngineError;
 use super::keeping::{Heard, Keeping};
+use super::kept::Kept;
 use super::memory::Memory;
 use super::reader::{Consumer, SourceSetup};
-use super::kept::Kept;
 use super::reconcile::{AskedBasis, Basis, Logs};
 use super::repair::{RepairStep, Repairs};
 use super::stats::{Ids, PartitionStats, Stats};
@@ -301,9 +301,10 @@ impl View {
             let parts: Vec<StoreSnapshot> = parts.iter().map(|(_, part)| part.clone()).collect();
             let source = Horizon::Source(self.flow.feeds[i].source);
             let shown = shown(Some(&source), times, self.plan.retention_us).above(feed.floor_us);
-            let delta = edge.changes.step(&mut edge.regrouped, &parts, &shown)?;
-            if !std::mem::take(&mut edge.skips_first) {
-                deltas.insert(i, delta);
+            if std::mem::take(&mut edge.skips_first) {
+                edge.changes.resume(&mut edge.regrouped, &parts, &shown)?;
+            } else {
+                deltas.insert(i, edge.changes.step(&mut edge.regrouped, &parts, &shown)?);
             }
         }
         Ok(deltas)
@@ -396,7 +397,8 @@ impl Coordinator {
             }
             batch.extend(self.requests.try_iter());
             // What watchers say can wait for the tick that is due anyway, as nobody waits for it.
-            let mut somebody_waits = batch.iter().any(|r| !matches!(r, Request::Topic(_) | Request::Said(_) | Request::Logged(_)));
+            let mut somebody_waits =
+                batch.iter().any(|r| !matches!(r, Request::Topic(_) | Request::Said(_) | Request::Logged(_)));
             let mut asked = Asked::default();
             for request in batch {
                 match request {

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{EngineError, TickId};
 use super::checkpoint::SaveOrder;
 use super::checkpointer::{Checkpointer, Committed, Job, Said};
 use super::clock::{self, Stopwatch};
 use super::stats::CheckpointStats;
 use super::table_log::{Logged, TableLog};
+use super::{EngineError, TickId};
 use crate::storage::{Storage, StorageError};
 
 /// A checkpoint is due when replaying what has come since the last would take this long (SEMANTICS 6.5).
@@ -115,11 +115,12 @@ impl Keeping {
         if self.in_flight.is_some() {
             return None;
         }
-        let asked = changed || self.wants_last || !self.waiting.is_empty() ;
+        let asked = changed || self.wants_last || !self.waiting.is_empty();
         let rested = self.since.elapsed() >= self.took * RESTS;
         let replay = self.busy.iter().max().copied().unwrap_or_default();
         let due = !self.quiet && (self.since.elapsed() >= self.interval || replay >= MOST_REPLAY && rested);
-        (asked || due).then(|| Arc::new(SaveOrder { known: self.known.clone(), grown: std::mem::take(&mut self.grown) }))
+        (asked || due)
+            .then(|| Arc::new(SaveOrder { known: self.known.clone(), grown: std::mem::take(&mut self.grown) }))
     }
 
     /// Before the process ends: true until a checkpoint of this tick or a later one is there.

@@ -65,16 +65,17 @@ pub use reconcile::{Comparable, ShownWindows};
 pub use reconciliations::{Reconciliation, Work};
 pub use repair::{Damage, Repaired};
 pub use stats::{
-    CheckpointStats, Ids, JobPartition, JobStats, MemoryStats, PartitionStats, SliceStats, SourceStats, Stats, ViewStats,
+    CheckpointStats, Ids, JobPartition, JobStats, MemoryStats, PartitionStats, SliceStats, SourceStats, Stats,
+    ViewStats,
 };
 pub use subscription::{Subscription, Update};
 pub use verdicts::Counts;
 
-use self::coordinator::{Coordinator, Explained, NewSource, Reply, Request};
-use self::reader::SourceSetup;
 use self::checkpoint::Checkpoint;
+use self::coordinator::{Coordinator, Explained, NewSource, Reply, Request};
 use self::kept::Kept;
 use self::memory::Memory;
+use self::reader::SourceSetup;
 use self::verdicts::LateInto;
 use self::worker::{Channels, Seat, Worker};
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, Oid, Source};

@@ -14,6 +14,8 @@ use crate::catalog::{FIRST_USER_OID, Object, Oid};
 #[derive(Debug, Default)]
 pub struct Reconciliations {
     known: Mutex<Known>,
+    /// One repair at a time: one must not let a source go on that another holds.
+    pub repairing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]

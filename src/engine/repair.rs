@@ -18,11 +18,11 @@ use super::accepted_table::AcceptedTable;
 use super::backfill::Replay;
 use super::coordinator::{Coordinator, Reply, Request};
 use super::error::EngineError;
+use super::kept::Correction;
 use super::owners::{by_owner, select_partial};
 use super::reader::{Consumer, SourceSetup};
 use super::reconcile::{Logs, PartitionLog};
 use super::reconciliations::Reconciliation;
-use super::kept::Correction;
 use super::worker::{Command, EdgeId, Worker};
 use super::{Engine, Inner, TickId, clock, topic};
 use crate::catalog::{Object, Oid};
@@ -182,6 +182,8 @@ impl Inner {
         running: &Arc<Reconciliation>,
     ) -> Result<Repaired, EngineError> {
         running.work.repairs();
+        let kept = self.stats().kept.clone();
+        let _one_at_a_time = kept.reconciliations.repairing.lock().await;
         let allowed = if corrections { Allowed::FinalCorrections } else { Allowed::Corrections };
         let plan = Arc::new(self.plan_repair(view, damage, allowed).await?);
         let source = plan.feed.source;
@@ -202,7 +204,7 @@ impl Inner {
         let tick = self.replace(&plan, rows).await?;
         drop(held);
         let names = plan.views.iter().map(|(_, name, _)| name.clone()).collect();
-        self.stats().kept.note_correction(Correction {
+        kept.note_correction(Correction {
             at_us: clock::now_us(),
             tick,
             schema: view.schema.clone(),

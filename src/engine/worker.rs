@@ -874,8 +874,12 @@ impl Worker {
             let shown = shown(Some(&horizon), times, edge.retention_us).above(floor_us);
             let delta = if edge.is_new {
                 edge.is_new = false;
-                let all = edge.changes.begin(&mut part.store, &shown)?;
-                if edge.tells_all { Some(all) } else { None }
+                if edge.tells_all {
+                    Some(edge.changes.begin(&mut part.store, &shown)?)
+                } else {
+                    edge.changes.resume(&mut part.store, &shown, Told::all(&shown))?;
+                    None
+                }
             } else {
                 Some(edge.changes.step(&mut part.store, &dirty, &shown)?)
             };

@@ -68,13 +68,7 @@ impl Worker {
     }
 
     /// Takes this worker's partitions, and the ids in its buckets.
-    pub(super) fn restore_source(
-        &mut self,
-        source: Oid,
-        time: SourceTime,
-        floor_us: Option<i64>,
-        saved: &SavedSource,
-    ) {
+    pub(super) fn restore_source(&mut self, source: Oid, time: SourceTime, floor_us: Option<i64>, saved: &SavedSource) {
         self.times.insert(source, time);
         let (index, workers, buckets) = (self.index, self.workers, self.buckets());
         let Some(reader) = self.sources.get_mut(&source) else { return };

@@ -247,8 +247,11 @@ impl ClosedSlice {
         if ids.is_sorted() && ids.last() != Some(&GONE) {
             return Ok(SliceBatch::new(self.slice, ids, counts.values().to_vec(), states));
         }
-        let mut order: Vec<u32> = (0..ids.len() as u32).filter(|&row| ids[row as usize] != GONE).collect();
-        order.sort_unstable_by_key(|&row| ids[row as usize]);
+        // Keys are numbered anew in their order, so that those that are left ascend.
+        let order: Vec<u32> = (0..ids.len() as u32).filter(|&row| ids[row as usize] != GONE).collect();
+        if !order.is_sorted_by_key(|&row| ids[row as usize]) {
+            return Err(wrong("ids that are numbered anew do not ascend"));
+        }
         let order = UInt32Array::from(order);
         let values = |row: &u32| counts.value(*row as usize);
         Ok(SliceBatch::new(

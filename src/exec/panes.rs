@@ -123,18 +123,27 @@ impl Closed<'_> {
     }
 }
 
-/// Where a run of slices that makes a pane lies: its level and number.
-type PaneKey = (u32, i64);
+/// Where a run of slices that makes a pane lies: its level and number. What is in it does not change, unless slices are
+/// forgotten or keys numbered anew.
+pub type PaneKey = (u32, i64);
+
+/// A part of the closed slices of a range.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    /// `None`: it is one slice.
+    pub pane: Option<PaneKey>,
+    pub slices: &'a [Arc<ClosedSlice>],
+}
 
 /// The runs of slices whose panes make up the range: a run of one slice needs no pane.
-fn runs<'a>(closed: &Closed<'a>, range: &Range<i64>) -> Vec<(Option<PaneKey>, &'a [Arc<ClosedSlice>])> {
+pub fn runs<'a>(closed: &Closed<'a>, range: &Range<i64>) -> Vec<Run<'a>> {
     let mut rest = slices_in(closed.slices, range);
     let mut runs = Vec::new();
     while let Some(first) = rest.first() {
         let pane = closed.largest_pane(first.slice, range);
         let end = pane.as_ref().map_or(1, |(_, pane)| rest.partition_point(|s| s.slice < pane.end));
-        let key = pane.filter(|_| end > 1).map(|(level, pane)| (level, pane.start.div_euclid(pane.end - pane.start)));
-        runs.push((key, &rest[..end]));
+        let pane = pane.filter(|_| end > 1).map(|(level, pane)| (level, pane.start.div_euclid(pane.end - pane.start)));
+        runs.push(Run { pane, slices: &rest[..end] });
         rest = &rest[end..];
     }
     runs
@@ -147,7 +156,7 @@ impl Panes {
 
     /// Batches that together are the closed slices of the range, few and large.
     pub fn cover(&self, closed: &Closed<'_>, range: Range<i64>) -> Result<Vec<Arc<SliceBatch>>, ExecError> {
-        runs(closed, &range).into_iter().map(|(key, run)| self.pane(closed, key, run)).collect()
+        runs(closed, &range).into_iter().map(|run| self.batch(closed, run)).collect()
     }
 
     /// The least work that gives the closed slices of the range: panes alone, or a total and the slices that it has too
@@ -229,13 +238,10 @@ impl Panes {
         Shelf::with(self.cache.clone(), self.tally.clone(), Some(batch), false)
     }
 
-    fn pane(
-        &self,
-        closed: &Closed<'_>,
-        key: Option<PaneKey>,
-        run: &[Arc<ClosedSlice>],
-    ) -> Result<Arc<SliceBatch>, ExecError> {
-        let Some((level, number)) = key.filter(|_| run.len() > 1) else { return run[0].batch() };
+    /// The slices of a run as one.
+    pub fn batch(&self, closed: &Closed<'_>, run: Run<'_>) -> Result<Arc<SliceBatch>, ExecError> {
+        let Run { pane, slices: run } = run;
+        let Some((level, number)) = pane.filter(|_| run.len() > 1) else { return run[0].batch() };
         if let Some(batch) = self.made.lock().panes.get(&(level, number)).and_then(|pane| pane.shelf.get()) {
             return Ok(batch);
         }
@@ -245,7 +251,7 @@ impl Panes {
             let width = FANOUT.pow(level - 1);
             let of = |s: &Arc<ClosedSlice>| s.slice.div_euclid(width);
             run.chunk_by(|a, b| of(a) == of(b))
-                .map(|run| self.pane(closed, Some((level - 1, of(&run[0]))), run))
+                .map(|run| self.batch(closed, Run { pane: Some((level - 1, of(&run[0]))), slices: run }))
                 .collect::<Result<_, _>>()?
         };
         if let [alone] = parts.as_slice() {
@@ -274,10 +280,9 @@ impl Made {
     fn cost(&self, closed: &Closed<'_>, range: &Range<i64>) -> usize {
         let slice =
             |s: &Arc<ClosedSlice>| if s.is_in_memory() { s.bytes() } else { s.bytes().saturating_mul(FROM_FILE) };
-        let bytes = |(key, run): (Option<PaneKey>, &[Arc<ClosedSlice>])| match key.and_then(|key| self.panes.get(&key))
-        {
+        let bytes = |run: Run<'_>| match run.pane.and_then(|key| self.panes.get(&key)) {
             Some(pane) if !pane.shelf.is_empty() => pane.bytes,
-            _ => run.iter().map(slice).sum(),
+            _ => run.slices.iter().map(slice).sum(),
         };
         if range.is_empty() { 0 } else { runs(closed, range).into_iter().map(bytes).sum() }
     }

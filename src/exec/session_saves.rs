@@ -72,7 +72,9 @@ impl SessionStore {
     /// From now on [`SessionStore::save`] gives what has changed. The store belongs to a worker that owns these buckets. Cost: an
     /// entry in a hash set a row.
     pub fn track_saves(&mut self, buckets: Buckets) {
-        self.unsaved = Some(UnsavedSessions::new(buckets, true, 0));
+        if self.unsaved.as_ref().is_none_or(|unsaved| unsaved.buckets != buckets) {
+            self.unsaved = Some(UnsavedSessions::new(buckets, true, 0));
+        }
     }
 
     /// See [`super::durable`]. Errors: a store that does not track what is saved.

@@ -121,7 +121,9 @@ impl Case {
     }
 
     fn load(&mut self, parts: &[Vec<Saved>], buckets: Buckets) {
-        self.store = SessionStore::load(self.store.layout.clone(), parts, buckets).unwrap();
+        self.store = SessionStore::load(self.store.layout.clone(), parts, buckets.clone()).unwrap();
+        // What is tracked already goes on.
+        self.store.track_saves(buckets);
         self.store.track_changes();
         self.changes = SessionChanges::new(self.view.clone()).unwrap();
         self.changes.resume(&mut self.store).unwrap();

@@ -184,11 +184,9 @@ impl Shelf {
         on_it.batch.is_some() && !on_it.pinned
     }
 
+    /// Of one that is cached: what is pinned is not among those that are asked.
     fn clear(&self) -> Option<Arc<SliceBatch>> {
         let mut on_it = self.on_it.lock();
-        if on_it.pinned {
-            return None;
-        }
         let batch = on_it.batch.take()?;
         self.count(batch.bytes, false, false);
         Some(batch)

@@ -62,8 +62,10 @@ impl SliceStore {
         all.sort_by_key(|batch| batch.slice);
         // Which of them a key is in is not known without reading them: until the last goes, all count as in use.
         self.last_seen = vec![self.closed_gone + self.closed.len() as u32; self.keys.len()];
-        // What was saved of these slices is wrong.
-        self.save_whole_next();
+        // What was saved of these slices is wrong: no file of them may be read again.
+        if let Some(saves) = &mut self.saves {
+            saves.renumbered = true;
+        }
         self.open.retain(|slice, _| !slices.contains(slice));
         self.open.extend(still_open);
         // What readers have put together is of slices that are no more.

@@ -25,7 +25,7 @@ use super::keys::{KeyDictionary, KeySnapshot};
 use super::open_slice::{OpenSlice, Tracks};
 use super::panes::{Closed, Panes};
 use super::session_store::SessionLayout;
-use super::slice_batch::{Merged, Merging, by_chunk};
+use super::slice_batch::{Merged, Merging, by_chunk, slices_in};
 use super::slice_cache::SliceCache;
 use super::state::Measure;
 use super::store_saved::Saves;
@@ -416,8 +416,16 @@ impl SliceStore {
             before: self.closed_before,
             slices: &self.closed,
         };
-        for batch in self.panes.cover(&closed, range.clone())? {
-            merged.add_looked_up(&batch.piece(measures), false)?;
+        if measures.iter().all(|&m| self.layout.measures[m].is_exact()) {
+            for batch in self.panes.cover(&closed, range.clone())? {
+                merged.add_looked_up(&batch.piece(measures), false)?;
+            }
+        } else {
+            // One after the other, so that what comes out depends on what the slices say alone, not on which of them are closed:
+            // it is what will be taken back, also after a restart.
+            for slice in slices_in(&self.closed, &range) {
+                merged.add_looked_up(&slice.batch()?.piece(measures), false)?;
+            }
         }
         for (_, open) in self.open.range(range) {
             let (mut at, mut slots) = (Vec::new(), Vec::new());

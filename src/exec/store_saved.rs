@@ -107,13 +107,6 @@ impl SliceStore {
             Some(Saves { buckets, whole_next: true, renumbered: true, keys: 0, given_before: i64::MIN, last: None });
     }
 
-    /// What was saved does not hold any more.
-    pub(super) fn save_whole_next(&mut self) {
-        if let Some(saves) = &mut self.saves {
-            saves.whole_next = true;
-        }
-    }
-
     /// What has changed since the last `save`, or all. Cost: a copy of the states that changed, and with `whole` of all that are
     /// open; keys and closed slices are shared. Errors: a store that does not track what is saved; nothing is lost by one, the
     /// next gives all.

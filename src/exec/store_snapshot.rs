@@ -7,7 +7,7 @@ use super::ExecError;
 use super::closed_slice::ClosedSlice;
 use super::id_set::IdSet;
 use super::keys::KeySnapshot;
-use super::panes::{Closed, Panes, Step};
+use super::panes::{Closed, Panes, Run, Step, runs};
 use super::slice_batch::{Merged, Merging, SliceBatch, ids_of, slices_in};
 use super::slice_store::StoreLayout;
 
@@ -25,6 +25,13 @@ pub struct StoreSnapshot {
     /// Slices below this are closed, with rows or without.
     pub closed_before: i64,
     pub panes: Arc<Panes>,
+}
+
+/// One of few parts of a range.
+#[derive(Clone, Copy)]
+pub enum Part<'a> {
+    Closed(Run<'a>),
+    Open(&'a Arc<SliceBatch>),
 }
 
 /// A slice of a snapshot, in memory or not.
@@ -47,6 +54,13 @@ impl Slice<'_> {
         match self {
             Slice::Closed(closed) => closed.batch(),
             Slice::Open(open) => Ok(Arc::clone(open)),
+        }
+    }
+
+    pub fn is_in_memory(&self) -> bool {
+        match self {
+            Slice::Closed(closed) => closed.is_in_memory(),
+            Slice::Open(_) => true,
         }
     }
 
@@ -94,11 +108,18 @@ impl StoreSnapshot {
         Ok(steps)
     }
 
-    /// Batches that together are the slices of the range, few and large: panes of the closed ones, and the open ones.
-    pub fn cover(&self, range: Range<i64>) -> Result<Vec<Arc<SliceBatch>>, ExecError> {
-        let mut batches = self.panes.cover(&self.closed(), self.closed_part(&range))?;
-        batches.extend(slices_in(&self.open, &range).iter().cloned());
-        Ok(batches)
+    /// Parts that together are the slices of the range, few and large: panes of the closed ones, and the open ones. Nothing is
+    /// read or put together yet.
+    pub fn parts(&self, range: Range<i64>) -> impl Iterator<Item = Part<'_>> {
+        let closed = runs(&self.closed(), &self.closed_part(&range)).into_iter().map(Part::Closed);
+        closed.chain(slices_in(&self.open, &range).iter().map(Part::Open))
+    }
+
+    pub fn batch(&self, part: Part<'_>) -> Result<Arc<SliceBatch>, ExecError> {
+        match part {
+            Part::Closed(run) => self.panes.batch(&self.closed(), run),
+            Part::Open(open) => Ok(Arc::clone(open)),
+        }
     }
 
     /// Merges the slices of a range, for the keys in `only` if given; keys with no rows are left out. Cost: the rows of the

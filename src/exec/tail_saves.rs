@@ -66,6 +66,10 @@ const EVERY_BUCKET: Buckets = 0..=u8::MAX;
 impl Tail {
     /// From now on [`Tail::save`] can be asked.
     pub fn track_saves(&mut self) {
+        // One that was loaded goes on from what was saved.
+        if self.said.is_some() {
+            return;
+        }
         for (_, stage) in &mut self.nodes {
             match stage {
                 Stage::Operator(operator) => {
@@ -78,7 +82,6 @@ impl Tail {
                 Stage::TemporalFilter(filter, _) => filter.track_saves(),
             }
         }
-        self.said = None;
     }
 
     /// What has changed since the last `save`, or all. After an error the next gives all.

@@ -166,11 +166,18 @@ impl SliceFile for InMemory {
     }
 }
 
+/// A closed slice in a file.
+struct Kept {
+    rows: usize,
+    bytes: usize,
+    file: Arc<dyn SliceFile>,
+}
+
 /// What is kept of a tail.
 #[derive(Default)]
 struct Store {
     saves: Vec<Saved>,
-    closed: BTreeMap<(usize, i64), (usize, usize, Arc<dyn SliceFile>)>,
+    closed: BTreeMap<(usize, i64), Kept>,
 }
 
 impl Store {
@@ -179,15 +186,16 @@ impl Store {
         for (node, slice) in saved.closed {
             let file: Arc<dyn SliceFile> = Arc::new(InMemory(slice.to_save().unwrap()));
             slice.keep_in(file.clone());
-            self.closed.insert((node, slice.slice), (slice.rows(), slice.bytes(), file));
+            let kept = Kept { rows: slice.rows(), bytes: slice.bytes(), file };
+            self.closed.insert((node, slice.slice), kept);
         }
-        assert!(saved.saved.whole || !self.saves.is_empty());
+        assert_eq!(saved.saved.whole, whole || self.saves.is_empty());
         self.saves.push(saved.saved);
     }
 
     fn load(&self, flow: &Flow, now: Now, retention_us: Option<i64>) -> Result<Tail, ExecError> {
-        let entry = |(&(node, slice), (rows, bytes, file)): (&(usize, i64), &(usize, usize, Arc<dyn SliceFile>))| {
-            (node, ClosedEntry { slice, rows: *rows, bytes: *bytes, file: file.clone() })
+        let entry = |(&(node, slice), kept): (&(usize, i64), &Kept)| {
+            (node, ClosedEntry { slice, rows: kept.rows, bytes: kept.bytes, file: kept.file.clone() })
         };
         let closed = self.closed.iter().map(entry).collect();
         Tail::load(flow, &self.saves, closed, &now, now.clock_us, retention_us, &Arc::default())
@@ -267,6 +275,7 @@ fn run(plan: &StreamPlan, append_only: bool, seed: u64, seen: &mut Seen) {
             if random.random_bool(0.6) {
                 cut_flow = flow();
                 cut = store.load(&cut_flow, now, plan.retention_us).unwrap();
+                cut.track_saves();
                 seen.loads += 1;
             }
         }

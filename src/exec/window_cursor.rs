@@ -21,6 +21,8 @@ pub struct WindowCursor {
     moving: Vec<usize>,
     others: Vec<usize>,
     run: Option<Run>,
+    /// How far the next run looks ahead into slices that are in files: farther each time.
+    ahead: i64,
 }
 
 struct Run {
@@ -37,7 +39,7 @@ impl WindowCursor {
         // Few keys are found by binary search, which beats going over the slices.
         let few = only.as_ref().is_some_and(|only| only.len() <= StoreSnapshot::FEW_KEYS);
         let (moving, others) = measures.iter().partition(|&&m| !few && snapshot.layout.measures[m].invertible());
-        WindowCursor { snapshot, measures, only, moving, others, run: None }
+        WindowCursor { snapshot, measures, only, moving, others, run: None, ahead: 0 }
     }
 
     pub fn snapshot(&self) -> &StoreSnapshot {
@@ -62,8 +64,8 @@ impl WindowCursor {
         let overlaps = next.is_some_and(|next| (range.start..range.end).contains(&next.start) && next.end >= range.end);
         let moved = if moves_on {
             self.move_on(range.clone())?
-        } else if overlaps && !self.moving.is_empty() {
-            self.begin(range.clone())?
+        } else if let Some(next) = next.filter(|_| overlaps && !self.moving.is_empty()) {
+            self.begin(range.clone(), next.end)?
         } else {
             self.run = None;
             return self.snapshot.merge(range, &self.measures, self.only.as_deref());
@@ -88,9 +90,14 @@ impl WindowCursor {
     }
 
     /// A new run. It has slots for the keys of one more window's length, so that it lasts until the windows no longer overlap
-    /// with the first, and holds at most twice the keys.
-    fn begin(&mut self, range: Range<i64>) -> Result<Merged, ExecError> {
-        let known_before = range.end.saturating_add(range.end.saturating_sub(range.start));
+    /// with the first, and holds at most twice the keys; fewer where slices would have to be read for it that may not be asked
+    /// for.
+    fn begin(&mut self, range: Range<i64>, next_end: i64) -> Result<Merged, ExecError> {
+        let most = range.end.saturating_add(range.end.saturating_sub(range.start));
+        self.ahead = next_end.saturating_sub(range.end).max(self.ahead.saturating_mul(2));
+        let least = range.end.saturating_add(self.ahead).min(most);
+        let in_file = self.snapshot.slices(least..most).find(|slice| !slice.is_in_memory());
+        let known_before = in_file.map_or(most, |slice| slice.number());
         let steps = self.snapshot.steps(range.clone(), &self.moving)?;
         // A total that slices are taken away from knows keys of those, too.
         let mut ids = IdSet::new(self.snapshot.keys.len);

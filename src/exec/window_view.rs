@@ -340,7 +340,7 @@ impl Changes {
     ) -> Result<Delta, ExecError> {
         let mut out = DeltaRows::default();
         match self.view.emit {
-            Emit::OnUpdate => self.update(store, dirty, shown, &mut out)?,
+            Emit::OnUpdate => self.update(store, dirty, shown, |_, _| true, &mut out)?,
             Emit::OnWindowClose => self.close(store, shown, &mut out)?,
         }
         // What cannot change any more need not be remembered; what retention forgets goes without a retraction.
@@ -366,6 +366,7 @@ impl Changes {
         store: &mut SliceStore,
         dirty: &[(i64, Vec<u32>)],
         shown: &Shown,
+        wanted: impl Fn(&WindowView, i64) -> bool,
         out: &mut DeltaRows,
     ) -> Result<(), ExecError> {
         let grid = store.layout().grid;
@@ -373,7 +374,7 @@ impl Changes {
         let mut by_window: BTreeMap<i64, BTreeSet<u32>> = BTreeMap::new();
         for (slice, ids) in dirty {
             for end in self.view.windows_over(grid, *slice) {
-                if self.view.shows(first_kept_us, shown, end) {
+                if wanted(&self.view, end) && self.view.shows(first_kept_us, shown, end) {
                     by_window.entry(end).or_default().extend(ids);
                 }
             }
@@ -560,27 +561,48 @@ mod tests {
             case
         }
 
-        /// One tick: rows of (key, time, value, weight), then everything before `final_until_us` is final.
-        fn tick(&mut self, rows: &[(i64, i64, i64, i64)], final_until_us: Option<i64>) {
+        fn batch(&self, rows: &[(i64, i64, i64, i64)]) -> StoreRows {
             let grid = self.store.layout().grid.unwrap();
             let values: ArrayRef = Arc::new(rows.iter().map(|r| r.2).collect::<Int64Array>());
-            let batch = StoreRows {
+            StoreRows {
                 rows: rows.len(),
                 slices: rows.iter().map(|r| grid.slice_of(r.1)).collect(),
                 keys: vec![Arc::new(rows.iter().map(|r| r.0).collect::<Int64Array>())],
                 args: vec![Vec::new(), vec![values.clone()], vec![values]],
                 filters: vec![None, None, None],
                 weights: rows.iter().any(|r| r.3 != 1).then(|| rows.iter().map(|r| r.3).collect()),
-            };
-            self.store.apply(&batch).unwrap();
-            self.rows.extend(rows);
-            let shown = Shown { horizon_us: None, final_until_us };
-            let dirty = self.store.take_dirty();
-            let delta = self.changes.step(&mut self.store, &dirty, &shown).unwrap();
+            }
+        }
+
+        fn tell(&mut self, delta: &Delta) {
             for row in 0..delta.num_rows() {
                 *self.told.entry(line(&delta.rows, row)).or_default() += delta.weight(row);
             }
             self.told.retain(|_, weight| *weight != 0);
+        }
+
+        /// The slices of a range get these rows instead of theirs.
+        fn replace(&mut self, slices: Range<i64>, rows: &[(i64, i64, i64, i64)], final_until_us: Option<i64>) {
+            let grid = self.store.layout().grid.unwrap();
+            self.rows.retain(|row| !slices.contains(&grid.slice_of(row.1)));
+            self.rows.extend(rows.iter().filter(|row| slices.contains(&grid.slice_of(row.1))));
+            let mut shadow = SliceStore::new(self.store.layout().clone()).unwrap();
+            shadow.apply(&self.batch(rows)).unwrap();
+            let before = self.store.snapshot().unwrap();
+            let touched = self.store.replace(slices, &shadow.drain().unwrap()).unwrap();
+            let shown = Shown { horizon_us: None, final_until_us };
+            let delta = self.changes.correct(&mut self.store, &before, &touched, &shown).unwrap();
+            self.tell(&delta);
+        }
+
+        /// One tick: rows of (key, time, value, weight), then everything before `final_until_us` is final.
+        fn tick(&mut self, rows: &[(i64, i64, i64, i64)], final_until_us: Option<i64>) {
+            self.store.apply(&self.batch(rows)).unwrap();
+            self.rows.extend(rows);
+            let shown = Shown { horizon_us: None, final_until_us };
+            let dirty = self.store.take_dirty();
+            let delta = self.changes.step(&mut self.store, &dirty, &shown).unwrap();
+            self.tell(&delta);
             if let Some(us) = final_until_us {
                 self.store.close(us).unwrap();
             }
@@ -680,7 +702,25 @@ mod tests {
                     final_until = Some(least + random.random_range(0..15));
                 }
                 case.tick(&rows, final_until);
+                if random.random_bool(0.2) {
+                    // As after a restart.
+                    case.changes = Changes::new(case.changes.view.clone()).unwrap();
+                    let shown = Shown { horizon_us: None, final_until_us: final_until };
+                    case.changes.resume(&mut case.store, &shown, Told::all(&shown)).unwrap();
+                }
                 case.check(final_until, seed);
+                if random.random_bool(0.3) {
+                    let first = grid.slice_of(random.random_range(-40..40));
+                    let slices = first..first + random.random_range(1..9);
+                    let rows: Vec<_> = (0..random.random_range(0..12))
+                        .map(|_| {
+                            let slice = random.random_range(slices.clone());
+                            (random.random_range(0..6), grid.start_us(slice), random.random_range(-5..5), 1)
+                        })
+                        .collect();
+                    case.replace(slices, &rows, final_until);
+                    case.check(final_until, seed);
+                }
             }
         }
     }

@@ -280,7 +280,7 @@ impl From<DataFusionError> for PlanError {
             },
             DataFusionError::Shared(shared) => match std::sync::Arc::try_unwrap(shared) {
                 Ok(error) => PlanError::from(error),
-                Err(shared) => of_message(&shared.strip_backtrace()),
+                Err(shared) => of_shared(&shared),
             },
             DataFusionError::SchemaError(error, _) => of_schema(*error),
             DataFusionError::ArrowError(error, _) => of_arrow(*error),
@@ -297,6 +297,32 @@ impl From<DataFusionError> for PlanError {
             DataFusionError::Execution(message) => of_message(&message),
             other => of_message(&other.strip_backtrace()),
         }
+    }
+}
+
+/// An error that several parts of a plan have been told.
+fn of_shared(error: &DataFusionError) -> PlanError {
+    match error {
+        DataFusionError::Shared(inner) => of_shared(inner),
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => of_shared(inner),
+        DataFusionError::ResourcesExhausted(message) => {
+            PlanError::from(DataFusionError::ResourcesExhausted(message.clone()))
+        }
+        DataFusionError::External(inner) if inner.is::<PlanError>() => {
+            inner.downcast_ref::<PlanError>().cloned().expect("it is one")
+        }
+        DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
+            ArrowError::DivideByZero => PlanError::DivisionByZero,
+            ArrowError::ArithmeticOverflow(message) => of_arrow(ArrowError::ArithmeticOverflow(message.clone())),
+            ArrowError::CastError(message) => of_arrow(ArrowError::CastError(message.clone())),
+            ArrowError::ParseError(message) => of_arrow(ArrowError::ParseError(message.clone())),
+            ArrowError::ComputeError(message) => of_arrow(ArrowError::ComputeError(message.clone())),
+            ArrowError::ExternalError(inner) if inner.is::<PlanError>() => {
+                inner.downcast_ref::<PlanError>().cloned().expect("it is one")
+            }
+            _ => of_message(&error.strip_backtrace()),
+        },
+        other => of_message(&other.strip_backtrace()),
     }
 }
 

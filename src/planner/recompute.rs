@@ -510,20 +510,29 @@ fn narrow(plan: LogicalPlan, reads: &Reads) -> Result<LogicalPlan, PlanError> {
         plan = state.optimize(&plan)?;
         let narrowed = plan.transform_up_with_subqueries(|plan| {
             let LogicalPlan::Filter(filter) = &plan else { return Ok(Transformed::no(plan)) };
-            let LogicalPlan::Extension(Extension { node }) = filter.input.as_ref() else {
-                return Ok(Transformed::no(plan));
-            };
-            let Some((input, times)) = times_of_rows(node.as_ref(), &filter.predicate) else {
-                return Ok(Transformed::no(plan));
-            };
-            let input = LogicalPlanBuilder::from(input).filter(times)?.build()?;
-            let windows = filter.input.with_new_exprs(filter.input.expressions(), vec![input])?;
-            let plan = LogicalPlanBuilder::from(windows).filter(filter.predicate.clone())?.build()?;
+            let Some(input) = with_times(&filter.input, &filter.predicate)? else { return Ok(Transformed::no(plan)) };
+            let plan = LogicalPlanBuilder::from(input).filter(filter.predicate.clone())?.build()?;
             Ok(Transformed::yes(plan))
         })?;
         plan = narrowed.data;
     }
     Ok(plan)
+}
+
+/// The windows under a condition with what it says of the times of their rows; `None` if there are none or it says nothing.
+fn with_times(plan: &LogicalPlan, predicate: &Expr) -> Result<Option<LogicalPlan>, DataFusionError> {
+    let input = match plan {
+        // Columns are left out, and none gets another name.
+        LogicalPlan::Projection(projection) if projection.expr.iter().all(|e| matches!(e, Expr::Column(_))) => {
+            with_times(&projection.input, predicate)?
+        }
+        LogicalPlan::Extension(Extension { node }) => match times_of_rows(node.as_ref(), predicate) {
+            Some((input, times)) => Some(LogicalPlanBuilder::from(input).filter(times)?.build()?),
+            None => None,
+        },
+        _ => None,
+    };
+    input.map(|input| plan.with_new_exprs(plan.expressions(), vec![input])).transpose()
 }
 
 /// The most window functions upon each other.

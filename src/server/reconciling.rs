@@ -16,6 +16,7 @@ use arrow::datatypes::{
 };
 use datafusion::common::ScalarValue;
 use futures::{StreamExt, stream};
+use sqlparser::ast;
 
 use super::error::{Notice, PgError};
 use super::pg_type::PgColumn;
@@ -23,10 +24,10 @@ use super::reading::Batches;
 use super::rows::{RowStream, RowsTag};
 use super::session::Session;
 use super::sqlstate as code;
-use crate::catalog::{CatalogError, Object, ObjectKind};
+use crate::catalog::{Object, ObjectKind};
 use crate::engine::{Comparable, Damage, Reconciliation, tick_number};
 use crate::planner::{self, Reads, Recomputed, Within, timestamp_text};
-use crate::sql::{Name, ObjectType, Reconcile};
+use crate::sql::{Name, Reconcile};
 
 /// Floats that aggregates have added up are equal to so many of the larger: the engine rounds an exact sum once, a batch engine
 /// rounds each step.
@@ -141,9 +142,8 @@ impl Session {
         match object.kind {
             ObjectKind::MaterializedView(_) => Ok(object),
             _ => {
-                let is = object.kind.object_type();
-                let name = object.name.clone();
-                Err(CatalogError::WrongKind { name, wanted: ObjectType::MaterializedView, is }.into())
+                let message = format!("\"{}\" is not a materialized view", object.name);
+                Err(PgError::new(code::WRONG_OBJECT_TYPE, message).hint("SHOW MATERIALIZED VIEWS lists them."))
             }
         }
     }
@@ -171,7 +171,11 @@ impl Session {
     }
 
     /// The moment that FROM or TO names; `zoned`: of a TIMESTAMPTZ.
-    async fn moment(&mut self, expr: &sqlparser::ast::Expr, zoned: bool) -> Result<i64, PgError> {
+    async fn moment(&mut self, expr: &ast::Expr, zoned: bool) -> Result<i64, PgError> {
+        if matches!(expr, ast::Expr::Value(value) if matches!(value.value, ast::Value::Number(..))) {
+            let message = format!("RECONCILE: {expr} is not a moment");
+            return Err(PgError::new(code::DATATYPE_MISMATCH, message).hint("Write it as '2026-01-31 12:00:00'."));
+        }
         let data_type = if zoned { "timestamptz" } else { "timestamp" };
         let value = self.evaluate(&[format!("CAST({expr} AS {data_type})")]).await?.pop();
         match value {

@@ -1,5 +1,7 @@
 //! RECONCILE.
 
+use sqlparser::tokenizer::Token;
+
 use super::parser::Cursor;
 use super::{Reconcile, SqlError, Statement};
 
@@ -17,7 +19,15 @@ impl Cursor<'_> {
         self.expect("MATERIALIZED VIEW")?;
         let mut reconcile = Reconcile { name: self.name()?, from: None, to: None, repair: false, corrections: false };
         if self.take("FROM") {
+            // So that `INTERVAL '1 day' TO ...` is not read as an interval of fields.
+            let rest = self.top_level("TO").map(|at| self.split_off(at));
             reconcile.from = Some(self.expr()?);
+            if let Some(rest) = rest {
+                if !self.at_end() {
+                    return Err(self.unexpected());
+                }
+                *self = rest;
+            }
         }
         if self.take("TO") {
             reconcile.to = Some(self.expr()?);
@@ -43,5 +53,20 @@ impl Cursor<'_> {
             return Err(SqlError::unsupported("RECONCILE ... WITH (corrections) without REPAIR", hint).at(options_at));
         }
         Ok(Statement::Reconcile(Box::new(reconcile)))
+    }
+
+    /// How many tokens ahead a word stands outside of brackets.
+    fn top_level(&self, wanted: &str) -> Option<usize> {
+        let mut depth = 0;
+        self.coming().position(|token| {
+            match token {
+                Token::LParen => depth += 1,
+                Token::RParen => depth -= 1,
+                _ => {}
+            }
+            let is_wanted = matches!(token, Token::Word(word)
+                if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(wanted));
+            depth == 0 && is_wanted
+        })
     }
 }

@@ -20,6 +20,17 @@ fn failure(text: &str, error: &SqlError) -> String {
 
 fn one(statement: &Statement) -> String {
     match statement {
+        Statement::Reconcile(r) => {
+            let bound = |bound: &Option<sqlparser::ast::Expr>| bound.as_ref().map(ToString::to_string);
+            format!(
+                "reconcile {} {:?} {:?} repair={} {}",
+                r.name,
+                bound(&r.from),
+                bound(&r.to),
+                r.repair,
+                r.corrections
+            )
+        }
         Statement::CreateSource(s) => format!(
             "source {}{} {} watermark={:?}{} include={:?} with={:?} {} {} {:?}{}",
             s.name,
@@ -591,6 +602,35 @@ fn sources_are_altered_and_jobs_cancelled() {
     insta::assert_snapshot!(show(
         "CREATE SOURCE s (ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'datagen') LATE ROWS INTO a.late FORMAT PLAIN ENCODE JSON"
     ), @r#"source s (ts TIMESTAMP) watermark=Some(("ts", 0)) include=[] with={"connector": "datagen"} PLAIN JSON {} late=a.late"#);
+}
+
+#[test]
+fn views_are_reconciled() {
+    insta::assert_snapshot!(check("
+        RECONCILE MATERIALIZED VIEW a.v
+        RECONCILE MATERIALIZED VIEW v FROM '2026-01-01' TO '2026-01-02' WITH (corrections = true) REPAIR
+        RECONCILE MATERIALIZED VIEW v FROM now() - INTERVAL '1 day' TO now() REPAIR
+        RECONCILE MATERIALIZED VIEW v TO '2026-01-01' WITH (corrections)
+        RECONCILE MATERIALIZED VIEW v WITH (force = true) REPAIR
+        RECONCILE MATERIALIZED VIEW v FROM 1 2 TO 3
+        RECONCILE MATERIALIZED VIEW v FROM
+        RECONCILE MATERIALIZED VIEW v REPAIR now
+        RECONCILE VIEW v
+        RECONCILE v
+        EXPLAIN RECONCILE MATERIALIZED VIEW v
+    "), @r#"
+    reconcile a.v None None repair=false false
+    reconcile v Some("'2026-01-01'") Some("'2026-01-02'") repair=true true
+    reconcile v Some("now() - INTERVAL '1 day'") Some("now()") repair=true false
+    47: RECONCILE ... WITH (corrections) without REPAIR is not supported (Without REPAIR nothing is changed: leave the option out, or write REPAIR at the end.) at <WITH (correc>
+    37: option FORCE of RECONCILE is not supported (The option is CORRECTIONS, of REPAIR.) at <force = true>
+    38: syntax error at or near "2" at <2 TO 3>
+    35: syntax error at end of input at <>
+    38: syntax error at or near "now" at <now>
+    11: RECONCILE VIEW is not supported (RECONCILE takes a MATERIALIZED VIEW: it compares the rows that the engine keeps with its query.) at <VIEW v>
+    11: syntax error at or near "v" at <v>
+    9: EXPLAIN RECONCILE is not supported (EXPLAIN the SELECT of the view: that is what is recomputed.) at <RECONCILE MA>
+    "#);
 }
 
 #[test]

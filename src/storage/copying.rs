@@ -54,19 +54,17 @@ pub(super) fn copy(from: &dyn Blobs, to: &dyn Blobs) -> Result<Copied, StorageEr
         };
         match copy_state(from, to, &manifest, &mut done) {
             Ok(copied) => return Ok(Copied { fallback: newest.fallback, ..copied }),
+            Err(Failure::Target(error)) => return Err(error),
             // It was swept, if the state has moved on. Else it is missing.
-            Err(error @ (StorageError::NotFound { .. } | StorageError::Corrupt { .. }))
-                if last == Some(manifest.number) =>
-            {
-                return Err(match error {
-                    StorageError::NotFound { name } => {
-                        StorageError::corrupt(&Manifest::name(manifest.number), format!("{name} is not there"))
-                    }
-                    error => error,
-                });
-            }
-            Err(StorageError::NotFound { .. } | StorageError::Corrupt { .. }) => last = Some(manifest.number),
-            Err(error) => return Err(error),
+            Err(Failure::Source(error)) => match error {
+                StorageError::NotFound { name } if last == Some(manifest.number) => {
+                    let reason = format!("{name} is not there");
+                    return Err(StorageError::corrupt(&Manifest::name(manifest.number), reason));
+                }
+                StorageError::Corrupt { .. } if last == Some(manifest.number) => return Err(error),
+                StorageError::NotFound { .. } | StorageError::Corrupt { .. } => last = Some(manifest.number),
+                error => return Err(error),
+            },
         }
     }
     Err(StorageError::Unavailable {
@@ -75,18 +73,30 @@ pub(super) fn copy(from: &dyn Blobs, to: &dyn Blobs) -> Result<Copied, StorageEr
     })
 }
 
+/// Where it failed.
+enum Failure {
+    Source(StorageError),
+    Target(StorageError),
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Failure::Source(error)
+    }
+}
+
 /// Copies one state. `done` are the files that are copied, with what is in them and their bytes.
 fn copy_state(
     from: &dyn Blobs,
     to: &dyn Blobs,
     manifest: &Manifest,
     done: &mut BTreeMap<String, (Vec<SectionRef>, u64)>,
-) -> Result<Copied, StorageError> {
+) -> Result<Copied, Failure> {
     for file in &manifest.files {
         if !done.contains_key(file) {
             let bytes = from.get(file, None)?;
             let sections = data_file::verify(file, &bytes)?;
-            to.put(file, std::slice::from_ref(&bytes), false)?;
+            to.put(file, std::slice::from_ref(&bytes), false).map_err(Failure::Target)?;
             done.insert(file.clone(), (sections, bytes.len() as u64));
         }
     }
@@ -94,14 +104,12 @@ fn copy_state(
     let name = Manifest::name(manifest.number);
     if let Some(missing) = sections(&manifest.body).iter().find(|section| !there.contains(section)) {
         let place = format!("bytes {} of {}", missing.offset, missing.file);
-        return Err(StorageError::corrupt(
-            &name,
-            format!("it names a section at {place}, and there is none in its files"),
-        ));
+        let reason = format!("it names a section at {place}, and there is none in its files");
+        return Err(StorageError::corrupt(&name, reason).into());
     }
 
     let read = match log::read(from, manifest.log_through) {
-        Err(ReadError::Gap(error) | ReadError::Failed(error)) => return Err(error),
+        Err(ReadError::Gap(error) | ReadError::Failed(error)) => return Err(error.into()),
         Ok(read) => read,
     };
     let mut copied = Copied {
@@ -113,17 +121,17 @@ fn copy_state(
         fallback: None,
     };
     for (spot, bytes) in &read.spots {
-        to.put(&spot.name, std::slice::from_ref(bytes), false)?;
+        to.put(&spot.name, std::slice::from_ref(bytes), false).map_err(Failure::Target)?;
         copied.bytes += bytes.len() as u64;
     }
 
     let superseded: Vec<String> = done.keys().filter(|file| !manifest.files.contains(file)).cloned().collect();
-    to.delete(&superseded)?;
+    to.delete(&superseded).map_err(Failure::Target)?;
     let bytes: Bytes = manifest.encode()?;
     copied.bytes += bytes.len() as u64;
-    match take_place(to, &name, &bytes)? {
+    match take_place(to, &name, &bytes).map_err(Failure::Target)? {
         Place::Ours => Ok(copied),
-        Place::Taken(_) => Err(StorageError::NotEmpty { location: to.location(), found: name }),
+        Place::Taken(_) => Err(Failure::Target(StorageError::NotEmpty { location: to.location(), found: name })),
     }
 }
 

@@ -16,6 +16,7 @@ const OURS: [&str; 5] = ["manifest", "data", "log", "lock", "tmp"];
 /// How often another process may commit before us.
 const MAX_ATTEMPTS: usize = 100;
 
+#[derive(Debug)]
 pub struct Opened {
     pub storage: Storage,
     /// None before the first commit.

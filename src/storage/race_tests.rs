@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::sim::{Faults, Kind, SimDisk, Turns};
+use super::copying::copy;
+use super::sim::{Faults, Kind, SimDisk, Turn, Turns};
 use super::{Blobs, Opened, SectionRef, Storage, StorageError};
 
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +117,13 @@ fn live(blobs: Arc<dyn Blobs>, writer: u64, steps: &[Step], told: &Mutex<Told>) 
 /// Fails unless everything that was told is in the final state.
 fn check(disk: &SimDisk, told: &Told) {
     disk.set_faults(Faults::default());
-    let opened = Storage::open_with(disk.process(), 999, 0).expect("it opens without faults");
+    // What a dead process had put may still arrive, and looks as if it were alive.
+    let arrives = |outcome: &Result<Opened, StorageError>| matches!(outcome, Err(StorageError::Fenced { .. }));
+    let mut outcome = Storage::open_with(disk.process(), 999, 0);
+    while arrives(&outcome) {
+        outcome = Storage::open_with(disk.process(), 999, 0);
+    }
+    let opened = outcome.expect("it opens without faults");
     let records = state(&opened).expect("it is read without faults");
     for (number, record) in &told.records {
         assert_eq!(records.get(*number as usize - 1), Some(record), "record {number} of {records:?}");
@@ -136,8 +143,84 @@ fn ends_well(outcome: Result<(), StorageError>) {
     }
 }
 
+type Body<'a, T> = Box<dyn FnOnce(Turn) -> T + Send + 'a>;
+
+fn records(of: &[&str]) -> Vec<Bytes> {
+    of.iter().map(|record| Bytes::copy_from_slice(record.as_bytes())).collect()
+}
+
+/// A process that has been away while another committed several times and swept.
+#[test]
+fn the_free_place_of_a_swept_manifest_is_no_way_back() {
+    let disk = SimDisk::new(Kind::Bucket, 1);
+    let old = Storage::open_with(disk.process(), 1, 0).expect("it opens").storage;
+    let new = Storage::open_with(disk.process(), 2, 0).expect("it opens").storage;
+    for n in 1..5 {
+        assert_eq!(new.commit(json!(n), BTreeSet::new(), 0, 0), Ok(n + 2));
+    }
+    new.sweep().expect("swept");
+    assert!(!disk.names().contains(&super::Manifest::name(2)), "the place is free");
+    let fenced = |outcome| assert!(matches!(outcome, Err(StorageError::Fenced { .. })), "{outcome:?}");
+    fenced(old.commit(json!("old"), BTreeSet::new(), 0, 0));
+    fenced(old.commit(json!("old"), BTreeSet::new(), 0, 0));
+    let third = Storage::open_with(disk.process(), 3, 0).expect("it opens");
+    assert_eq!(third.manifest.expect("a manifest").body, json!(4));
+}
+
+/// One process stops at some call of its `open` while another lives; then it goes on.
+#[test]
+fn no_two_processes_have_one_generation() {
+    for pause in 0..12 {
+        let disk = SimDisk::new(Kind::Bucket, 1);
+        Storage::open_with(disk.process(), 1, 0).expect("it opens");
+        let slow: Body<Option<u64>> = Box::new(|turn| {
+            let opened = Storage::open_with(disk.process_in_turns(turn), 2, 0);
+            opened.ok().map(|opened| opened.storage.generation())
+        });
+        let quick: Body<Option<u64>> = Box::new(|turn| {
+            let storage = Storage::open_with(disk.process_in_turns(turn), 3, 0).expect("it opens").storage;
+            for n in 0..4 {
+                storage.commit(json!(n), BTreeSet::new(), 0, 0).expect("committed");
+            }
+            storage.sweep().expect("swept");
+            Some(storage.generation())
+        });
+        let mut calls = 0;
+        let generations = Turns::run(vec![slow, quick], |waiting| {
+            calls += 1;
+            if calls <= pause { 0 } else { waiting - 1 }
+        });
+        assert_ne!(generations[0], generations[1], "it stopped after {pause} calls");
+    }
+}
+
+/// While a group is under way another takes over; and the answer to a group is lost.
+#[test]
+fn an_append_counts_once_or_is_fenced() {
+    let disk = SimDisk::new(Kind::Bucket, 1);
+    let old = Storage::open_with(disk.process(), 1, 0).expect("it opens").storage;
+    disk.set_faults(Faults { after: 1.0, ..Faults::default() });
+    // The second put, which is to tell what became of the first, fails as well.
+    assert!(old.append(1, &records(&["a"])).expect_err("its answer is lost").is_retryable());
+    let error = old.append(1, &records(&["other"])).expect_err("refused");
+    assert!(error.is_retryable(), "{error}");
+    disk.set_faults(Faults::default());
+    let error = old.append(1, &records(&["other"])).expect_err("refused").to_string();
+    assert_eq!(error, "broken invariant: the log holds other records from 1 on, of an append that was given up");
+    old.append(1, &records(&["a", "b"])).expect("the first is there, the second is new");
+    let new = Storage::open_with(disk.process(), 2, 0).expect("it opens");
+    assert_eq!(new.log, (1..).zip(records(&["a", "b"])).collect::<Vec<_>>());
+    assert!(matches!(old.append(3, &records(&["c"])), Err(StorageError::Fenced { .. })));
+    new.storage.append(3, &records(&["c"])).expect("appended");
+}
+
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.max(300), failure_persistence: None, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     /// Three processes on a bucket, each thinking that it is alone.
     #[test]
@@ -157,7 +240,7 @@ proptest! {
         let threads = lives.iter().zip(2..).map(|(steps, writer)| {
             let (disk, told) = (&disk, &told);
             let body = move |turn| ends_well(live(disk.process_in_turns(turn), writer, steps, told));
-            Box::new(body) as Box<dyn FnOnce(_) + Send + '_>
+            Box::new(body) as Body<()>
         });
         let mut order = order.into_iter().cycle();
         Turns::run(threads.collect(), |_| order.next().map_or(0, usize::from));
@@ -189,5 +272,32 @@ proptest! {
             disk.crash();
         }
         check(&disk, &told.into_inner());
+    }
+
+    /// A copy is made while a process commits, appends and sweeps.
+    #[test]
+    fn a_copy_is_a_state(
+        seed in any::<u64>(),
+        before in steps(),
+        during in prop::collection::vec(steps(), 1..4),
+        order in prop::collection::vec(any::<u8>(), 200),
+    ) {
+        let (disk, target) = (SimDisk::new(Kind::Bucket, seed), SimDisk::new(Kind::Bucket, seed));
+        let told = Mutex::new(Told::default());
+        ends_well(live(disk.process(), 1, &before, &told));
+        let acknowledged = told.lock().records.clone();
+        let writer: Body<Option<StorageError>> = Box::new(|turn| {
+            ends_well(live(disk.process_in_turns(turn), 2, &during.concat(), &told));
+            None
+        });
+        let copier: Body<Option<StorageError>> =
+            Box::new(|turn| copy(&*disk.process_in_turns(turn), &*target.process()).err());
+        let mut order = order.into_iter().cycle();
+        let outcomes = Turns::run(vec![writer, copier], |_| order.next().map_or(0, usize::from));
+        prop_assert_eq!(&outcomes[1], &None);
+        check(&target, &Told { records: acknowledged, manifests: Vec::new() });
+        let copied = state(&Storage::open_with(target.process(), 3, 0).expect("it opens")).expect("it is read");
+        let all = state(&Storage::open_with(disk.process(), 4, 0).expect("it opens")).expect("it is read");
+        prop_assert!(all.starts_with(&copied), "{:?} is how {:?} began", copied, all);
     }
 }

@@ -44,6 +44,9 @@ const SECRETS: [&str; 9] = [
     "GOOGLE_SERVICE_ACCOUNT_KEY",
 ];
 
+const NO_CREDENTIALS: &str = "there are no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or \
+     AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), and this machine gives none";
+
 pub(super) struct RemoteBlobs {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
@@ -119,6 +122,10 @@ impl RemoteBlobs {
                 StorageError::InvalidUrl { url: self.location.clone(), reason: "there is no such bucket".into() }
             }
             Error::NotFound { .. } => StorageError::NotFound { name: format!("{}/{name}", self.location) },
+            // Without credentials it asks the machine that it runs on, which only a cloud's own has.
+            _ if says("169.254.169.254") || says("169.254.170.2") || says("metadata.google.internal") => {
+                StorageError::Denied { doing, reason: format!("{NO_CREDENTIALS} ({reason})") }
+            }
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StorageError::Denied { doing, reason },
             _ if says("507 Insufficient Storage") || says("QuotaExceeded") || says("StorageFull") => {
                 StorageError::Full { doing, reason }

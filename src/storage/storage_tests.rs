@@ -15,10 +15,7 @@ fn open(dir: &TempDir) -> Opened {
 }
 
 fn fails(dir: &TempDir) -> StorageError {
-    match Storage::open(url(dir), 7) {
-        Ok(_) => panic!("it opens"),
-        Err(error) => error,
-    }
+    Storage::open(url(dir), 7).expect_err("it does not open")
 }
 
 fn url(dir: &TempDir) -> &str {
@@ -204,7 +201,7 @@ fn a_folder_with_something_else_is_left_alone() {
     assert_eq!(fails(&dir), StorageError::NotRiverrun { location: url(&dir).into(), found });
     assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1);
     let file = dir.path().join("thesis.txt");
-    let error = Storage::open(file.to_str().expect("UTF-8"), 7).err().expect("a file is no folder");
+    let error = Storage::open(file.to_str().expect("UTF-8"), 7).expect_err("a file is no folder");
     assert!(matches!(error, StorageError::NotRiverrun { .. }), "{error}");
 }
 

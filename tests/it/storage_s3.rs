@@ -95,7 +95,7 @@ fn a_process_that_was_replaced_writes_nothing_more() {
     let old = place.open().storage;
     old.append(1, &records(&["a"])).expect("appended");
     if !place.in_bucket {
-        let error = Storage::open(&place.url, 7).err().expect("one process at a time");
+        let error = Storage::open(&place.url, 7).expect_err("one process at a time");
         assert!(matches!(error, StorageError::Locked { .. }), "{error}");
         return;
     }
@@ -161,7 +161,7 @@ fn a_backup_of_a_running_process_is_restored() {
 #[test]
 fn a_bucket_that_is_not_there_is_said_so() {
     if std::env::var_os("S3_ENDPOINT").is_some() {
-        let error = Storage::open("s3://nobody-has-made-this/x", 7).err().expect("refused").to_string();
+        let error = Storage::open("s3://nobody-has-made-this/x", 7).expect_err("refused").to_string();
         assert_eq!(error, "s3://nobody-has-made-this/x is no place to keep data: there is no such bucket");
     }
 }

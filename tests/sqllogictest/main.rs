@@ -128,7 +128,8 @@ async fn connect(port: u16, protocol: Protocol) -> Result<Connection, Failure> {
 }
 
 async fn run(file: &Path, protocol: Protocol) -> Result<(), String> {
-    let engine = Engine::start(EngineOptions { workers: 2, ..EngineOptions::default() }).map_err(|error| error.to_string())?;
+    let engine =
+        Engine::start(EngineOptions { workers: 2, ..EngineOptions::default() }).map_err(|error| error.to_string())?;
     let options = ServerOptions { listen: ([127, 0, 0, 1], 0).into(), ..ServerOptions::default() };
     let server = Server::start(engine.clone(), options).await.map_err(|error| error.to_string())?;
     let port = server.address().port();

@@ -744,7 +744,7 @@ mod tests {
                         .unwrap()
                         .iter()
                         .flat_map(|rows| {
-                            crate::exec::text::print_rows(&schema(), &[rows.clone()])
+                            crate::exec::text::print_rows(&schema(), std::slice::from_ref(rows))
                                 .lines()
                                 .map(str::to_string)
                                 .collect::<Vec<_>>()
@@ -771,6 +771,7 @@ mod tests {
                         let before = remembered(&cut, true);
                         cut = load(&[saves.clone()], 0..=255);
                         assert_eq!(remembered(&cut, true), before, "seed {seed}, tick {tick}");
+                        assert_eq!(cut.ids(), before.len(), "what has expired is not loaded");
                         if random.random_bool(0.3) {
                             let parts = [0..=99, 100..=200, 201..=255].map(|buckets| {
                                 let mut part = load(&[saves.clone()], buckets);

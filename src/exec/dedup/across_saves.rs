@@ -43,6 +43,9 @@ impl AcrossPartitions {
     /// From now on [`AcrossPartitions::save`] can be asked. These are the buckets of the worker. Cost: an entry in a hash map for
     /// each id of which rows come or become final.
     pub fn track_saves(&mut self, buckets: Buckets) {
+        if self.buckets.as_ref() == Some(&buckets) {
+            return;
+        }
         self.buckets = Some(buckets);
         self.unsaved = Some(UnsavedIds::new(true));
         self.noted_until_us = None;

@@ -171,11 +171,13 @@ impl WithinPartition {
             let (mut times, mut offsets) = (Vec::new(), Vec::new());
             for (key, first) in ids.iter().filter_map(|&id| Some((self.ids.key(id)?, self.ids.get(id)?))) {
                 let before = times.len();
-                (times.push(first.time_us), offsets.push(first.offset));
+                times.push(first.time_us);
+                offsets.push(first.offset);
                 let mut at = first.more;
                 while at != NONE {
                     let more = self.more[at as usize];
-                    (times.push(more.time_us), offsets.push(more.offset));
+                    times.push(more.time_us);
+                    offsets.push(more.offset);
                     at = more.next;
                 }
                 keys.push(key);

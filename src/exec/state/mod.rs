@@ -160,6 +160,11 @@ impl Measure {
         !matches!(self.kind, Kind::Extreme { .. } | Kind::Sketch | Kind::DataFusion { .. })
     }
 
+    /// Whether states merge to the same whatever their order. DataFusion rounds as it goes.
+    pub fn is_exact(&self) -> bool {
+        !matches!(self.kind, Kind::DataFusion { .. })
+    }
+
     /// Arrow form of one state; see the table at the top.
     pub fn state_type(&self) -> &DataType {
         &self.state_type

@@ -134,7 +134,6 @@ class Run:
             kills += self.one_life(kills < self.given.kills)
             self.server.workers = self.random.choice(self.given.workers) if self.random.random() < 0.4 else self.server.workers
             self.server.interval_ms = self.random.choice([200, 300, 500, 1000])
-            self.ends_now = self.topic_ends()
             self.server.start()
         self.server.wait_until_ready()
 
@@ -149,7 +148,7 @@ class Run:
             return 1
         self.quick = 0
         self.ready_s = self.server.wait_until_ready()
-        self.live(r.uniform(0.2, 1.8) * self.mean_life_s)
+        self.live(r.uniform(0.2, 1.8) * self.mean_life_s, self.topic_ends())
         while r.random() < 0.12:
             self.report.add("pauses (SIGSTOP)")
             self.server.pause(r.uniform(0.3, 3))
@@ -165,10 +164,10 @@ class Run:
         self.reader.raise_floor(floor)
         return 0
 
-    def live(self, seconds):
-        """Lets the server run, and notes when it has caught up with what was in the topics at its start."""
+    def live(self, seconds, ends=None):
+        """Lets the server run, and notes when it has caught up with these ends of the topics."""
         until = time.monotonic() + seconds
-        ends = self.ends_now
+        topic_of = {source.name: source.topic for source in objects.SOURCES}
         while time.monotonic() < until:
             self.server.check_alive()
             if ends:
@@ -176,15 +175,12 @@ class Run:
                     counts = self.counts()
                 except psycopg.Error:
                     counts = {}
-                source_of = {source.name: source.topic for source in objects.SOURCES}
-                there = {(source_of[source], partition): numbers[0] for (source, partition), numbers in counts.items()}
-                if all(there.get(key, -1) >= end for key, end in ends.items()):
+                there = {(source, partition): numbers[0] for (source, partition), numbers in counts.items()}
+                if all(there.get((source, at[1]), -1) >= end for source, topic in topic_of.items() for at, end in ends.items() if at[0] == topic):
                     self.report.took("from start to caught up", time.monotonic() - self.server.started)
                     self.report.add("times caught up")
-                    ends = self.ends_now = None
+                    ends = None
             time.sleep(0.05)
-
-    ends_now = None
 
     def counts(self):
         with self.server.connect(connect_timeout=20) as connection:

@@ -133,7 +133,8 @@ class Clicks(Writer):
     def event(self):
         r = self.random
         if self.recent and r.random() < 0.3:
-            event = dict(r.choice(self.recent))
+            # Older ones come back late as a rule.
+            event = dict(r.choice(self.recent if r.random() < 0.1 else self.recent[-60:]))
             if r.random() < 0.4:
                 # Not ahead of all others: they would be late.
                 event["ts"] = min(event["ts"] + r.randrange(-15_000, 90_000), self.time_ms())
@@ -175,6 +176,8 @@ class Payments(Writer):
     def transaction(self):
         r = self.random
         self.producer.begin_transaction()
+        # One without records cannot be ended: the client breaks off.
+        self.send(r.randrange(PARTITIONS), self.record())
         for _ in range(r.randrange(1, 6)):
             self.burst()
             time.sleep(0.5 + r.random() if r.random() < 0.01 else 0.02)

@@ -172,6 +172,7 @@ impl Coordinator {
         ViewBody {
             oid: view.object.oid,
             stores: view.feeds.iter().map(|feed| feed.store).collect(),
+            oldest_us: view.flow.feeds.iter().map(|feed| Some(feed.oldest.as_ref()?.start_us())).collect(),
             whole: self.is_whole_view(view.object.oid),
             current: view.current,
             targets: view.targets.iter().map(|(&oid, ends)| (oid, ends.clone())).collect(),

@@ -126,6 +126,11 @@ impl Coordinator {
                 }
             }
         }
+        for (feed, oldest_us) in flow.feeds.iter().zip(took_up.iter().flat_map(|took_up| &took_up.body.oldest_us)) {
+            if let (Some(oldest), Some(us)) = (&feed.oldest, oldest_us) {
+                oldest.set(*us);
+            }
+        }
         let mut tail = match &took_up {
             Some(took_up) => took_up.tail(self, &flow, &plan)?,
             None => Tail::new(&flow)?,

@@ -76,6 +76,7 @@ class Comparison:
     def compare(self, connection, when):
         """Every view, every verdict. Adds to the report's differences."""
         self.report.say(f"comparing {when}")
+        self.when = when
         total = 0
         for name, truth in self.truths():
             total += self.compare_view(connection, name, truth)
@@ -112,7 +113,7 @@ class Comparison:
         extra = self.db.execute(f"SELECT * FROM shown EXCEPT ALL SELECT * FROM {expected} ORDER BY ALL").fetchall()
         print(f"  {name:<16} {rows:>9} rows   {len(missing)} missing   {len(extra)} extra", flush=True)
         if missing or extra:
-            self.report.difference(f"{name}: missing {missing[:3]}, extra {extra[:3]}", len(missing) + len(extra))
+            self.report.difference(f"{self.when}, {name}: missing {missing[:3]}, extra {extra[:3]}", len(missing) + len(extra))
         path.unlink()
         return rows
 
@@ -125,7 +126,7 @@ class Comparison:
             for partition in range(PARTITIONS):
                 expected, there = judged.counts(partition), counts.get((name, partition))
                 if there != expected:
-                    self.report.difference(f"{name}, partition {partition}: {there}, by the law {expected}")
+                    self.report.difference(f"{self.when}, {name}, partition {partition}: {there}, by the law {expected}")
             self.compare_places(connection, "late_rows", judged, [(p, o, reason) for (p, o), (reason, _) in judged.late.items()], ", reason")
             self.compare_places(connection, "dead_letters", judged, judged.verdicts["dead"])
             self.compare_places(connection, "duplicates", judged, judged.verdicts["duplicate"])
@@ -136,8 +137,16 @@ class Comparison:
         missing, extra = set(expected) - set(there), set(there) - set(expected)
         twice = len(there) - len(set(there))
         if missing or extra or twice:
-            what = f"riverrun.{table} of {name}: {len(missing)} missing {sorted(missing)[:3]}, {len(extra)} extra {sorted(extra)[:3]}, {twice} twice"
+            what = f"{self.when}, riverrun.{table} of {name}: {len(missing)} missing {sorted(missing)[:3]}, {len(extra)} extra {sorted(extra)[:3]}, {twice} twice"
             self.report.difference(what, len(missing) + len(extra) + twice)
+
+    def reconcile(self, connection):
+        """What the engine itself finds when it computes views again from the log."""
+        for name in ("ten_minutes", "closed", "visits", "per_ad", "payments_1m", "clicks_1m", "here_by"):
+            rows = connection.execute(f"RECONCILE MATERIALIZED VIEW {name}").fetchall()
+            if rows:
+                self.report.difference(f"{self.when}, RECONCILE {name}: {rows[:3]}", len(rows))
+            self.report.add("views reconciled")
 
     def compare_shown(self, reader):
         """What was shown of closed windows at some time is what they hold for ever."""

@@ -171,4 +171,4 @@ class Comparison:
         """Records by verdict, over all sources, as the law has them."""
         names = ("read", "accepted", "late", "duplicate", "dead", "skipped")
         sums = [sum(column) for column in zip(*(j.counts(p) for j in self.judged.values() for p in range(PARTITIONS)))]
-        return ", ".join(f"{name} {count}" for name, count in zip(names, sums))
+        return dict(zip(names, sums))

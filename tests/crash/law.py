@@ -28,7 +28,7 @@ def read_topic(bootstrap, topic, partitions):
     log = {partition: [] for partition in range(partitions)}
     open_partitions = set(log)
     while open_partitions:
-        for message in consumer.consume(10_000, timeout=10):
+        for message in consumer.consume(1_000, timeout=0.2):
             if message.error() is None:
                 log[message.partition()].append((message.offset(), message.value()))
             elif message.error().code() == KafkaError._PARTITION_EOF:

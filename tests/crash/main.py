@@ -26,6 +26,11 @@ from server import Broker, Failed, Server
 # Kills that come before the server answers, at most so many in a row: each start must be able to get on in the end.
 MOST_QUICK = 3
 WAIT_S = 600
+# Without these a run has shown nothing.
+NEEDED = [
+    "checkpoints committed", "statements acknowledged", "DDL acknowledged", "transactions taken back", "transactions committed",
+    "transactions aborted", "reads of counts", "reads of one tick", "rows of closed windows read", "times caught up", "views reconciled",
+]
 
 
 def options():
@@ -246,6 +251,12 @@ class Run:
                 if end == self.server.terminate:
                     comparison.reconcile(connection)
         self.comparison = comparison
+        self.report.add("checkpoints committed", len(self.reader.committed))
+        for name in [name for name in NEEDED if not self.report.counts[name]]:
+            self.report.difference(f"{name}: none")
+        for name, count in comparison.verdicts().items():
+            if not count:
+                self.report.difference(f"no record is {name}")
 
     def kill_when_kept(self):
         """kill -9 when a checkpoint holds everything."""
@@ -275,10 +286,9 @@ class Run:
     def print_report(self):
         report = self.report
         self.read_logs()
-        report.add("checkpoints committed", len(self.reader.committed) if hasattr(self, "reader") else 0)
         print()
         if hasattr(self, "comparison"):
-            print(f"events by verdict, over all sources: {self.comparison.verdicts()}")
+            print("events by verdict, over all sources: " + ", ".join(f"{name} {count}" for name, count in self.comparison.verdicts().items()))
         for name, count in sorted(report.counts.items()):
             print(f"{name}: {count}")
         for name, seconds in sorted(report.slowest_s.items()):

@@ -34,7 +34,7 @@ QUIET.propagate = False
 
 def create_topics(bootstrap):
     topics = [NewTopic(topic, PARTITIONS, 1) for topic in TOPICS]
-    client = AdminClient({"bootstrap.servers": bootstrap})
+    client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     for made in client.create_topics(topics).values():
         made.result(60)
 

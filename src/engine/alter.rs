@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::coordinator::{Coordinator, Request};
+use super::coordinator::Coordinator;
 use super::error::EngineError;
+use super::orders::Command;
 use super::reader::{Altered, SourceChange};
-use super::worker::Command;
+use super::request::Request;
 use super::{DdlOutcome, Inner, source_setup, topic};
 use crate::catalog::{NameContext, Object, ObjectKind, Oid};
 use crate::connector::Watermarks;

@@ -73,6 +73,8 @@ pub struct ViewBody {
     pub oid: Oid,
     /// The store of each feed.
     pub stores: Vec<StoreId>,
+    /// Of each feed of sessions, the start of the oldest that is not final.
+    pub oldest_us: Vec<Option<i64>>,
     /// The state of the whole flow can be taken up again; else it is made anew from its sources.
     pub whole: bool,
     pub current: bool,

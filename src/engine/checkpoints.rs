@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use super::checkpoint::{Body, FORMAT, PartSave, SaveOrder, SourceBody, StoreBody, TableBody, ViewBody};
 use super::checkpointer::Job;
-use super::coordinator::{Asked, Coordinator, Reply, TickData, View};
+use super::coordinator::Coordinator;
+use super::dataflow::{TickData, View};
 use super::error::EngineError;
 use super::keeping::Heard;
+use super::orders::Command;
+use super::request::{Asked, Reply};
 use super::table::Written;
 use super::table_log::record_of;
-use super::worker::Command;
 use super::{TableChange, WriteOutcome};
 use crate::catalog::{ObjectKind, Oid};
 use crate::exec::ExecError;
@@ -175,6 +177,7 @@ impl Coordinator {
         ViewBody {
             oid: view.object.oid,
             stores: view.feeds.iter().map(|feed| feed.store).collect(),
+            oldest_us: view.flow.feeds.iter().map(|feed| Some(feed.oldest.as_ref()?.start_us())).collect(),
             whole: self.is_whole_view(view.object.oid),
             current: view.current,
             targets: view.targets.iter().map(|(&oid, ends)| (oid, ends.clone())).collect(),

@@ -9,237 +9,34 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::{Mutex, RwLock};
-use tokio::sync::{oneshot, watch};
+use parking_lot::RwLock;
+use tokio::sync::watch;
 
-use super::alter::{Alteration, Change, Gap, Pending};
-use super::backfill::HistoryProgress;
-use super::checkpoint::PartSave;
-use super::checkpointer::Said;
+use super::alter::Change;
 use super::clock::{self, Stopwatch};
+use super::dataflow::{FeedUse, Nowhere, Source, Store, TickData, View, fail, start_of};
 use super::error::EngineError;
 use super::keeping::{Heard, Keeping};
 use super::kept::Kept;
 use super::memory::Memory;
-use super::reader::{Consumer, SourceSetup};
-use super::reconcile::{AskedBasis, Basis, Logs};
-use super::repair::{RepairStep, Repairs};
-use super::stats::{Ids, PartitionStats, Stats};
-use super::subscription::{Subscriber, Subscription};
-use super::table::{Table, Written};
-use super::table_log::Logged;
-use super::topic::{Seen, TopicWatch};
-use super::version::Version;
-use super::worker::{Command, EdgeId, PassId, Report, StoreReport};
-use super::{TableChange, TickId, WriteOutcome};
-use crate::catalog::{Catalog, Object, Oid};
+use super::orders::{Command, Report};
+use super::reader::Consumer;
+use super::request::{Asked, Created, Reply, Request};
+use super::stats::Stats;
+use super::subscription::Subscriber;
+use super::table::Table;
+use super::topic::Seen;
+use crate::catalog::{Catalog, Oid};
 use crate::exec::Delta;
-use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
-use crate::exec::feed::Shortfall;
-use crate::exec::flow::{Feed, Flow, Input, Output, floor_us};
-use crate::exec::horizon::Horizon;
+use crate::exec::flow::{Input, Output, floor_us};
 use crate::exec::law::SourceTime;
-use crate::exec::regroup::{Regrouped, Regrouping};
-use crate::exec::regroup_changes::RegroupedChanges;
-use crate::exec::session_batch::SessionSnapshot;
-use crate::exec::store_snapshot::StoreSnapshot;
-use crate::exec::tail::{Tail, Times, shown};
-use crate::exec::window_view::WindowView;
-use crate::planner::stream_plan::StreamPlan;
+use crate::exec::tail::Times;
 
 /// How often a tick ends when nobody asks for one.
 pub const TICK: Duration = Duration::from_millis(100);
 /// Figures of stores are gathered every so many ticks.
 const DETAIL_EVERY: u64 = 10;
-
-pub(super) enum Request {
-    /// A source, table, view or materialized view that is in the catalog from now on.
-    Create {
-        object: Arc<Object>,
-        setup: Option<Box<NewSource>>,
-        plan: Option<Box<StreamPlan>>,
-        catalog: Arc<Catalog>,
-        reply: Reply<Vec<String>>,
-    },
-    /// A schema or database has come or gone.
-    Namespaces {
-        catalog: Arc<Catalog>,
-        reply: Reply<()>,
-    },
-    /// In an order in which nothing is left that reads what has gone.
-    Drop {
-        oids: Vec<Oid>,
-        catalog: Arc<Catalog>,
-        reply: Reply<()>,
-    },
-    /// Drops views unless one of them has read its history by now.
-    Cancel {
-        oids: Vec<Oid>,
-        catalog: Arc<Catalog>,
-        reply: Reply<()>,
-    },
-    /// What ALTER SOURCE does; the object as it is from now on.
-    Alter {
-        object: Arc<Object>,
-        alteration: Alteration,
-        catalog: Arc<Catalog>,
-        reply: Reply<Vec<String>>,
-    },
-    Read {
-        objects: Vec<Oid>,
-        allow_partial: bool,
-        reply: Reply<Arc<Version>>,
-    },
-    Subscribe {
-        object: Oid,
-        as_of: Option<TickId>,
-        reply: Reply<Subscription>,
-    },
-    Write {
-        changes: Vec<TableChange>,
-        reply: Reply<WriteOutcome>,
-    },
-    /// Until the sources are read to these ends and every view over them has absorbed that.
-    Wait {
-        ends: BTreeMap<Oid, Vec<(i32, i64)>>,
-        reply: Reply<()>,
-    },
-    Topic(Seen),
-    /// Of a checkpoint.
-    Said(Said),
-    /// Of the log of tables.
-    Logged(Logged),
-    Repair(RepairStep),
-    /// What a view is compared by, as of one tick.
-    Reconcile {
-        asked: AskedBasis,
-        reply: Reply<Basis>,
-    },
-    /// Text for EXPLAIN.
-    Explain {
-        what: Explained,
-        reply: Reply<Vec<String>>,
-    },
-    /// After a last checkpoint, if there is storage.
-    Stop {
-        /// Without one.
-        at_once: bool,
-    },
-}
-
-/// What EXPLAIN is asked about.
-pub(super) enum Explained {
-    /// A view that runs, and with ANALYZE what it holds and has done.
-    View { oid: Oid, analyze: bool },
-    /// What a plan would become.
-    Plan(Box<StreamPlan>),
-}
-
-pub(super) type Reply<T> = oneshot::Sender<Outcome<T>>;
-pub(super) type Outcome<T> = Result<T, EngineError>;
-
-pub(super) struct NewSource {
-    pub setup: SourceSetup,
-    pub connector: String,
-    pub starts: BTreeMap<i32, i64>,
-}
-
-pub(super) struct Source {
-    pub object: Arc<Object>,
-    pub setup: SourceSetup,
-    pub connector: String,
-    pub starts: BTreeMap<i32, i64>,
-    /// There while some view reads the source.
-    pub watch: Option<TopicWatch>,
-    pub begun: bool,
-    pub assigned: BTreeMap<i32, usize>,
-    pub partitions: BTreeMap<i32, PartitionStats>,
-    pub trouble: Option<String>,
-    pub topic_trouble: Option<String>,
-    pub unseen_columns: Vec<String>,
-    /// By worker.
-    pub ids: BTreeMap<usize, Ids>,
-    /// Consumers whose history is still read.
-    pub backfills: HashMap<Consumer, Vec<HistoryProgress>>,
-    /// The ends as of the last look at the topic.
-    pub ends: Vec<(i32, i64)>,
-    /// Records that were never read, as reading went on elsewhere.
-    pub gaps: Vec<Gap>,
-    /// What ALTER SOURCE has changed of the law.
-    pub changes: Vec<Change>,
-    /// A late row could not be put into the table that it was to go to.
-    pub late_into_trouble: Option<String>,
-}
-
-pub(super) struct Store {
-    pub source: Oid,
-    pub feed: Arc<Feed>,
-    /// Views that read it, with what each must keep by event time behind the watermark.
-    pub users: BTreeMap<Oid, Option<i64>>,
-    pub held: bool,
-    pub made_in: u64,
-    pub reports: BTreeMap<usize, StoreReport>,
-    /// Rows of earlier event times may be missing: the log no longer had them.
-    pub complete_from_us: Option<i64>,
-    /// The last [`Command::Floor`].
-    pub floor_us: Option<i64>,
-    /// The view it was made for and those that this was over, which may have been dropped since; and which of its feeds.
-    pub made_by: (Vec<Arc<Object>>, usize),
-    /// Before the process began.
-    pub short_before: Shortfall,
-}
-
-pub(super) struct FeedUse {
-    pub store: StoreId,
-    pub view: WindowView,
-    pub edge: Option<EdgeId>,
-    /// The store holds finer groups than the view's.
-    pub regrouped: Option<RegroupedUse>,
-    /// A temporal filter above has taken back the windows that end at or before this.
-    pub floor_us: Option<i64>,
-}
-
-pub(super) struct RegroupedUse {
-    pub by: Arc<Regrouping>,
-    /// For readers, on their threads: a tick does not wait for it.
-    pub reader: Arc<Mutex<Regrouped>>,
-    pub edge: Option<RegroupedEdge>,
-}
-
-/// A change stream of a regrouped view. Its groups are made of all workers' keys, so it is followed here.
-pub(super) struct RegroupedEdge {
-    pub regrouped: Regrouped,
-    pub changes: RegroupedChanges,
-    /// What the first step says is for nobody: who begins there is given the content.
-    pub skips_first: bool,
-}
-
-pub(super) struct View {
-    pub object: Arc<Object>,
-    pub plan: StreamPlan,
-    pub flow: Flow,
-    pub tail: Tail,
-    pub arrangement: Option<Arrangement>,
-    pub feeds: Vec<FeedUse>,
-    pub passes: Vec<PassId>,
-    /// By worker, what could not be taken for the passes.
-    pub passes_short: BTreeMap<(usize, PassId), Shortfall>,
-    /// Rows of earlier event times may be missing from the passes: the log no longer had them.
-    pub complete_from_us: Option<i64>,
-    pub made_in: u64,
-    /// By source: the ends it must reach to be current; `None` until they are known.
-    pub targets: BTreeMap<Oid, Option<Vec<(i32, i64)>>>,
-    pub current: bool,
-    /// When it began to read history, and the records of it that had been read by then.
-    pub began: Option<(i64, i64)>,
-    pub failed: Option<String>,
-    /// Of the passes, before the process began.
-    pub short_before: Shortfall,
-    /// The time its last step took and the rows it gave, for EXPLAIN ANALYZE.
-    pub step_us: u64,
-    pub rows_out: u64,
-}
 
 struct Wait {
     ends: BTreeMap<Oid, Vec<(i32, i64)>>,
@@ -281,63 +78,6 @@ pub(super) struct Coordinator {
     /// Another process owns the data.
     pub fenced: Option<String>,
     ended: watch::Sender<Option<String>>,
-}
-
-impl View {
-    /// Tables and views whose changes it takes.
-    pub fn upstream(&self) -> impl Iterator<Item = Oid> {
-        self.flow.tail.iter().flat_map(|node| &node.inputs).filter_map(|input| match input {
-            Input::Object(oid) => Some(*oid),
-            _ => None,
-        })
-    }
-
-    /// The changes of regrouped feeds that somebody follows, by feed.
-    fn follow_regrouped(&mut self, data: &TickData, times: &dyn Times) -> Result<HashMap<usize, Delta>, EngineError> {
-        let mut deltas = HashMap::new();
-        for (i, feed) in self.feeds.iter_mut().enumerate() {
-            let Some(edge) = feed.regrouped.as_mut().and_then(|r| r.edge.as_mut()) else { continue };
-            let parts = data.snapshots.get(&feed.store).map(Vec::as_slice).unwrap_or_default();
-            let parts: Vec<StoreSnapshot> = parts.iter().map(|(_, part)| part.clone()).collect();
-            let source = Horizon::Source(self.flow.feeds[i].source);
-            let shown = shown(Some(&source), times, self.plan.retention_us).above(feed.floor_us);
-            if std::mem::take(&mut edge.skips_first) {
-                edge.changes.resume(&mut edge.regrouped, &parts, &shown)?;
-            } else {
-                deltas.insert(i, edge.changes.step(&mut edge.regrouped, &parts, &shown)?);
-            }
-        }
-        Ok(deltas)
-    }
-}
-
-/// Everything that happened in a tick, while it is being put together.
-#[derive(Default)]
-pub(super) struct TickData {
-    pub edges: HashMap<EdgeId, Vec<Delta>>,
-    pub passes: HashMap<PassId, Vec<Delta>>,
-    /// By store, the parts in the order of workers.
-    pub snapshots: HashMap<StoreId, Vec<(usize, StoreSnapshot)>>,
-    /// By store, a part of each worker.
-    pub sessions: HashMap<StoreId, Vec<SessionSnapshot>>,
-    /// By store, the start of each worker's oldest session that is not final.
-    pub oldest_sessions: HashMap<StoreId, Vec<i64>>,
-    /// What tables and views changed.
-    pub outputs: HashMap<Oid, Vec<Delta>>,
-    /// What workers save.
-    pub saved: Vec<PartSave>,
-}
-
-struct Nowhere;
-
-impl Times for Nowhere {
-    fn watermark_us(&self, _: Oid) -> Option<i64> {
-        None
-    }
-
-    fn final_until_us(&self, _: Oid) -> Option<i64> {
-        None
-    }
 }
 
 impl Coordinator {
@@ -971,48 +711,5 @@ impl Coordinator {
     /// Keeps rows of tables that came too late.
     pub fn keep(&self, now_us: i64, late: Vec<super::verdicts::LateRow>) {
         self.kept.add(now_us, late, Vec::new());
-    }
-}
-
-pub(super) fn start_of(source: &Source, partition: i32) -> i64 {
-    source.starts.get(&partition).copied().unwrap_or(0)
-}
-
-pub(super) fn fail(view: &mut View, reason: &str) {
-    if view.failed.is_none() {
-        tracing::error!(view = view.object.name, reason, "view failed");
-        view.failed = Some(reason.to_string());
-    }
-}
-
-/// An object that was made, or why not, and who asked for it.
-pub(super) struct Created {
-    oid: Oid,
-    made: Outcome<Vec<String>>,
-    /// The catalog without it.
-    before: Arc<Catalog>,
-    reply: Reply<Vec<String>>,
-}
-
-#[derive(Default)]
-pub(super) struct Asked {
-    pub data: TickData,
-    created: Vec<Created>,
-    changed: Vec<Reply<()>>,
-    altered: Vec<(Outcome<Pending>, Reply<Vec<String>>)>,
-    pub written: Vec<Written>,
-    reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
-    bases: Vec<(AskedBasis, Logs, Reply<Basis>)>,
-    repairs: Repairs,
-    subscriptions: Vec<(Oid, Option<TickId>, Reply<Subscription>)>,
-    explained: Vec<(Explained, Reply<Vec<String>>)>,
-}
-
-impl Asked {
-    /// Somebody will be told only once a checkpoint holds what this tick does.
-    fn changes_what_lasts(&self) -> bool {
-        !(self.created.is_empty() && self.changed.is_empty() && self.altered.is_empty())
-            || self.written.iter().any(Written::waits_for_checkpoint)
-            || !self.repairs.replaced.is_empty()
     }
 }

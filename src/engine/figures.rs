@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::coordinator::{Coordinator, Explained, RegroupedUse, Source, Store, View};
+use super::coordinator::Coordinator;
+use super::dataflow::{RegroupedUse, Source, Store, View};
 use super::error::EngineError;
 use super::keeping::Keeping;
+use super::orders::StoreReport;
+use super::request::Explained;
 use super::stats::{SliceStats, SourceStats, Stats, ViewStats};
-use super::worker::StoreReport;
 use crate::catalog::Oid;
 use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::coordinator::{Coordinator, FeedUse, NewSource, RegroupedEdge, RegroupedUse, Request, Source, Store, View};
+use super::coordinator::Coordinator;
+use super::dataflow::{FeedUse, RegroupedEdge, RegroupedUse, Source, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;
+use super::orders::{Begins, Command};
+use super::request::{NewSource, Request};
 use super::restore::{TookUp, with_views_below};
 use super::topic::TopicWatch;
-use super::worker::{Begins, Command, attached_feed, attached_pass};
+use super::worker::{attached_feed, attached_pass};
 use crate::catalog::{Object, ObjectKind, Oid};
 use crate::exec::ExecError;
 use crate::exec::arrangement::Arrangement;
@@ -121,6 +124,11 @@ impl Coordinator {
                 if choice.found.is_none() {
                     return Err(self.not_shared(feed, &choice));
                 }
+            }
+        }
+        for (feed, oldest_us) in flow.feeds.iter().zip(took_up.iter().flat_map(|took_up| &took_up.body.oldest_us)) {
+            if let (Some(oldest), Some(us)) = (&feed.oldest, oldest_us) {
+                oldest.set(*us);
             }
         }
         let mut tail = match &took_up {

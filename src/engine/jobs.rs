@@ -2,9 +2,11 @@
 
 use super::backfill::HistoryProgress;
 use super::clock;
-use super::coordinator::{Coordinator, Request, View, start_of};
+use super::coordinator::Coordinator;
+use super::dataflow::{View, start_of};
 use super::error::EngineError;
 use super::reader::Consumer;
+use super::request::Request;
 use super::stats::{JobPartition, JobStats};
 use super::{DdlOutcome, Inner};
 use crate::catalog::{NameContext, Oid};

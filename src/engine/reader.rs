@@ -14,9 +14,10 @@ use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
 use super::checkpoint::PartitionNotes;
 use super::duplicates::{TakenIn, take_in};
 use super::judge::{complete_behind, judge};
+use super::orders::PassId;
 use super::stats::PartitionStats;
 use super::verdicts::{Counts, LateInto, Verdicts};
-use super::worker::{PassId, ReadRows};
+use super::worker::ReadRows;
 use crate::catalog::Oid;
 use crate::connector::{
     self, ColumnSpec, ConnectorError, Health, JsonDecoder, JsonOptions, PartitionOffset, Records, SourceOptions,
@@ -549,7 +550,7 @@ impl SourceReader {
         }
     }
 
-    pub fn report(&mut self, source: Oid, verdicts: &mut Verdicts) -> super::worker::SourceReport {
+    pub fn report(&mut self, source: Oid, verdicts: &mut Verdicts) -> super::orders::SourceReport {
         verdicts.append(&mut self.verdicts);
         let partitions = self
             .partitions
@@ -564,7 +565,7 @@ impl SourceReader {
                 error: p.error.clone(),
             })
             .collect();
-        super::worker::SourceReport {
+        super::orders::SourceReport {
             source,
             partitions,
             trouble: self.trouble.clone(),

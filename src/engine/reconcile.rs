@@ -11,12 +11,15 @@ use datafusion::catalog::TableProvider;
 
 use super::accepted_table::AcceptedTable;
 use super::backfill::Marks;
-use super::coordinator::{Coordinator, Request, TickData, View};
+use super::coordinator::Coordinator;
+use super::dataflow::{TickData, View};
 use super::error::EngineError;
+use super::orders::Command;
 use super::reader::SourceSetup;
 use super::reconciliations::Reconciliation;
+use super::request::Request;
 use super::version::Version;
-use super::worker::{Command, Worker};
+use super::worker::Worker;
 use super::{Engine, Inner, ReadVersion, TickId, topic};
 use crate::catalog::{Object, ObjectKind, Oid};
 use crate::exec::dedup::OffsetSet;

@@ -16,14 +16,16 @@ use crossbeam_channel::Sender;
 
 use super::accepted_table::AcceptedTable;
 use super::backfill::Replay;
-use super::coordinator::{Coordinator, Reply, Request};
+use super::coordinator::Coordinator;
 use super::error::EngineError;
 use super::kept::Correction;
+use super::orders::{Command, EdgeId};
 use super::owners::{by_owner, select_partial};
 use super::reader::{Consumer, SourceSetup};
 use super::reconcile::{Logs, PartitionLog};
 use super::reconciliations::Reconciliation;
-use super::worker::{Command, EdgeId, Worker};
+use super::request::{Reply, Request};
+use super::worker::Worker;
 use super::{Engine, Inner, TickId, clock, topic};
 use crate::catalog::{Object, Oid};
 use crate::exec::exchange::StoreId;
@@ -500,7 +502,7 @@ impl Coordinator {
         let mut left = vec![oid];
         let mut seen = BTreeSet::new();
         while let Some(oid) = left.pop().filter(|oid| seen.insert(*oid)) {
-            let of_store = |view: &super::coordinator::View| !matches!(view.flow.output, Output::Feed { .. });
+            let of_store = |view: &super::dataflow::View| !matches!(view.flow.output, Output::Feed { .. });
             let own = self.views.get(&oid).filter(|view| oid == view.object.oid && of_store(view));
             let above = self.views.values().filter(|view| view.upstream().any(|up| up == oid));
             for view in own.into_iter().chain(above) {

@@ -5,16 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::checkpoint::{Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, SliceEntry, ViewBody};
+use super::checkpoint::{
+    Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, SliceEntry, ViewBody,
+};
 use super::checkpointer::{Checkpointer, SliceAt, read};
-use super::coordinator::{Asked, Coordinator, NewSource, Request, Store};
+use super::coordinator::Coordinator;
+use super::dataflow::Store;
 use super::error::EngineError;
 use super::keeping::Keeping;
+use super::orders::Command;
+use super::request::{Asked, NewSource, Request};
 use super::source_setup;
 use super::stats::PartitionStats;
 use super::table::Table;
 use super::table_log::{TableLog, changes_of};
-use super::worker::{Command, attached_feed};
+use super::worker::attached_feed;
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, ObjectText, Oid, PUBLIC};
 use crate::exec::arrangement::Arrangement;
 use crate::exec::closed_slice::SliceFile;
@@ -71,7 +76,8 @@ impl Files<'_> {
 
 /// Plans a catalog's texts again.
 pub(super) fn plan_again(body: &Body) -> Result<Planned, EngineError> {
-    let mut planned = Planned { catalog: Catalog::of_text(&body.catalog), plans: Plans::default(), ghosts: BTreeMap::new() };
+    let mut planned =
+        Planned { catalog: Catalog::of_text(&body.catalog), plans: Plans::default(), ghosts: BTreeMap::new() };
     for text in &body.catalog.objects {
         let (object, plan) = plan_one(text, &planned.catalog, &planned.plans)?;
         planned.catalog = planned.catalog.with_restored(object)?;
@@ -115,7 +121,8 @@ fn plan_one(text: &ObjectText, catalog: &Catalog, plans: &Plans) -> Result<(Obje
 pub(super) fn checkpoint_of(manifest: &Manifest) -> Result<Option<Checkpoint>, EngineError> {
     let Some(format) = manifest.body.get("body").and_then(|body| body.get("format")) else { return Ok(None) };
     if format.as_u64().is_none_or(|format| format > u64::from(FORMAT)) {
-        let message = format!("the data is of format {format}; this version reads up to {FORMAT}: start a newer version");
+        let message =
+            format!("the data is of format {format}; this version reads up to {FORMAT}: start a newer version");
         return Err(EngineError::Restore { message });
     }
     let checkpoint = serde_json::from_value(manifest.body.clone());
@@ -289,9 +296,8 @@ impl Coordinator {
                     let (saved, tail) = (files.saved(&format!("rows/{oid}"))?, files.saved(&format!("tail/{oid}"))?);
                     let name = format!("tail/{oid}");
                     let nodes = 0..flow.tail.len();
-                    let closed = nodes.flat_map(|node| {
-                        files.closed(&name, node as u32).into_iter().map(move |entry| (node, entry))
-                    });
+                    let closed = nodes
+                        .flat_map(|node| files.closed(&name, node as u32).into_iter().map(move |entry| (node, entry)));
                     let closed = closed.collect();
                     let took = TookUp { body: view.clone(), rows: saved, tail, closed };
                     self.add_view(object, (*plan).clone(), Some(took))?;
@@ -317,9 +323,11 @@ impl Coordinator {
     /// Everything that it stands on is there again.
     fn can_take_up(&self, view: &ViewBody, flow: &Flow) -> bool {
         let stores = view.stores.len() == flow.feeds.len()
-            && view.stores.iter().zip(&flow.feeds).all(|(id, feed)| {
-                self.stores.get(id).is_some_and(|store| feed.derived_from(&store.feed).is_ok())
-            });
+            && view
+                .stores
+                .iter()
+                .zip(&flow.feeds)
+                .all(|(id, feed)| self.stores.get(id).is_some_and(|store| feed.derived_from(&store.feed).is_ok()));
         let object = self.catalog.get(view.oid);
         let below = object.iter().flat_map(|object| &object.depends_on);
         let mut views = below.filter(|oid| {
@@ -341,7 +349,12 @@ impl Coordinator {
             let Some(feed) = feeds.get(known.made_by.1).filter(|feed| feed.source == known.source) else { continue };
             let fingerprint = feed.layout.fingerprint();
             if fingerprint != known.fingerprint {
-                tracing::warn!(store = known.id, was = known.fingerprint, is = fingerprint, "a store's form has changed");
+                tracing::warn!(
+                    store = known.id,
+                    was = known.fingerprint,
+                    is = fingerprint,
+                    "a store's form has changed"
+                );
                 continue;
             }
             let prefix = format!("store/{}/", known.id);

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::worker::{EdgeId, StoreReport, least};
+use super::orders::{EdgeId, StoreReport};
+use super::worker::least;
 use crate::catalog::Oid;
 use crate::exec::durable::{Buckets, Saved};
 use crate::exec::exchange::{Batch, StoreId};

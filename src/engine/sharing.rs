@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 
-use super::coordinator::{Coordinator, FeedUse, Store, View};
+use super::coordinator::Coordinator;
+use super::dataflow::{FeedUse, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;
 use crate::catalog::Oid;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::coordinator::{Coordinator, TickData};
+use super::coordinator::Coordinator;
+use super::dataflow::TickData;
 use super::error::EngineError;
 use super::{ReadVersion, TickId};
 use crate::catalog::Oid;

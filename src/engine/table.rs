@@ -6,8 +6,10 @@ use std::sync::Arc;
 use arrow::array::{Array, BooleanArray, RecordBatch};
 
 use super::checkpoint::TableBody;
-use super::coordinator::{Coordinator, Reply, TickData};
+use super::coordinator::Coordinator;
+use super::dataflow::TickData;
 use super::error::EngineError;
+use super::request::Reply;
 use super::verdicts::LateRow;
 use super::{TableChange, WriteOutcome, clock};
 use crate::catalog::{self, Object, ObjectKind, Oid};

@@ -7,7 +7,8 @@ use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 
 use super::ReadVersion;
-use super::coordinator::{Coordinator, TickData, View};
+use super::coordinator::Coordinator;
+use super::dataflow::{TickData, View};
 use super::error::EngineError;
 use super::owners::holds_empty_key;
 use super::read::{Part, Rows, RowsTable, WindowTable};

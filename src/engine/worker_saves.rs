@@ -84,8 +84,7 @@ impl Worker {
         if let (Some(deduplicate), Some(time_column), false) =
             (setup.across_partitions(), setup.time_column, saved.across.is_empty())
         {
-            let loaded =
-                AcrossPartitions::load(deduplicate, time_column, setup.schema.clone(), &saved.across, buckets);
+            let loaded = AcrossPartitions::load(deduplicate, time_column, setup.schema.clone(), &saved.across, buckets);
             restored = restored.and_then(|()| loaded.map(|ids| drop(self.deduplications.insert(source, ids))));
         }
         if let Err(error) = restored {

@@ -180,14 +180,17 @@ impl Arrangement {
         let changed = self.unsaved.as_mut().map(|unsaved| unsaved.take(whole, &self.schema)).transpose()?.flatten();
         let mut saved = Saved { whole: changed.is_none(), ..Saved::default() };
         let deltas = match changed {
-            Some(delta) if delta.is_empty() => return Ok(saved),
+            Some(delta) if delta.is_empty() => Vec::new(),
             Some(delta) => vec![delta],
             None => self.segments.iter().flatten().map(Segment::rows).collect::<Result<_, _>>()?,
         };
         for delta in &deltas {
             saved.push("rows", weighted_section(delta)?);
         }
-        saved.notes = serde_json::json!(Notes { rows: self.rows as u64 });
+        if !saved.is_empty() {
+            saved.notes = serde_json::json!(Notes { rows: self.rows as u64 });
+        }
+        self.unsaved.iter_mut().for_each(Unsaved::given);
         Ok(saved)
     }
 

@@ -40,7 +40,7 @@ impl OldestSession {
         self.0.store(start_us, Ordering::Relaxed);
     }
 
-    fn start_us(&self) -> i64 {
+    pub fn start_us(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -631,14 +631,14 @@ mod tests {
         case.stores[0].close(8).unwrap();
         let parts = case.parts();
         case.check(&parts, 0..8, None);
-        let right: Vec<Row> = case.rows.iter().copied().filter(|row| row.0 != 3 || row.1 != 2).collect();
+        let right: Vec<Row> = case.rows.iter().copied().filter(|row| row.0 != 2 || row.1 != 2).collect();
         let mut other = Case::new(1);
-        other.add(&right.iter().copied().filter(|row| row.0 == 3).collect::<Vec<_>>());
-        case.stores[0].replace(3..4, &other.stores[0].drain().unwrap()).unwrap();
+        other.add(&right.iter().copied().filter(|row| row.0 == 2).collect::<Vec<_>>());
+        case.stores[0].replace(2..3, &other.stores[0].drain().unwrap()).unwrap();
         case.rows = right;
         let parts = case.parts();
         case.check(&parts, 0..8, None);
-        case.check(&parts, 3..4, None);
+        case.check(&parts, 2..3, None);
         assert_eq!(case.regrouped.image_bytes, case.regrouped.images.values().map(|image| image.bytes).sum::<usize>());
     }
 

@@ -84,7 +84,8 @@ impl SessionStore {
             return Err(ExecError::Invariant("a store that does not track what is saved was asked for it".into()));
         };
         let buckets = (*unsaved.buckets.start(), *unsaved.buckets.end());
-        let next = UnsavedSessions::new(unsaved.buckets.clone(), false, keys.len);
+        // After an error the next gives all.
+        let next = UnsavedSessions::new(unsaved.buckets.clone(), true, keys.len);
         let changed = Some(std::mem::replace(unsaved, next)).filter(|changed| !whole && !changed.needs_whole);
         let mut saved = Saved { whole: changed.is_none(), ..Saved::default() };
         let (first_key, slots, closed) = match changed {
@@ -140,6 +141,9 @@ impl SessionStore {
             let notes = Notes { buckets, keys, atoms: slots.len(), gone, left_out, forgotten_us, overflowed };
             saved.notes = serde_json::json!(notes);
             self.noted = Some(now);
+        }
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.needs_whole = false;
         }
         Ok(saved)
     }

@@ -2,7 +2,6 @@
 //! others, with what came after the last save lost and given again. Each window then reads as in one store that was never saved.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Cursor;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -32,7 +31,7 @@ use super::state::Measure;
 use super::store_saved::{ClosedEntry, SavedPart};
 use super::store_snapshot::StoreSnapshot;
 use super::window_cursor::WindowCursor;
-use super::window_view::{Changes, Group, Shown, WindowView};
+use super::window_view::{Changes, Group, Shown, Told, WindowView};
 use crate::planner::stream_plan::{Call, Emit, Function, Session, Window};
 
 /// (slice, key, name, value, weight).
@@ -97,7 +96,7 @@ fn written(saved: &Saved) -> Saved {
         let mut writer = StreamWriter::try_new(Vec::new(), &rows.schema()).unwrap();
         writer.write(rows).unwrap();
         let bytes = writer.into_inner().unwrap();
-        let mut reader = StreamReader::try_new(Cursor::new(bytes), None).unwrap();
+        let mut reader = StreamReader::try_new(bytes.as_slice(), None).unwrap();
         reader.next().unwrap().unwrap()
     };
     let sections = saved.sections.iter().map(|s| Section { name: s.name.clone(), rows: rows(&s.rows) });

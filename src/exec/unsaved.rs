@@ -48,14 +48,19 @@ impl Unsaved {
         Ok(())
     }
 
-    /// The net change since the last call; `None` if all rows are to be given. Counts as saved.
+    /// The net change since the last call; `None` if all rows are to be given. Until [`Unsaved::given`] the next call asks for all.
     pub fn take(&mut self, whole: bool, schema: &SchemaRef) -> Result<Option<Delta>, ExecError> {
-        let before = std::mem::replace(self, Unsaved::new(false, self.append_only));
+        let before = std::mem::replace(self, Unsaved::new(true, self.append_only));
         if whole || before.needs_whole {
             return Ok(None);
         }
         let all = concat(schema, &before.deltas)?;
         Ok(Some(if self.append_only { all } else { consolidate(&all)? }))
+    }
+
+    /// What was taken counts as saved.
+    pub fn given(&mut self) {
+        self.needs_whole = false;
     }
 }
 
@@ -94,6 +99,10 @@ mod tests {
         assert_eq!(check(false, &[(&twice, 1400), ("+ 7", 1400)]), None);
         let mut unsaved = Unsaved::new(true, false);
         assert!(unsaved.take(false, &parse_schema("i")).unwrap().is_none(), "the first");
+        assert!(unsaved.take(false, &parse_schema("i")).unwrap().is_none(), "it failed");
+        unsaved.given();
+        assert!(unsaved.take(false, &parse_schema("i")).unwrap().is_some());
+        unsaved.given();
         assert!(unsaved.take(true, &parse_schema("i")).unwrap().is_none(), "asked for");
     }
 }

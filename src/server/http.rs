@@ -138,7 +138,11 @@ fn metrics(stats: &Stats, resident_bytes: Option<u64>) -> String {
     }
     let committed = || stats.checkpoints.iter().filter(|checkpoint| checkpoint.state == "committed");
     if let Some(last) = stats.checkpoints.last() {
-        page.family("riverrun_checkpoint_failing", "gauge", "1 while a checkpoint cannot be written, and nothing is read.");
+        page.family(
+            "riverrun_checkpoint_failing",
+            "gauge",
+            "1 while a checkpoint cannot be written, and nothing is read.",
+        );
         page.value("riverrun_checkpoint_failing", &[], u8::from(last.state == "failing"));
     }
     if let Some(last) = committed().next_back() {

@@ -192,7 +192,8 @@ async fn the_catalog_survives_a_crash() {
     ];
     let objects = |db: &Db| {
         let catalog = db.engine.catalog();
-        let mut all: Vec<String> = catalog.objects("dev").map(|o| format!("{} {}.{} {}", o.oid, o.schema, o.name, o.sql)).collect();
+        let mut all: Vec<String> =
+            catalog.objects("dev").map(|o| format!("{} {}.{} {}", o.oid, o.schema, o.name, o.sql)).collect();
         all.push(format!("{:?} {:?}", catalog.databases(), catalog.schemas("dev")));
         all
     };

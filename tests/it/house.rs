@@ -84,7 +84,8 @@ fn heavy_crates_stay_in_their_rooms() {
 #[test]
 fn exec_knows_no_clock_no_io_and_no_async() {
     check(|file| {
-        (file.room()? == "exec").then_some(())?;
+        // Tests may try what several readers do at once.
+        (file.room()? == "exec" && !file.path.ends_with("_tests.rs")).then_some(())?;
         let wrong = file.code().flat_map(|(line, text)| {
             NOT_IN_EXEC.iter().filter(move |word| text.contains(**word)).map(move |word| (line, format!("uses {word}")))
         });

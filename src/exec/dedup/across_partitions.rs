@@ -100,7 +100,7 @@ impl Fate {
 }
 
 impl Pending {
-    fn order(&self) -> (i64, i32, i64) {
+    pub fn order(&self) -> (i64, i32, i64) {
         (self.time_us, self.partition, self.offset)
     }
 
@@ -471,7 +471,7 @@ impl Settled {
 const _: () = assert!(PARTS == 256, "a part is named by a byte");
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use arrow::array::{AsArray, Int64Array, StringArray, TimestampMicrosecondArray};
@@ -481,15 +481,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::exec::durable::Saved;
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-    struct Row {
-        time: i64,
-        partition: i32,
-        offset: i64,
-        id: i64,
-        value: i64,
+    pub struct Row {
+        pub time: i64,
+        pub partition: i32,
+        pub offset: i64,
+        pub id: i64,
+        pub value: i64,
     }
 
     /// SEMANTICS 2.8, as simple as it can be written: the kept rows.
@@ -505,7 +504,7 @@ mod tests {
         kept
     }
 
-    fn schema() -> SchemaRef {
+    pub fn schema() -> SchemaRef {
         Arc::new(Schema::new(vec![
             Field::new("id", DataType::Utf8, true),
             Field::new("value", DataType::Int64, true),
@@ -513,7 +512,7 @@ mod tests {
         ]))
     }
 
-    fn accepted(rows: &[Row]) -> AcceptedRows {
+    pub fn accepted(rows: &[Row]) -> AcceptedRows {
         let batch = RecordBatch::try_new(
             schema(),
             vec![
@@ -529,7 +528,7 @@ mod tests {
         }
     }
 
-    fn new(interval_us: i64) -> AcrossPartitions {
+    pub fn new(interval_us: i64) -> AcrossPartitions {
         AcrossPartitions::new(&Deduplicate { columns: vec![0], interval_us, same_partition: false }, 2)
     }
 
@@ -666,171 +665,6 @@ mod tests {
             ids.settle(end + interval + PARTS as i64).unwrap();
             assert_eq!((ids.ids(), ids.batches.len(), ids.pending.len()), (0, 0, 0), "seed {seed}");
         }
-    }
-
-    /// What is remembered of the ids that have not expired. Rows below what is final stay pending until their batch is done;
-    /// `split`: it is told which do.
-    fn remembered(ids: &AcrossPartitions, split: bool) -> BTreeMap<Vec<u8>, String> {
-        let until = ids.final_until_us.unwrap_or(NEVER);
-        let mut all = BTreeMap::new();
-        for id in ids.ids.refs() {
-            let settled = ids.ids.get(id).unwrap();
-            let (mut at, mut last, mut pending) = (settled.first, settled, Vec::new());
-            while at != NONE {
-                let row = ids.pending[at as usize];
-                let rows = ids.batches[&row.batch].rows.slice(row.row as usize, 1);
-                if split || row.time_us >= until {
-                    let values: Vec<String> = rows.columns().iter().map(|column| format!("{column:?}")).collect();
-                    pending.push((row.order(), row.fate, values));
-                }
-                if row.fate == Fate::Kept && row.time_us < until {
-                    last = Settled { time_us: row.time_us, offset: row.offset, partition: row.partition, ..last };
-                }
-                at = row.next;
-            }
-            if pending.iter().any(|(order, _, _)| order.0 >= until) || !last.has_expired(ids.interval_us, until) {
-                let kept = if split { settled } else { last };
-                // One that nothing can repeat any more is swept sooner or later.
-                let swept = !split && kept.has_expired(ids.interval_us, until);
-                let kept = (kept.time_us != NEVER && !swept).then_some((kept.time_us, kept.partition, kept.offset));
-                all.insert(ids.ids.key(id).unwrap().to_vec(), format!("{kept:?} {pending:?}"));
-            }
-        }
-        all
-    }
-
-    /// Logs of partitions read in random pieces by ids that are saved and loaded now and then, by one worker or by several, and
-    /// by ids that are not: the same deltas, the same verdicts, the same is remembered.
-    #[test]
-    fn ids_that_were_saved_go_on_as_they_were() {
-        let (mut loads, mut increments, mut pending, mut settled) = (0, 0, 0, 0);
-        for seed in 0..80 {
-            let mut random = StdRng::seed_from_u64(seed);
-            let interval = [1, 40, 300, 2_000][random.random_range(0..4)];
-            let (partitions, slack) = (random.random_range(1..4), random.random_range(1..200));
-            let (mut straight, mut cut) = (new(interval), new(interval));
-            cut.track_saves(0..=255);
-            let clause = Deduplicate { columns: vec![0], interval_us: interval, same_partition: false };
-            let mut saves: Vec<Saved> = Vec::new();
-            let mut clocks = vec![0i64; partitions];
-            let mut offset = 0;
-            for tick in 0..60 {
-                let mut rows_of_tick: Vec<AcceptedRows> = Vec::new();
-                for _ in 0..random.random_range(0..4) {
-                    let partition = random.random_range(0..partitions);
-                    let rows: Vec<Row> = (0..random.random_range(0..12))
-                        .map(|_| {
-                            offset += 1;
-                            let clock = &mut clocks[partition];
-                            *clock += random.random_range(0..20);
-                            let time = random.random_range(*clock - slack..=*clock);
-                            let (id, value) = (random.random_range(0..30), offset / 2);
-                            Row { time, partition: partition as i32, offset, id, value }
-                        })
-                        .collect();
-                    rows_of_tick.push(accepted(&rows));
-                }
-                let until = clocks.iter().min().unwrap() - slack;
-                let told = [&mut straight, &mut cut].map(|ids| {
-                    ids.add(&rows_of_tick).unwrap();
-                    let Resolved { deltas, mut verdicts } = ids.resolve(&[0, 1, 2]).unwrap();
-                    ids.settle(until).unwrap();
-                    let delta = deltas.iter().map(crate::exec::text::print).collect::<Vec<_>>().join("\n");
-                    let mut lines: Vec<String> = delta.lines().map(str::to_string).collect();
-                    lines.sort();
-                    verdicts.sort_by_key(|verdict| verdict.place);
-                    let mut open: Vec<String> = ids
-                        .kept_pending()
-                        .unwrap()
-                        .iter()
-                        .flat_map(|rows| {
-                            crate::exec::text::print_rows(&schema(), std::slice::from_ref(rows))
-                                .lines()
-                                .map(str::to_string)
-                                .collect::<Vec<_>>()
-                        })
-                        .collect();
-                    open.sort();
-                    (lines, verdicts, open, remembered(ids, false))
-                });
-                assert_eq!(told[0], told[1], "seed {seed}, tick {tick}");
-                if random.random_bool(0.4) {
-                    let saved = cut.save(random.random_bool(0.1)).unwrap();
-                    assert!(saved.whole || !saves.is_empty());
-                    assert!(cut.save(false).unwrap().is_empty(), "nothing has changed");
-                    increments += usize::from(!saved.whole && !saved.sections.is_empty());
-                    pending += saved.rows("pending").map(RecordBatch::num_rows).sum::<usize>();
-                    let ids = saved.rows("ids").map(|rows| rows.column(1).len() - rows.column(1).null_count());
-                    settled += ids.sum::<usize>();
-                    saves.push(saved);
-                    if random.random_bool(0.6) {
-                        loads += 1;
-                        let load = |parts: &[Vec<Saved>], buckets| {
-                            AcrossPartitions::load(&clause, 2, schema(), parts, buckets).unwrap()
-                        };
-                        let before = remembered(&cut, true);
-                        cut = load(&[saves.clone()], 0..=255);
-                        assert_eq!(remembered(&cut, true), before, "seed {seed}, tick {tick}");
-                        assert_eq!(cut.ids(), before.len(), "what has expired is not loaded");
-                        if random.random_bool(0.3) {
-                            let parts = [0..=99, 100..=200, 201..=255].map(|buckets| {
-                                let mut part = load(&[saves.clone()], buckets);
-                                let saved = part.save(false).unwrap();
-                                assert!(saved.whole, "another's");
-                                vec![saved]
-                            });
-                            cut = load(&parts, 0..=255);
-                            saves = vec![cut.save(false).unwrap()];
-                            assert!(saves[0].whole, "of several");
-                        }
-                    }
-                }
-            }
-        }
-        assert!(
-            loads > 500 && increments > 500 && pending > 500 && settled > 500,
-            "{loads} {increments} {pending} {settled}"
-        );
-    }
-
-    #[test]
-    fn what_are_no_ids_is_refused() {
-        let mut ids = new(50);
-        ids.track_saves(0..=255);
-        let row = |id, time| Row { time, partition: 0, offset: time, id, value: time };
-        ids.add(&[accepted(&[row(1, 5), row(2, 40)])]).unwrap();
-        ids.resolve(&[0]).unwrap();
-        ids.settle(10).unwrap();
-        let good = ids.save(false).unwrap();
-        let clause = Deduplicate { columns: vec![0], interval_us: 50, same_partition: false };
-        let load = |change: &dyn Fn(&mut Saved)| {
-            let mut saved = good.clone();
-            change(&mut saved);
-            match AcrossPartitions::load(&clause, 2, schema(), &[vec![saved]], 0..=255) {
-                Ok(_) => "loaded".to_string(),
-                Err(error @ ExecError::Saved { .. }) => error.to_string(),
-                Err(error) => panic!("{error:?}"),
-            }
-        };
-        let mut tries = vec![load(&|_| ())];
-        for at in 0..good.sections.len() {
-            tries.push(load(&|saved| drop(saved.sections.remove(at))));
-            tries.push(load(&|saved| drop(saved.sections[at].rows.remove_column(0))));
-            tries.push(load(&|saved| drop(saved.sections[at].rows.remove_column(4))));
-        }
-        tries.push(load(&|saved| saved.notes = serde_json::json!({})));
-        tries.push(load(&|saved| saved.whole = false));
-        insta::assert_snapshot!(tries.join("\n"), @r"
-        loaded
-        a saved state cannot be read: sections of ids do not have the rows that their notes name
-        a saved state cannot be read: section ids: it has not the columns [Utf8]
-        a saved state cannot be read: section ids: it has not the columns [Utf8]
-        a saved state cannot be read: sections of ids do not have the rows that their notes name
-        a saved state cannot be read: section pending: it has not the columns [Utf8, Int64, Timestamp(Microsecond, None)]
-        a saved state cannot be read: section pending: it has not the columns [Utf8, Int64, Timestamp(Microsecond, None)]
-        a saved state cannot be read: notes: missing field `buckets`
-        a saved state cannot be read: there is no whole one to begin with
-        ");
     }
 
     /// A trickle with a long lateness: what is pending is a few batches, and what is remembered is bounded.

@@ -148,7 +148,9 @@ impl OffsetSet {
 
     /// See [`crate::exec::durable`].
     pub fn save(&mut self, whole: bool) -> Result<Saved, ExecError> {
-        let unsaved = self.unsaved.as_mut().map(std::mem::take);
+        // After an error the next gives all.
+        let next = || Unsaved { first: true, pieces: BTreeSet::new() };
+        let unsaved = self.unsaved.as_mut().map(|unsaved| std::mem::replace(unsaved, next()));
         let changed = unsaved.filter(|unsaved| !whole && !unsaved.first).map(|unsaved| unsaved.pieces);
         let mut saved = Saved { whole: changed.is_none(), ..Saved::default() };
         let (mut few, mut many) = (Vec::new(), Vec::new());
@@ -169,6 +171,9 @@ impl OffsetSet {
                 let bytes = BinaryArray::from_iter_values(pieces.iter().map(|(_, bytes)| bytes));
                 saved.push(name, section(vec![("piece", Arc::new(numbers)), ("offsets", Arc::new(bytes))])?);
             }
+        }
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.first = false;
         }
         Ok(saved)
     }

@@ -293,6 +293,7 @@ impl Durable for TemporalFilter {
             saved.notes = serde_json::json!(Notes { clock_us: self.clock_us, held, waiting });
         }
         if let Some(unsaved) = &mut self.unsaved {
+            unsaved.rows.given();
             (unsaved.waiting, unsaved.clock_us) = (self.waiting.len(), self.clock_us);
         }
         Ok(saved)

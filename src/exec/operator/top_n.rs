@@ -212,7 +212,7 @@ impl Durable for TopN {
         let changed = self.unsaved.as_mut().map(|unsaved| unsaved.take(whole, &self.input)).transpose()?.flatten();
         let mut saved = Saved { whole: changed.is_none(), ..Saved::default() };
         match changed {
-            Some(delta) if delta.is_empty() => return Ok(saved),
+            Some(delta) if delta.is_empty() => {}
             Some(delta) => saved.push("rows", weighted_section(&delta)?),
             None => {
                 let all: Vec<(&[u8], i64)> = self
@@ -228,7 +228,10 @@ impl Durable for TopN {
                 }
             }
         }
-        saved.notes = serde_json::json!(Notes { rows: self.rows });
+        if !saved.is_empty() {
+            saved.notes = serde_json::json!(Notes { rows: self.rows });
+        }
+        self.unsaved.iter_mut().for_each(Unsaved::given);
         Ok(saved)
     }
 

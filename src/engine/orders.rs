@@ -1,0 +1,192 @@
+//! What the coordinator tells workers, and what they say at the end of a tick.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backfill::HistoryProgress;
+use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
+use super::reader::{Altered, Attached, Consumer, SourceChange, SourceSetup};
+use super::reconcile::TellLogs;
+use super::repair::Replacement;
+use super::stats::{Ids, PartitionStats};
+use super::verdicts::Verdicts;
+use crate::catalog::Oid;
+use crate::exec::Delta;
+use crate::exec::exchange::StoreId;
+use crate::exec::feed::Shortfall;
+use crate::exec::law::SourceTime;
+use crate::exec::session_batch::SessionSnapshot;
+use crate::exec::slice_store::StoreLayout;
+use crate::exec::store_snapshot::StoreSnapshot;
+use crate::exec::window_view::WindowView;
+
+/// Names the change stream of one view's feed.
+pub type EdgeId = u64;
+/// Names a pass.
+pub type PassId = u64;
+
+pub(super) enum Command {
+    AddSource(Box<SourceSetup>),
+    /// Partitions of a source that this worker is to read, from these offsets.
+    AddPartitions {
+        source: Oid,
+        partitions: Vec<(i32, i64)>,
+    },
+    /// Where the partitions end now.
+    Ends {
+        source: Oid,
+        ends: Vec<(i32, i64)>,
+        /// The first offsets that they still hold.
+        lows: Vec<(i32, i64)>,
+    },
+    AlterSource {
+        source: Oid,
+        change: SourceChange,
+    },
+    /// Partitions as they stood at a checkpoint: each worker takes its own.
+    RestoreSource {
+        source: Oid,
+        time: SourceTime,
+        floor_us: Option<i64>,
+        saved: Arc<SavedSource>,
+    },
+    /// Reading and history rest, or go on.
+    Pause {
+        reading: bool,
+    },
+    AddStore {
+        store: StoreId,
+        source: Oid,
+        layout: Arc<StoreLayout>,
+        /// What it held at a checkpoint.
+        saved: Option<Arc<SavedStore>>,
+    },
+    Attach {
+        source: Oid,
+        attached: Attached,
+        /// It holds what the source's partitions have read so far.
+        has_history: bool,
+    },
+    /// The store has been given all its history: slices may close.
+    Release {
+        store: StoreId,
+    },
+    /// What the store must keep, by event time behind the watermark.
+    Keep {
+        store: StoreId,
+        keep_us: Option<i64>,
+    },
+    /// No view needs slices that begin before this, or sessions that end at or before it.
+    Floor {
+        store: StoreId,
+        floor_us: Option<i64>,
+    },
+    AddEdge {
+        edge: EdgeId,
+        store: StoreId,
+        view: WindowView,
+        retention_us: Option<i64>,
+        begins: Begins,
+    },
+    DropEdge {
+        edge: EdgeId,
+        store: StoreId,
+    },
+    DropStore {
+        source: Oid,
+        store: StoreId,
+    },
+    DropPass {
+        source: Oid,
+        pass: PassId,
+    },
+    DropSource {
+        source: Oid,
+    },
+    /// A source is read no further, or again.
+    Hold {
+        source: Oid,
+        on: bool,
+    },
+    /// At the end of the tick slices get other rows.
+    Replace(Replacement),
+    /// Before the end of a tick: how the logs of these sources stand by then.
+    TellLogs(TellLogs),
+    EndTick {
+        tick: u64,
+        snapshots: Vec<StoreId>,
+        detail: bool,
+        /// A checkpoint is due.
+        save: Option<Arc<SaveOrder>>,
+    },
+    Stop,
+}
+
+/// What a change stream says first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begins {
+    /// All that is there at the end of the tick.
+    WithAll,
+    /// Nothing: who begins there is given the content.
+    WithNothing,
+    /// What comes after a checkpoint: all up to there had been said.
+    Resumed,
+}
+
+/// What a worker says at the end of a tick.
+pub(super) struct Report {
+    pub worker: usize,
+    pub tick: u64,
+    pub passes: Vec<(PassId, Delta)>,
+    pub edges: Vec<(EdgeId, Delta)>,
+    pub sources: Vec<SourceReport>,
+    pub verdicts: Verdicts,
+    pub snapshots: Vec<(StoreId, StoreSnapshot)>,
+    pub sessions: Vec<(StoreId, SessionSnapshot)>,
+    /// The start of each store's oldest session that is not final.
+    pub oldest_sessions: Vec<(StoreId, i64)>,
+    pub times: HashMap<Oid, SourceTime>,
+    /// There when the tick asked for detail.
+    pub stores: Option<Vec<StoreReport>>,
+    /// There with `stores`.
+    pub passes_short: Vec<(PassId, Shortfall)>,
+    /// Stores and passes that broke, with what broke them.
+    pub failures: Vec<(Consumer, String)>,
+    /// There when the tick asked for a checkpoint.
+    pub saved: Vec<PartSave>,
+    /// The time that reading and merging took in this tick.
+    pub busy: Duration,
+    /// The engine cannot go on: a restart from the last checkpoint mends it, or a message tells how.
+    pub fatal: Option<String>,
+}
+
+pub(super) struct SourceReport {
+    pub source: Oid,
+    pub partitions: Vec<PartitionStats>,
+    /// Trouble of the reader, in words.
+    pub trouble: Option<String>,
+    pub unseen_columns: Vec<String>,
+    pub ids: Ids,
+    /// Consumers whose history is still being read.
+    pub backfills: Vec<(Consumer, Vec<HistoryProgress>)>,
+    /// Consumers whose history was no longer in the log, and the event time from which on they have everything.
+    pub incomplete: Vec<(Consumer, i64)>,
+    /// What ALTER SOURCE has changed in this tick.
+    pub altered: Vec<Altered>,
+}
+
+pub(super) struct StoreReport {
+    pub store: StoreId,
+    /// (slice, rows, bytes, closed).
+    pub slices: Vec<(i64, usize, usize, bool)>,
+    /// (start, end, sessions, bytes, final) of what is kept together.
+    pub sessions: Vec<(i64, i64, usize, usize, bool)>,
+    pub keys: usize,
+    pub bytes: usize,
+    /// The tick in which rows last came.
+    pub generation: u64,
+    pub forgotten_rows: u64,
+    pub first_kept: Option<i64>,
+    pub shortfall: Shortfall,
+}

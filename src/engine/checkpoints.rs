@@ -16,6 +16,7 @@ use super::table_log::record_of;
 use super::{TableChange, WriteOutcome};
 use crate::catalog::{ObjectKind, Oid};
 use crate::exec::ExecError;
+use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;
 
 impl Coordinator {
@@ -69,7 +70,7 @@ impl Coordinator {
             return;
         }
         let live: BTreeSet<String> = parts.iter().map(|part| part.name.clone()).collect();
-        let body = self.body();
+        let body = self.body(&live);
         let tick = self.tick;
         let Some(keeping) = &mut self.keeping else { return };
         let log_through = keeping.last_record();
@@ -115,7 +116,9 @@ impl Coordinator {
             .is_some_and(|view| view.failed.is_none() && !self.is_held(view) && view.made_in < self.tick)
     }
 
-    fn body(&self) -> Body {
+    /// `live`: the parts that there are. A store of which a worker has given nothing (it was being given its history, or has failed) is
+    /// left out, and who reads it is made anew.
+    fn body(&self, live: &BTreeSet<String>) -> Body {
         let sources = self.sources.iter().map(|(&oid, source)| SourceBody {
             oid,
             starts: source.starts.iter().map(|(&partition, &start)| (partition, start)).collect(),
@@ -126,7 +129,9 @@ impl Coordinator {
             changes: source.changes.clone(),
             late_into_trouble: source.late_into_trouble.clone(),
         });
-        let stores = self.stores.iter().filter(|(_, store)| !store.held).filter_map(|(&id, store)| {
+        let is_whole = |id: StoreId| (0..self.workers).all(|worker| live.contains(&format!("store/{id}/{worker}")));
+        let whole = self.stores.iter().filter(|(id, store)| !store.held && is_whole(**id));
+        let stores = whole.filter_map(|(&id, store)| {
             let mut shortfall = store.short_before.clone();
             store.reports.values().for_each(|report| shortfall.add(report.shortfall.clone()));
             Some(StoreBody {

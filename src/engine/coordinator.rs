@@ -291,7 +291,6 @@ impl Coordinator {
             parts.sort_by_key(|(worker, _)| *worker);
         }
         self.now_us = self.now_us.max(clock::now_us());
-        self.release_stores();
         self.note_oldest_sessions(&data);
         self.step_tables();
         let oids: Vec<Oid> = self.views.keys().copied().collect();
@@ -308,6 +307,8 @@ impl Coordinator {
         if let Some(order) = save {
             self.begin_checkpoint(&order, &mut asked.data);
         }
+        // Not before: the workers have saved nothing of them in this tick.
+        self.release_stores();
         if tick % DETAIL_EVERY == 1 {
             self.mind_memory();
         }

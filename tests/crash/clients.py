@@ -101,11 +101,15 @@ class TableClient(Client):
         """In one transaction, so as of one tick."""
         rows = collections.Counter()
         with connection.transaction():
-            for row in connection.execute("SELECT id, grp, balance, note FROM accounts WHERE client = %s", (self.number,)):
+            for row in connection.execute(
+                "SELECT id, grp, balance, note FROM accounts WHERE client = %s", (self.number,)
+            ):
                 rows["accounts", row] += 1
             for row in connection.execute("SELECT seq, account, amount FROM ledger WHERE client = %s", (self.number,)):
                 rows["ledger", row] += 1
-            for row in connection.execute("SELECT ad_id, late_offset FROM late_ads WHERE late_partition = %s", (-self.number,)):
+            for row in connection.execute(
+                "SELECT ad_id, late_offset FROM late_ads WHERE late_partition = %s", (-self.number,)
+            ):
                 rows["late_ads", row] += 1
         return rows
 
@@ -143,7 +147,9 @@ class TableClient(Client):
                 self.execute()
                 account = self.account()
                 if account is not None and self.random.random() < 0.5:
-                    self.connection.execute("INSERT INTO accounts VALUES (%s, %s, 0, 0, 'twice')", (account[0], self.number))
+                    self.connection.execute(
+                        "INSERT INTO accounts VALUES (%s, %s, 0, 0, 'twice')", (account[0], self.number)
+                    )
                 raise Undone
         except (Undone, psycopg.errors.UniqueViolation):
             self.report.add("transactions taken back")
@@ -189,31 +195,48 @@ class TableClient(Client):
             case "pay" if account is not None:
                 amount = r.randrange(-50, 50)
                 to = (account[0], account[1], account[2] + amount, account[3])
-                self.change("UPDATE accounts SET balance = balance + %s WHERE id = %s", (amount, account[0]),
-                            [("accounts", account)], [("accounts", to)])
-                self.change("INSERT INTO ledger VALUES (%s, %s, %s, %s)", (client, id, account[0], amount),
-                            plus=[("ledger", (id, account[0], amount))])
+                self.change(
+                    "UPDATE accounts SET balance = balance + %s WHERE id = %s",
+                    (amount, account[0]),
+                    [("accounts", account)],
+                    [("accounts", to)],
+                )
+                self.change(
+                    "INSERT INTO ledger VALUES (%s, %s, %s, %s)",
+                    (client, id, account[0], amount),
+                    plus=[("ledger", (id, account[0], amount))],
+                )
             case "drop" if account is not None:
                 self.change("DELETE FROM accounts WHERE id = %s", (account[0],), [("accounts", account)])
             case "book":
                 # Equal rows: without a primary key each counts.
                 row = (id, r.randrange(20), r.randrange(-9, 9))
                 values = ", ".join(["(%s, %s, %s, %s)"] * (count := r.randrange(1, 4)))
-                self.change(f"INSERT INTO ledger VALUES {values}", (client, *row) * count, plus=[("ledger", row)] * count)
+                self.change(
+                    f"INSERT INTO ledger VALUES {values}", (client, *row) * count, plus=[("ledger", row)] * count
+                )
             case "rebook" if ledger := self.now("ledger"):
                 row, _ = r.choice(sorted(ledger))
                 same = [(other, count) for other, count in ledger if other[0] == row[0]]
                 minus = [("ledger", other) for other, count in same for _ in range(count)]
                 plus = [("ledger", (other[0], other[1], other[2] * 2)) for other, count in same for _ in range(count)]
-                self.change("UPDATE ledger SET amount = amount * 2 WHERE client = %s AND seq = %s", (client, row[0]), minus, plus)
+                self.change(
+                    "UPDATE ledger SET amount = amount * 2 WHERE client = %s AND seq = %s",
+                    (client, row[0]),
+                    minus,
+                    plus,
+                )
             case "forget" if len(self.now("ledger")) > 400:
                 old = sorted(self.now("ledger"))[:200]
                 minus = [("ledger", row) for row, count in old for _ in range(count)]
                 self.change("DELETE FROM ledger WHERE client = %s AND seq <= %s", (client, old[-1][0][0]), minus)
             case "late":
                 # Into the table that takes the late rows of a source.
-                self.change("INSERT INTO late_ads (ad_id, late_partition, late_offset) VALUES (%s, %s, %s)", (id, -client, self.next),
-                            plus=[("late_ads", (id, self.next))])
+                self.change(
+                    "INSERT INTO late_ads (ad_id, late_partition, late_offset) VALUES (%s, %s, %s)",
+                    (id, -client, self.next),
+                    plus=[("late_ads", (id, self.next))],
+                )
 
 
 class ViewClient(Client):
@@ -230,7 +253,9 @@ class ViewClient(Client):
         self.next = 0
 
     def connected(self):
-        names = self.connection.execute("SELECT relname FROM pg_class WHERE relkind IN ('r', 'm') AND (relname LIKE 'passing%' OR relname LIKE 'small%')")
+        names = self.connection.execute(
+            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'm') AND (relname LIKE 'passing%' OR relname LIKE 'small%')"
+        )
         there = {name for (name,) in names}
         if self.open is not None:
             name, view, makes = self.open

@@ -8,7 +8,14 @@ import law
 import objects
 from producers import PARTITIONS, TOPICS
 
-KINDS = {"VARCHAR": "VARCHAR", "BIGINT": "BIGINT", "INT": "INTEGER", "DOUBLE": "DOUBLE", "TIMESTAMP": "BIGINT", "TIMESTAMPTZ": "BIGINT"}
+KINDS = {
+    "VARCHAR": "VARCHAR",
+    "BIGINT": "BIGINT",
+    "INT": "INTEGER",
+    "DOUBLE": "DOUBLE",
+    "TIMESTAMP": "BIGINT",
+    "TIMESTAMPTZ": "BIGINT",
+}
 # Exact numbers of other types are compared as these.
 AS_DOUBLE = ("HUGEINT", "DECIMAL", "DOUBLE", "UHUGEINT")
 
@@ -19,7 +26,9 @@ class Comparison:
     def __init__(self, run):
         self.run, self.report, self.folder = run, run.report, run.folder
         self.db = duckdb.connect()
-        self.db.execute(f"SET threads = 2; SET memory_limit = '4GB'; SET temp_directory = '{self.folder}/duckdb'; SET TimeZone = 'UTC'")
+        self.db.execute(
+            f"SET threads = 2; SET memory_limit = '4GB'; SET temp_directory = '{self.folder}/duckdb'; SET TimeZone = 'UTC'"
+        )
         logs = {topic: law.read_topic(run.bootstrap, topic, PARTITIONS) for topic in TOPICS}
         self.report.add("records in the topics", sum(len(records) for log in logs.values() for records in log.values()))
         self.judged = {source.name: law.Judged(source, logs[source.topic]) for source in objects.SOURCES}
@@ -45,7 +54,9 @@ class Comparison:
         """Tables by what the clients have been told, and late rows by the law."""
         self.db.execute("CREATE TABLE accounts (id BIGINT, client INT, grp INT, balance BIGINT, note VARCHAR)")
         self.db.execute("CREATE TABLE ledger (client INT, seq BIGINT, account BIGINT, amount BIGINT)")
-        self.db.execute("CREATE TABLE late_ads (event_id VARCHAR, ad_id BIGINT, ts_us BIGINT, late_reason VARCHAR, late_partition INT, late_offset BIGINT)")
+        self.db.execute(
+            "CREATE TABLE late_ads (event_id VARCHAR, ad_id BIGINT, ts_us BIGINT, late_reason VARCHAR, late_partition INT, late_offset BIGINT)"
+        )
         accounts, ledger, late = [], [], []
         for client in self.run.tables:
             for (table, row), count in client.rows.items():
@@ -71,11 +82,15 @@ class Comparison:
             yield name, view.truth
         yield "accounts", "SELECT * FROM accounts"
         yield "ledger", "SELECT * FROM ledger"
-        yield "late_ads", "SELECT event_id, ad_id, make_timestamp(ts_us) AS ts, late_reason, late_partition, late_offset FROM late_ads"
+        yield (
+            "late_ads",
+            "SELECT event_id, ad_id, make_timestamp(ts_us) AS ts, late_reason, late_partition, late_offset FROM late_ads",
+        )
 
     def compare(self, connection, when):
         """Every view, every verdict. Adds to the report's differences."""
         self.report.say(f"comparing {when}")
+        self.when = when
         total = 0
         for name, truth in self.truths():
             total += self.compare_view(connection, name, truth)
@@ -87,7 +102,9 @@ class Comparison:
         if not self.db.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ?", (table,)).fetchone()[0]:
             self.db.execute(f"CREATE TABLE raw AS {truth.format(**self.marks)}")
             columns = self.db.execute("DESCRIBE raw").fetchall()
-            self.db.execute(f"CREATE TABLE {table} AS SELECT {', '.join(self.rounded(name, kind) for name, kind, *_ in columns)} FROM raw; DROP TABLE raw")
+            self.db.execute(
+                f"CREATE TABLE {table} AS SELECT {', '.join(self.rounded(name, kind) for name, kind, *_ in columns)} FROM raw; DROP TABLE raw"
+            )
         return table
 
     @staticmethod
@@ -112,7 +129,9 @@ class Comparison:
         extra = self.db.execute(f"SELECT * FROM shown EXCEPT ALL SELECT * FROM {expected} ORDER BY ALL").fetchall()
         print(f"  {name:<16} {rows:>9} rows   {len(missing)} missing   {len(extra)} extra", flush=True)
         if missing or extra:
-            self.report.difference(f"{name}: missing {missing[:3]}, extra {extra[:3]}", len(missing) + len(extra))
+            self.report.difference(
+                f"{self.when}, {name}: missing {missing[:3]}, extra {extra[:3]}", len(missing) + len(extra)
+            )
         path.unlink()
         return rows
 
@@ -125,19 +144,37 @@ class Comparison:
             for partition in range(PARTITIONS):
                 expected, there = judged.counts(partition), counts.get((name, partition))
                 if there != expected:
-                    self.report.difference(f"{name}, partition {partition}: {there}, by the law {expected}")
-            self.compare_places(connection, "late_rows", judged, [(p, o, reason) for (p, o), (reason, _) in judged.late.items()], ", reason")
+                    self.report.difference(
+                        f"{self.when}, {name}, partition {partition}: {there}, by the law {expected}"
+                    )
+            self.compare_places(
+                connection,
+                "late_rows",
+                judged,
+                [(p, o, reason) for (p, o), (reason, _) in judged.late.items()],
+                ", reason",
+            )
             self.compare_places(connection, "dead_letters", judged, judged.verdicts["dead"])
             self.compare_places(connection, "duplicates", judged, judged.verdicts["duplicate"])
 
     def compare_places(self, connection, table, judged, expected, more=""):
         name = judged.source.name
-        there = connection.execute(f'SELECT partition, "offset"{more} FROM riverrun.{table} WHERE source = %s', (name,)).fetchall()
+        there = connection.execute(
+            f'SELECT partition, "offset"{more} FROM riverrun.{table} WHERE source = %s', (name,)
+        ).fetchall()
         missing, extra = set(expected) - set(there), set(there) - set(expected)
         twice = len(there) - len(set(there))
         if missing or extra or twice:
-            what = f"riverrun.{table} of {name}: {len(missing)} missing {sorted(missing)[:3]}, {len(extra)} extra {sorted(extra)[:3]}, {twice} twice"
+            what = f"{self.when}, riverrun.{table} of {name}: {len(missing)} missing {sorted(missing)[:3]}, {len(extra)} extra {sorted(extra)[:3]}, {twice} twice"
             self.report.difference(what, len(missing) + len(extra) + twice)
+
+    def reconcile(self, connection):
+        """What the engine itself finds when it computes views again from the log."""
+        for name in ("ten_minutes", "closed", "visits", "per_ad", "payments_1m", "clicks_1m", "here_by"):
+            rows = connection.execute(f"RECONCILE MATERIALIZED VIEW {name}").fetchall()
+            if rows:
+                self.report.difference(f"{self.when}, RECONCILE {name}: {rows[:3]}", len(rows))
+            self.report.add("views reconciled")
 
     def compare_shown(self, reader):
         """What was shown of closed windows at some time is what they hold for ever."""
@@ -162,4 +199,4 @@ class Comparison:
         """Records by verdict, over all sources, as the law has them."""
         names = ("read", "accepted", "late", "duplicate", "dead", "skipped")
         sums = [sum(column) for column in zip(*(j.counts(p) for j in self.judged.values() for p in range(PARTITIONS)))]
-        return ", ".join(f"{name} {count}" for name, count in zip(names, sums))
+        return dict(zip(names, sums))

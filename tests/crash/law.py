@@ -20,15 +20,21 @@ class Dead(Exception):
 
 def read_topic(bootstrap, topic, partitions):
     """Committed records of a topic as it stands: by partition, (offset, value)."""
-    consumer = Consumer({
-        "bootstrap.servers": bootstrap, "group.id": "crash-test-law", "enable.auto.commit": False,
-        "isolation.level": "read_committed", "enable.partition.eof": True, "auto.offset.reset": "earliest",
-    })
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "crash-test-law",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+        }
+    )
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
     log = {partition: [] for partition in range(partitions)}
     open_partitions = set(log)
     while open_partitions:
-        for message in consumer.consume(10_000, timeout=10):
+        for message in consumer.consume(1_000, timeout=0.2):
             if message.error() is None:
                 log[message.partition()].append((message.offset(), message.value()))
             elif message.error().code() == KafkaError._PARTITION_EOF:
@@ -109,7 +115,11 @@ def decode(value, columns):
     """A record's values in the order of the columns."""
     try:
         fields = json.loads(
-            value.decode("utf-8"), object_pairs_hook=Fields, parse_int=Number, parse_float=Number, parse_constant=no_constant
+            value.decode("utf-8"),
+            object_pairs_hook=Fields,
+            parse_int=Number,
+            parse_float=Number,
+            parse_constant=no_constant,
         )
     except (ValueError, RecursionError):
         raise Dead("not JSON") from None

@@ -2,14 +2,15 @@
 
 import argparse
 import logging
+import os
 import pathlib
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
+import traceback
 
 import psycopg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -25,20 +26,45 @@ from server import Broker, Failed, Server
 # Kills that come before the server answers, at most so many in a row: each start must be able to get on in the end.
 MOST_QUICK = 3
 WAIT_S = 600
+# Without these a run has shown nothing.
+NEEDED = [
+    "checkpoints committed",
+    "statements acknowledged",
+    "DDL acknowledged",
+    "transactions taken back",
+    "transactions committed",
+    "transactions aborted",
+    "reads of counts",
+    "reads of one tick",
+    "rows of closed windows read",
+    "times caught up",
+    "views reconciled",
+]
 
 
 def options():
-    parser = argparse.ArgumentParser(prog="scripts/crash-test", description="Kills Riverrun at random moments and compares its views with DuckDB's answers.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/crash-test",
+        description="Kills Riverrun at random moments and compares its views with DuckDB's answers.",
+    )
     parser.add_argument("--kills", type=int, help="kill -9 of the server so many times (20)")
     parser.add_argument("--broker-kills", type=int, help="kill -9 of the broker so many times (0)")
     parser.add_argument("--seconds", type=float, help="go on for so long at least; kills are spread over it")
     parser.add_argument("--rate", type=int, help="records a second over all topics (1200)")
     parser.add_argument("--seed", type=int, help="of all that is random (the clock)")
     parser.add_argument("--binary", type=pathlib.Path, help="a riverrun that is there already (else cargo builds one)")
-    parser.add_argument("--workers", type=int, nargs="+", metavar="N", help="numbers of workers to choose from at restarts (1 2 3 4)")
-    parser.add_argument("--short", action="store_true", help="10 kills, 1 of the broker, 25 seconds, 700 records a second")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", metavar="N", help="numbers of workers to choose from at restarts (1 2 3 4)"
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="10 kills, 1 of the broker, 25 seconds, 700 records a second"
+    )
     given = parser.parse_args()
-    defaults = {"kills": 10, "broker_kills": 1, "seconds": 25, "rate": 700} if given.short else {"kills": 20, "broker_kills": 0, "seconds": 0, "rate": 1200}
+    defaults = (
+        {"kills": 10, "broker_kills": 1, "seconds": 25, "rate": 700}
+        if given.short
+        else {"kills": 20, "broker_kills": 0, "seconds": 0, "rate": 1200}
+    )
     for name, value in {**defaults, "seed": int(time.time()), "workers": [1, 2, 3, 4]}.items():
         if getattr(given, name) is None:
             setattr(given, name, value)
@@ -111,14 +137,18 @@ class Run:
     def start_threads(self):
         rate = self.given.rate
         self.producers = [
-            producers.Ads(self, "ads", rate * 6 // 10), producers.Payments(self, "payments", rate * 2 // 10), producers.Clicks(self, "clicks", rate * 2 // 10),
+            producers.Ads(self, "ads", rate * 6 // 10),
+            producers.Payments(self, "payments", rate * 2 // 10),
+            producers.Clicks(self, "clicks", rate * 2 // 10),
         ]
         self.tables = [TableClient(self, number) for number in (1, 2, 3)]
         self.views = ViewClient(self)
         self.reader = Reader(self)
         self.mean_life_s = max(2.0, self.given.seconds / max(1, self.given.kills))
         expected_s = self.mean_life_s * self.given.kills * 1.2
-        self.broker_killer = BrokerKiller(self, self.given.broker_kills, expected_s / max(1, self.given.broker_kills + 1))
+        self.broker_killer = BrokerKiller(
+            self, self.given.broker_kills, expected_s / max(1, self.given.broker_kills + 1)
+        )
         self.threads = [*self.producers, *self.tables, self.views, self.reader, self.broker_killer]
         for thread in self.threads:
             thread.start()
@@ -132,7 +162,9 @@ class Run:
 
         while going_on():
             kills += self.one_life(kills < self.given.kills)
-            self.server.workers = self.random.choice(self.given.workers) if self.random.random() < 0.4 else self.server.workers
+            self.server.workers = (
+                self.random.choice(self.given.workers) if self.random.random() < 0.4 else self.server.workers
+            )
             self.server.interval_ms = self.random.choice([200, 300, 500, 1000])
             self.server.start()
         self.server.wait_until_ready()
@@ -176,7 +208,12 @@ class Run:
                 except psycopg.Error:
                     counts = {}
                 there = {(source, partition): numbers[0] for (source, partition), numbers in counts.items()}
-                if all(there.get((source, at[1]), -1) >= end for source, topic in topic_of.items() for at, end in ends.items() if at[0] == topic):
+                if all(
+                    there.get((source, at[1]), -1) >= end
+                    for source, topic in topic_of.items()
+                    for at, end in ends.items()
+                    if at[0] == topic
+                ):
                     self.report.took("from start to caught up", time.monotonic() - self.server.started)
                     self.report.add("times caught up")
                     ends = None
@@ -184,12 +221,17 @@ class Run:
 
     def counts(self):
         with self.server.connect(connect_timeout=20) as connection:
-            rows = connection.execute('SELECT source, partition, "offset", read, late, dead, skipped FROM riverrun.source_partitions')
+            rows = connection.execute(
+                'SELECT source, partition, "offset", read, late, dead, skipped FROM riverrun.source_partitions'
+            )
             return {(source, partition): tuple(numbers) for source, partition, *numbers in rows}
 
     def topic_ends(self):
         """Where the topics end, as far as records of transactions that are over go; none while the broker is away."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "crash-test-ends", "isolation.level": "read_committed"}, logger=producers.QUIET)
+        consumer = Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": "crash-test-ends", "isolation.level": "read_committed"},
+            logger=producers.QUIET,
+        )
         try:
             partitions = [(topic, partition) for topic in producers.TOPICS for partition in range(producers.PARTITIONS)]
             return {at: consumer.get_watermark_offsets(TopicPartition(*at), timeout=2)[1] for at in partitions}
@@ -236,13 +278,23 @@ class Run:
         # From the files alone: by one more kill, once by a stop, with other workers.
         for end in (self.kill_when_kept, self.server.terminate):
             end()
-            self.server.workers = self.random.choice([n for n in self.given.workers if n != self.server.workers] or self.given.workers)
+            self.server.workers = self.random.choice(
+                [n for n in self.given.workers if n != self.server.workers] or self.given.workers
+            )
             self.server.start()
             self.server.wait_until_ready()
             self.wait_for_all()
             with self.server.connect() as connection:
                 comparison.compare(connection, f"after a restart with {self.server.workers} workers")
+                if end == self.server.terminate:
+                    comparison.reconcile(connection)
         self.comparison = comparison
+        self.report.add("checkpoints committed", len(self.reader.committed))
+        for name in [name for name in NEEDED if not self.report.counts[name]]:
+            self.report.difference(f"{name}: none")
+        for name, count in comparison.verdicts().items():
+            if not count:
+                self.report.difference(f"no record is {name}")
 
     def kill_when_kept(self):
         """kill -9 when a checkpoint holds everything."""
@@ -259,23 +311,28 @@ class Run:
             self.report.add("errors in the log", text.count(" ERROR "))
             if "panicked at" in text:
                 at = text.index("panicked at")
-                self.report.difference(f"a panic in {log}: {text[at:at + 300]}")
+                self.report.difference(f"a panic in {log}: {text[at : at + 300]}")
 
     def end(self):
         """Ends all that was started; safe to call at any time."""
         for event in (self.ends, self.production_ends, self.clients_end):
             event.set()
         self.server.end()
+        if hasattr(self, "broker_killer") and self.broker_killer.is_alive():
+            # It may be starting the broker.
+            self.broker_killer.join(120)
         if self.broker.folder.exists():
             self.broker.end()
 
     def print_report(self):
         report = self.report
         self.read_logs()
-        report.add("checkpoints committed", len(self.reader.committed) if hasattr(self, "reader") else 0)
         print()
         if hasattr(self, "comparison"):
-            print(f"events by verdict, over all sources: {self.comparison.verdicts()}")
+            print(
+                "events by verdict, over all sources: "
+                + ", ".join(f"{name} {count}" for name, count in self.comparison.verdicts().items())
+            )
         for name, count in sorted(report.counts.items()):
             print(f"{name}: {count}")
         for name, seconds in sorted(report.slowest_s.items()):
@@ -284,35 +341,43 @@ class Run:
             print(f"- {what} ({count})")
 
 
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def main():
     # It warns of every connection that a kill breaks.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(130))
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
+        signal.signal(number, interrupted)
     run = Run(options())
-    finished = False
+    code = 1
     try:
         run.go()
-        finished = True
     except Failed as error:
         run.report.difference(str(error))
-        finished = True
-    except Exception as error:
-        run.report.difference(f"the run failed: {error!r}")
-        raise
-    finally:
-        # A second signal must not leave anything running.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        run.end()
-        if finished:
-            run.print_report()
-        if finished and run.report.differences() == 0:
-            shutil.rmtree(run.folder)
-        else:
-            print(f"data and logs are kept in {run.folder}; --seed {run.seed}")
-    print(f"differences: {run.report.differences()}")
-    sys.exit(1 if run.report.differences() else 0)
+    except KeyboardInterrupt:
+        code = 130
+    except Exception:
+        run.report.difference(f"the run failed: {traceback.format_exc()}")
+    # A second signal must not leave anything running.
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+    run.end()
+    if code == 130:
+        shutil.rmtree(run.folder)
+        print("interrupted", flush=True)
+        os._exit(code)
+    run.print_report()
+    differences = run.report.differences()
+    if differences:
+        print(f"data and logs are kept in {run.folder}; --seed {run.seed}")
+    else:
+        shutil.rmtree(run.folder)
+    print(f"differences: {differences}", flush=True)
+    # At once: what ends in its turn (the binding of DuckDB) would print behind the last line.
+    os._exit(1 if differences else 0)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,14 @@ LENIENCE_US = 15_000_000
 WITHIN_US = 60_000_000
 
 AD_COLUMNS = [
-    ("event_id", "VARCHAR"), ("ad_id", "BIGINT"), ("event_type", "VARCHAR"), ("user_id", "BIGINT"),
-    ("country", "VARCHAR"), ("amount", "BIGINT"), ("price", "DOUBLE"), ("ts", "TIMESTAMPTZ"),
+    ("event_id", "VARCHAR"),
+    ("ad_id", "BIGINT"),
+    ("event_type", "VARCHAR"),
+    ("user_id", "BIGINT"),
+    ("country", "VARCHAR"),
+    ("amount", "BIGINT"),
+    ("price", "DOUBLE"),
+    ("ts", "TIMESTAMPTZ"),
 ]
 PAYMENT_COLUMNS = [("payment_id", "VARCHAR"), ("account", "INT"), ("amount", "BIGINT"), ("ts", "TIMESTAMP")]
 CLICK_COLUMNS = [("event_id", "VARCHAR"), ("ad_id", "BIGINT"), ("amount", "BIGINT"), ("ts", "TIMESTAMPTZ")]
@@ -42,8 +48,14 @@ class Source:
 
     def sql(self, bootstrap):
         columns = ", ".join(f"{name} {kind}" for name, kind in self.columns)
-        unique = f", DEDUPLICATE BY ({self.columns[0][0]}) WITHIN INTERVAL '{WITHIN_US // 1_000_000} seconds'" if self.within else ""
-        options = self.options + (f", allowed_lateness = '{self.lateness_us // 1_000_000} seconds'" if self.lateness_us else "")
+        unique = (
+            f", DEDUPLICATE BY ({self.columns[0][0]}) WITHIN INTERVAL '{WITHIN_US // 1_000_000} seconds'"
+            if self.within
+            else ""
+        )
+        options = self.options + (
+            f", allowed_lateness = '{self.lateness_us // 1_000_000} seconds'" if self.lateness_us else ""
+        )
         if self.within == "same_partition":
             options += ", deduplicate.same_partition = true"
         return (
@@ -127,7 +139,11 @@ def ranked(rows, partition, order, k, columns):
 
 VIEWS = [
     # Windows of a source in stores of slices, shared and not.
-    View("minute", MINUTE.format("HOP(ads, ts, INTERVAL '10 seconds', INTERVAL '1 minute')"), MINUTE.format(hop("ads", 10, 60))),
+    View(
+        "minute",
+        MINUTE.format("HOP(ads, ts, INTERVAL '10 seconds', INTERVAL '1 minute')"),
+        MINUTE.format(hop("ads", 10, 60)),
+    ),
     View(
         "ten_minutes",
         f"SELECT country, event_type, window_start, window_end, {STATS} FROM HOP(ads, ts, INTERVAL '10 seconds', INTERVAL '10 minutes') GROUP BY country, event_type, window_start, window_end",
@@ -144,7 +160,9 @@ VIEWS = [
         f"SELECT * FROM ({CLOSED.format(tumble('ads', 60))}) WHERE window_end <= {{ads}}",
         final=True,
     ),
-    View("visits", VISITS.format("SESSION(ads, ts, INTERVAL '25 seconds')"), VISITS.format(session("ads", "user_id", 25))),
+    View(
+        "visits", VISITS.format("SESSION(ads, ts, INTERVAL '25 seconds')"), VISITS.format(session("ads", "user_id", 25))
+    ),
     View(
         "lately",
         LATELY.format("HOP(ads, ts, INTERVAL '20 seconds', INTERVAL '1 minute')"),
@@ -180,7 +198,11 @@ VIEWS = [
         "SELECT event_id, ad_id, amount, price, ts, p, o FROM ads WHERE event_type = 'purchase'",
     ),
     View("per_ad", PER_AD, PER_AD),
-    View("by_count", "SELECT n, count(*) AS ads FROM per_ad GROUP BY n", f"SELECT n, count(*) AS ads FROM ({PER_AD}) GROUP BY n"),
+    View(
+        "by_count",
+        "SELECT n, count(*) AS ads FROM per_ad GROUP BY n",
+        f"SELECT n, count(*) AS ads FROM ({PER_AD}) GROUP BY n",
+    ),
     View(
         "top_ads",
         ranked("per_ad", "ad_id % 7", "total DESC, ad_id", 5, "ad_id, total"),
@@ -206,42 +228,75 @@ VIEWS = [
         "SELECT event_id, country, ts, p, o FROM ads WHERE event_type = 'click' AND ts > watermark('ads') - INTERVAL '1 minute'",
         "SELECT event_id, country, ts, p, o FROM ads WHERE event_type = 'click' AND ts > {ads} - INTERVAL '1 minute'",
     ),
-    View("recent_by", "SELECT country, count(*) AS n FROM recent GROUP BY country",
-         "SELECT country, count(*) AS n FROM ads WHERE event_type = 'click' AND ts > {ads} - INTERVAL '1 minute' GROUP BY country"),
+    View(
+        "recent_by",
+        "SELECT country, count(*) AS n FROM recent GROUP BY country",
+        "SELECT country, count(*) AS n FROM ads WHERE event_type = 'click' AND ts > {ads} - INTERVAL '1 minute' GROUP BY country",
+    ),
     # With lateness: windows that closed are corrected, and shown as final later.
-    View("lenient_1m", COUNTRY_1M.format("TUMBLE(lenient, ts, INTERVAL '1 minute')"), COUNTRY_1M.format(tumble("lenient", 60))),
+    View(
+        "lenient_1m",
+        COUNTRY_1M.format("TUMBLE(lenient, ts, INTERVAL '1 minute')"),
+        COUNTRY_1M.format(tumble("lenient", 60)),
+    ),
     View(
         "lenient_closed",
         CLOSED.format("TUMBLE(lenient, ts, INTERVAL '30 seconds')") + " EMIT ON WINDOW CLOSE",
         f"SELECT * FROM ({CLOSED.format(tumble('lenient', 30))}) WHERE window_end <= {{lenient}} - INTERVAL '{LENIENCE_US // 1_000_000} seconds'",
         final=True,
     ),
-    View("lenient_visits", VISITS.format("SESSION(lenient, ts, INTERVAL '15 seconds')"), VISITS.format(session("lenient", "user_id", 15))),
+    View(
+        "lenient_visits",
+        VISITS.format("SESSION(lenient, ts, INTERVAL '15 seconds')"),
+        VISITS.format(session("lenient", "user_id", 15)),
+    ),
     # Committed transactions, and both sources in one.
     View(
         "payments_1m",
         "SELECT account, window_start, window_end, count(*) AS n, sum(amount) AS total FROM TUMBLE(payments, ts, INTERVAL '1 minute') GROUP BY account, window_start, window_end",
         f"SELECT account, window_start, window_end, count(*) AS n, sum(amount) AS total FROM {tumble('payments', 60)} GROUP BY ALL",
     ),
-    View("payments_by", "SELECT account, count(*) AS n, sum(amount) AS total, max(ts) AS last FROM payments GROUP BY account",
-         "SELECT account, count(*) AS n, sum(amount) AS total, max(ts) AS last FROM payments GROUP BY account"),
+    View(
+        "payments_by",
+        "SELECT account, count(*) AS n, sum(amount) AS total, max(ts) AS last FROM payments GROUP BY account",
+        "SELECT account, count(*) AS n, sum(amount) AS total, max(ts) AS last FROM payments GROUP BY account",
+    ),
     View("both_kinds", BOTH.format(" AT TIME ZONE 'UTC' AS ts"), BOTH.format("")),
-    View("both_by", "SELECT kind, count(*) AS n, sum(amount) AS total FROM both_kinds GROUP BY kind",
-         f"SELECT kind, count(*) AS n, sum(amount) AS total FROM ({BOTH.format('')}) GROUP BY kind"),
+    View(
+        "both_by",
+        "SELECT kind, count(*) AS n, sum(amount) AS total FROM both_kinds GROUP BY kind",
+        f"SELECT kind, count(*) AS n, sum(amount) AS total FROM ({BOTH.format('')}) GROUP BY kind",
+    ),
     # Duplicates, across partitions and within one.
-    View("clicks_1m", CLICKS_1M.format("TUMBLE(clicks, ts, INTERVAL '1 minute')"), CLICKS_1M.format(tumble("clicks", 60))),
-    View("clicks_by", "SELECT ad_id, count(*) AS n, sum(amount) AS total FROM clicks GROUP BY ad_id",
-         "SELECT ad_id, count(*) AS n, sum(amount) AS total FROM clicks GROUP BY ad_id"),
+    View(
+        "clicks_1m", CLICKS_1M.format("TUMBLE(clicks, ts, INTERVAL '1 minute')"), CLICKS_1M.format(tumble("clicks", 60))
+    ),
+    View(
+        "clicks_by",
+        "SELECT ad_id, count(*) AS n, sum(amount) AS total FROM clicks GROUP BY ad_id",
+        "SELECT ad_id, count(*) AS n, sum(amount) AS total FROM clicks GROUP BY ad_id",
+    ),
     View(
         "clicks_closed",
         CLICKS_1M.format("HOP(clicks, ts, INTERVAL '10 seconds', INTERVAL '30 seconds')") + " EMIT ON WINDOW CLOSE",
         f"SELECT * FROM ({CLICKS_1M.format(hop('clicks', 10, 30))}) WHERE window_end <= {{clicks}}",
         final=True,
     ),
-    View("clicks_rows", "SELECT event_id, ad_id, amount, ts, p, o FROM clicks WHERE ad_id < 100", "SELECT event_id, ad_id, amount, ts, p, o FROM clicks WHERE ad_id < 100"),
-    View("here_1m", CLICKS_1M.format("TUMBLE(clicks_here, ts, INTERVAL '1 minute')"), CLICKS_1M.format(tumble("clicks_here", 60))),
-    View("here_by", "SELECT ad_id, count(*) AS n, sum(amount) AS total FROM clicks_here GROUP BY ad_id",
-         "SELECT ad_id, count(*) AS n, sum(amount) AS total FROM clicks_here GROUP BY ad_id"),
+    View(
+        "clicks_rows",
+        "SELECT event_id, ad_id, amount, ts, p, o FROM clicks WHERE ad_id < 100",
+        "SELECT event_id, ad_id, amount, ts, p, o FROM clicks WHERE ad_id < 100",
+    ),
+    View(
+        "here_1m",
+        CLICKS_1M.format("TUMBLE(clicks_here, ts, INTERVAL '1 minute')"),
+        CLICKS_1M.format(tumble("clicks_here", 60)),
+    ),
+    View(
+        "here_by",
+        "SELECT ad_id, count(*) AS n, sum(amount) AS total FROM clicks_here GROUP BY ad_id",
+        "SELECT ad_id, count(*) AS n, sum(amount) AS total FROM clicks_here GROUP BY ad_id",
+    ),
     View(
         "first_seen",
         "SELECT event_id, ts, p FROM (SELECT event_id, ts, p, row_number() OVER (PARTITION BY event_id ORDER BY ts, p, o) AS place FROM clicks_here WHERE event_id IS NOT NULL) AS r WHERE place = 1",
@@ -249,10 +304,21 @@ VIEWS = [
     ),
     # Tables.
     View("by_grp", BY_GRP, BY_GRP),
-    View("rich", "SELECT id, balance FROM accounts ORDER BY balance DESC, id LIMIT 10", "SELECT id, balance FROM accounts ORDER BY balance DESC, id LIMIT 10"),
-    View("ledger_by", "SELECT account, count(*) AS n, sum(amount) AS total, min(amount) AS lo FROM ledger GROUP BY account",
-         "SELECT account, count(*) AS n, sum(amount) AS total, min(amount) AS lo FROM ledger GROUP BY account"),
-    View("debts", "SELECT seq, account, amount FROM ledger WHERE amount < 0", "SELECT seq, account, amount FROM ledger WHERE amount < 0"),
+    View(
+        "rich",
+        "SELECT id, balance FROM accounts ORDER BY balance DESC, id LIMIT 10",
+        "SELECT id, balance FROM accounts ORDER BY balance DESC, id LIMIT 10",
+    ),
+    View(
+        "ledger_by",
+        "SELECT account, count(*) AS n, sum(amount) AS total, min(amount) AS lo FROM ledger GROUP BY account",
+        "SELECT account, count(*) AS n, sum(amount) AS total, min(amount) AS lo FROM ledger GROUP BY account",
+    ),
+    View(
+        "debts",
+        "SELECT seq, account, amount FROM ledger WHERE amount < 0",
+        "SELECT seq, account, amount FROM ledger WHERE amount < 0",
+    ),
     View("late_by", LATE_BY, LATE_BY),
 ]
 
@@ -263,15 +329,39 @@ PASSING = [
         "SELECT country, window_start, count(*) AS n, max(price) AS hi FROM TUMBLE(ads, ts, INTERVAL '30 seconds') GROUP BY country, window_start",
         f"SELECT country, window_start, count(*) AS n, max(price) AS hi FROM {tumble('ads', 30)} GROUP BY ALL",
     ),
-    View("hourly", "SELECT ad_id, window_end, count(*) AS n FROM TUMBLE(ads, ts, INTERVAL '1 hour') GROUP BY ad_id, window_end",
-         f"SELECT ad_id, window_end, count(*) AS n FROM {tumble('ads', 3600)} GROUP BY ALL"),
-    View("by_user", "SELECT user_id, count(*) AS n, min(ts) AS since FROM lenient GROUP BY user_id",
-         "SELECT user_id, count(*) AS n, min(ts) AS since FROM lenient GROUP BY user_id"),
-    View("large", "SELECT payment_id, amount FROM payments WHERE amount > 450", "SELECT payment_id, amount FROM payments WHERE amount > 450"),
-    View("by_id", "SELECT event_id, count(*) AS n FROM clicks GROUP BY event_id", "SELECT event_id, count(*) AS n FROM clicks GROUP BY event_id"),
-    View("poor", "SELECT id, balance FROM accounts WHERE balance < 0", "SELECT id, balance FROM accounts WHERE balance < 0"),
-    View("clients", "SELECT client, count(*) AS n, sum(amount) AS total FROM ledger GROUP BY client",
-         "SELECT client, count(*) AS n, sum(amount) AS total FROM ledger GROUP BY client"),
-    View("visits_by_ad", "SELECT ad_id, window_start, window_end, count(*) AS n FROM SESSION(ads, ts, INTERVAL '5 seconds') GROUP BY ad_id, window_start, window_end",
-         f"SELECT ad_id, window_start, window_end, count(*) AS n FROM {session('ads', 'ad_id', 5)} GROUP BY ALL"),
+    View(
+        "hourly",
+        "SELECT ad_id, window_end, count(*) AS n FROM TUMBLE(ads, ts, INTERVAL '1 hour') GROUP BY ad_id, window_end",
+        f"SELECT ad_id, window_end, count(*) AS n FROM {tumble('ads', 3600)} GROUP BY ALL",
+    ),
+    View(
+        "by_user",
+        "SELECT user_id, count(*) AS n, min(ts) AS since FROM lenient GROUP BY user_id",
+        "SELECT user_id, count(*) AS n, min(ts) AS since FROM lenient GROUP BY user_id",
+    ),
+    View(
+        "large",
+        "SELECT payment_id, amount FROM payments WHERE amount > 450",
+        "SELECT payment_id, amount FROM payments WHERE amount > 450",
+    ),
+    View(
+        "by_id",
+        "SELECT event_id, count(*) AS n FROM clicks GROUP BY event_id",
+        "SELECT event_id, count(*) AS n FROM clicks GROUP BY event_id",
+    ),
+    View(
+        "poor",
+        "SELECT id, balance FROM accounts WHERE balance < 0",
+        "SELECT id, balance FROM accounts WHERE balance < 0",
+    ),
+    View(
+        "clients",
+        "SELECT client, count(*) AS n, sum(amount) AS total FROM ledger GROUP BY client",
+        "SELECT client, count(*) AS n, sum(amount) AS total FROM ledger GROUP BY client",
+    ),
+    View(
+        "visits_by_ad",
+        "SELECT ad_id, window_start, window_end, count(*) AS n FROM SESSION(ads, ts, INTERVAL '5 seconds') GROUP BY ad_id, window_start, window_end",
+        f"SELECT ad_id, window_start, window_end, count(*) AS n FROM {session('ads', 'ad_id', 5)} GROUP BY ALL",
+    ),
 ]

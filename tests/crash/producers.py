@@ -21,9 +21,20 @@ EPOCH_MS = 1_748_736_000_000  # 2025-06-01 UTC: long past, so that no row comes 
 COUNTRIES = ["DE", "US", "FR", "GB", "JP", "BR", "IN"]
 TYPES = ["impression"] * 14 + ["click"] * 4 + ["purchase"]
 MALFORMED = [
-    b'{"event_id": "x"', b"[1, 2, 3]", b"", b"\xff\xfe", b"nonsense", b'{"amount": "many", "ts": 1748736000000}',
-    b'{"amount": 99999999999999999999, "ts": 1748736000000}', b'{"ts": "2026-02-30T00:00:00Z"}', b'{"amount": {"x": 1}}',
-    b'{"amount": 1, "amount": 2, "ts": 1748736000000}', b'{"amount": true}', b'{"amount": 1.5}', b'"text"', b"{} {}",
+    b'{"event_id": "x"',
+    b"[1, 2, 3]",
+    b"",
+    b"\xff\xfe",
+    b"nonsense",
+    b'{"amount": "many", "ts": 1748736000000}',
+    b'{"amount": 99999999999999999999, "ts": 1748736000000}',
+    b'{"ts": "2026-02-30T00:00:00Z"}',
+    b'{"amount": {"x": 1}}',
+    b'{"amount": 1, "amount": 2, "ts": 1748736000000}',
+    b'{"amount": true}',
+    b'{"amount": 1.5}',
+    b'"text"',
+    b"{} {}",
 ]
 
 # librdkafka warns of every broker that goes away.
@@ -34,7 +45,7 @@ QUIET.propagate = False
 
 def create_topics(bootstrap):
     topics = [NewTopic(topic, PARTITIONS, 1) for topic in TOPICS]
-    client = AdminClient({"bootstrap.servers": bootstrap})
+    client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     for made in client.create_topics(topics).values():
         made.result(60)
 
@@ -50,8 +61,14 @@ class Writer(threading.Thread):
         self.began = time.monotonic()
 
     def settings(self):
-        return {"bootstrap.servers": self.run_.bootstrap, "linger.ms": 20, "compression.type": "lz4", "enable.idempotence": True,
-                "message.timeout.ms": 0, "reconnect.backoff.max.ms": 500}
+        return {
+            "bootstrap.servers": self.run_.bootstrap,
+            "linger.ms": 20,
+            "compression.type": "lz4",
+            "enable.idempotence": True,
+            "message.timeout.ms": 0,
+            "reconnect.backoff.max.ms": 500,
+        }
 
     def run(self):
         try:
@@ -118,9 +135,16 @@ class Ads(Writer):
         r = self.random
         # Few ads take most events.
         ad = int(1000 * r.random() ** 2)
-        return {"event_id": f"a{self.sent}", "ad_id": ad, "event_type": r.choice(TYPES), "user_id": r.randrange(600),
-                "country": r.choice(COUNTRIES), "amount": r.randrange(500), "price": r.randrange(4000) / 4,
-                "ts": self.shown_time(self.time_ms())}
+        return {
+            "event_id": f"a{self.sent}",
+            "ad_id": ad,
+            "event_type": r.choice(TYPES),
+            "user_id": r.randrange(600),
+            "country": r.choice(COUNTRIES),
+            "amount": r.randrange(500),
+            "price": r.randrange(4000) / 4,
+            "ts": self.shown_time(self.time_ms()),
+        }
 
 
 class Clicks(Writer):
@@ -141,7 +165,12 @@ class Clicks(Writer):
             if r.random() < 0.2:
                 event["amount"] = r.randrange(500)
             return event
-        event = {"event_id": f"c{self.sent}", "ad_id": r.randrange(1000), "amount": r.randrange(500), "ts": self.time_ms()}
+        event = {
+            "event_id": f"c{self.sent}",
+            "ad_id": r.randrange(1000),
+            "amount": r.randrange(500),
+            "ts": self.time_ms(),
+        }
         if r.random() < 0.01:
             event["event_id"] = None
         self.recent.append(dict(event))
@@ -153,11 +182,21 @@ class Payments(Writer):
     """In transactions: committed ones, aborted ones, and some that stay open for a while."""
 
     def settings(self):
-        return {**super().settings(), "transactional.id": "crash-test", "transaction.timeout.ms": 15_000, "message.timeout.ms": 15_000}
+        return {
+            **super().settings(),
+            "transactional.id": "crash-test",
+            "transaction.timeout.ms": 15_000,
+            "message.timeout.ms": 15_000,
+        }
 
     def event(self):
         r = self.random
-        return {"payment_id": f"p{self.sent}", "account": r.randrange(200), "amount": r.randrange(500), "ts": self.time_ms()}
+        return {
+            "payment_id": f"p{self.sent}",
+            "account": r.randrange(200),
+            "amount": r.randrange(500),
+            "ts": self.time_ms(),
+        }
 
     def write(self):
         self.producer = None

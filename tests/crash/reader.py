@@ -85,13 +85,17 @@ class Reader(Client):
             self.report.add("reads while history is read")
             return
         if rows != counted or minutes != five_minutes or (ledger or 0) != (ledger_by or 0):
-            self.report.difference(f"in one tick: {rows} and {counted}, {minutes} and {five_minutes}, {ledger} and {ledger_by}")
+            self.report.difference(
+                f"in one tick: {rows} and {counted}, {minutes} and {five_minutes}, {ledger} and {ledger_by}"
+            )
         self.report.add("reads of one tick")
 
     def read_final(self):
         name = self.random.choice(sorted(self.shown))
         try:
-            rows = self.connection.execute(f"SELECT * FROM {name} WHERE window_end = closed_window_end('{name}')").fetchall()
+            rows = self.connection.execute(
+                f"SELECT * FROM {name} WHERE window_end = closed_window_end('{name}')"
+            ).fetchall()
         except psycopg.errors.ObjectNotInPrerequisiteState:
             return
         for row in rows:

@@ -45,13 +45,30 @@ class Server:
         self.starts += 1
         log = self.folder / f"server-{self.starts:03}.log"
         command = [
-            str(self.binary), "serve", "--listen", f"127.0.0.1:{self.port}", "--data-dir", str(self.folder / "data"),
-            "--workers", str(self.workers), "--checkpoint-interval", f"{self.interval_ms} ms",
+            str(self.binary),
+            "serve",
+            "--listen",
+            f"127.0.0.1:{self.port}",
+            "--data-dir",
+            str(self.folder / "data"),
+            "--workers",
+            str(self.workers),
+            "--checkpoint-interval",
+            f"{self.interval_ms} ms",
         ]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RIVERRUN_") or name == "RIVERRUN_LOG"}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("RIVERRUN_") or name == "RIVERRUN_LOG"
+        }
         with open(log, "wb") as out:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, env=environment
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent,
+                env=environment,
             )
         self.started = time.monotonic()
         self.run.report.add("starts")
@@ -83,7 +100,9 @@ class Server:
     def check_alive(self):
         code = self.process.poll()
         if code is not None:
-            raise Failed(f"the server ended by itself with {code}; see {self.log()}:\n{self.log().read_text(errors='replace')[-2000:]}")
+            raise Failed(
+                f"the server ended by itself with {code}; see {self.log()}:\n{self.log().read_text(errors='replace')[-2000:]}"
+            )
 
     def kill(self):
         """kill -9; an end by itself before that is a failure."""
@@ -126,7 +145,12 @@ class Broker:
 
     def start(self):
         at = ["--port", str(self.port)] if self.port else []
-        out = subprocess.run([self.script, "start", "--dir", self.folder, *at], stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+        out = subprocess.run(
+            [self.script, "start", "--dir", self.folder, *at],
+            stdout=subprocess.PIPE,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
         if out.returncode != 0:
             raise Failed("Apache Kafka did not start")
         bootstrap = out.stdout.strip().removeprefix("KAFKA_BOOTSTRAP=")

@@ -80,18 +80,22 @@ pub(super) struct Coordinator {
     ended: watch::Sender<Option<String>>,
 }
 
+/// What connects the coordinator with the others.
+pub(super) struct Lines {
+    pub requests: Receiver<Request>,
+    /// The other end of `requests`, for threads that it starts.
+    pub say: Sender<Request>,
+    /// By worker.
+    pub commands: Vec<Sender<Command>>,
+    pub reports: Receiver<Report>,
+    /// Why it has ended.
+    pub ended: watch::Sender<Option<String>>,
+}
+
 impl Coordinator {
-    pub fn new(
-        epoch: u64,
-        requests: Receiver<Request>,
-        say: Sender<Request>,
-        commands: Vec<Sender<Command>>,
-        reports: Receiver<Report>,
-        kept: Arc<Kept>,
-        stats: Arc<RwLock<Arc<Stats>>>,
-        memory: Memory,
-        ended: watch::Sender<Option<String>>,
-    ) -> Self {
+    pub fn new(epoch: u64, lines: Lines, stats: Arc<RwLock<Arc<Stats>>>, memory: Memory) -> Self {
+        let Lines { requests, say, commands, reports, ended } = lines;
+        let kept = stats.read().kept.clone();
         Coordinator {
             workers: commands.len(),
             epoch,

@@ -148,6 +148,7 @@ impl Options {
             data,
             checkpoint_interval,
             memory_limit_bytes: self.memory_limit_mib.map(|mib| mib.saturating_mul(1 << 20)),
+            ..default
         })
     }
 

@@ -11,6 +11,7 @@ use crate::exec::Delta;
 use crate::planner::EventTimes;
 use crate::planner::stream_plan::StreamPlan;
 use crate::sql::{AlterSource, Drop, Name, OnConflict, Statement};
+use crate::storage::Blobs;
 
 /// The engine: one catalog, its dataflows, its ticks. Cheap to clone.
 #[derive(Clone)]
@@ -63,7 +64,13 @@ pub trait ReadVersion: Send + Sync {
 impl Engine {
     /// Starts threads and serves until [`Engine::stop`].
     pub fn start(options: EngineOptions) -> Result<Engine, EngineError> {
-        super::Inner::start(options).map(|inner| Engine { inner })
+        super::Inner::start(options, None).map(|inner| Engine { inner })
+    }
+
+    /// [`Engine::start`] with state in these blobs instead of [`EngineOptions::data`]. For tests.
+    #[doc(hidden)]
+    pub fn start_on(options: EngineOptions, blobs: Arc<dyn Blobs>) -> Result<Engine, EngineError> {
+        super::Inner::start(options, Some(blobs)).map(|inner| Engine { inner })
     }
 
     /// The catalog as it is now; a later DDL makes a new one.

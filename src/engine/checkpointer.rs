@@ -33,7 +33,6 @@ const PACK_FILES: usize = 16;
 const PACKED_BYTES: u64 = 256 << 20;
 /// After a failure the pause doubles up to this.
 const MOST_PAUSE: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// For the log, before a checkpoint counts as failing.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -139,6 +138,7 @@ impl Checkpointer {
         log: LogEnd,
         parts: BTreeMap<String, PartFiles>,
         slices: &BTreeMap<SectionRef, Arc<SliceAt>>,
+        first_pause: Duration,
         say: impl Fn(Said) -> bool + Send + 'static,
     ) -> std::io::Result<Checkpointer> {
         let (jobs, asked) = unbounded();
@@ -155,8 +155,8 @@ impl Checkpointer {
             (name, Part { saved: files.saved, slices })
         });
         let writer = Writer { parts: parts.collect(), leaving: Vec::new(), log, storage: storage.clone() };
-        let thread =
-            thread::Builder::new().name("checkpointer".into()).spawn(move || run(writer, &asked, &stopped, &say))?;
+        let run = move || run(writer, &asked, &stopped, first_pause, &say);
+        let thread = thread::Builder::new().name("checkpointer".into()).spawn(run)?;
         Ok(Checkpointer { jobs, stop, thread: Some(thread) })
     }
 
@@ -178,10 +178,16 @@ impl Checkpointer {
     }
 }
 
-fn run(mut writer: Writer, jobs: &Receiver<Job>, stop: &Receiver<()>, say: &dyn Fn(Said) -> bool) {
+fn run(
+    mut writer: Writer,
+    jobs: &Receiver<Job>,
+    stop: &Receiver<()>,
+    first_pause: Duration,
+    say: &dyn Fn(Said) -> bool,
+) {
     while let Ok(job) = jobs.recv() {
         let tick = job.body.tick;
-        let mut pause = FIRST_PAUSE;
+        let mut pause = first_pause;
         let mut tries = 1;
         // Closed slices and parts that are written once need not be written again.
         let mut attempt = Attempt::new(job);

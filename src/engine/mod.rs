@@ -88,7 +88,7 @@ use crate::exec::dedup::Deduplicate;
 use crate::exec::law::Bounds;
 use crate::planner::{self, stream_plan::StreamPlan};
 use crate::sql::{Drop, Include, Name, Statement, interval_us};
-use crate::storage::{Opened, Storage, StorageError};
+use crate::storage::{Blobs, Opened, Storage, StorageError};
 
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -100,6 +100,8 @@ pub struct EngineOptions {
     pub checkpoint_interval: Duration,
     /// What state may take of memory.
     pub memory_limit_bytes: Option<usize>,
+    /// After the storage has failed; it doubles with each failure that follows, up to ten seconds.
+    pub retry_pause: Duration,
 }
 
 impl Default for EngineOptions {
@@ -110,10 +112,12 @@ impl Default for EngineOptions {
             data: None,
             checkpoint_interval: CHECKPOINT_INTERVAL,
             memory_limit_bytes: None,
+            retry_pause: FIRST_PAUSE,
         }
     }
 }
 
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// How long a start waits for another process to let go of the data.
 const LONGEST_LOCK: Duration = Duration::from_secs(3);
 /// The most workers: each owns at least one of the 256 buckets.
@@ -133,7 +137,8 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    fn start(options: EngineOptions) -> Result<Arc<Inner>, EngineError> {
+    /// `blobs` instead of [`EngineOptions::data`].
+    fn start(options: EngineOptions, blobs: Option<Arc<dyn Blobs>>) -> Result<Arc<Inner>, EngineError> {
         let workers = options.workers;
         if workers == 0 || workers > MOST_WORKERS {
             return Err(EngineError::Invalid {
@@ -146,7 +151,10 @@ impl Inner {
         let kept = Arc::new(Kept::default());
         let stats = Arc::new(RwLock::new(Arc::new(Stats { kept: kept.clone(), ..Stats::default() })));
         let (owners, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
-        let opened = options.data.as_deref().map(open_storage).transpose()?;
+        let opened = match blobs {
+            Some(blobs) => Some(Storage::open_with(blobs, rand::random(), now_us())?),
+            None => options.data.as_deref().map(open_storage).transpose()?,
+        };
         let checkpoint = opened.as_ref().and_then(|opened| opened.manifest.as_ref()).map(restore::checkpoint_of);
         let checkpoint: Option<Checkpoint> = checkpoint.transpose()?.flatten();
         // Each start has an epoch of its own, so that a tick's id never comes twice, whatever the clock says.
@@ -174,7 +182,7 @@ impl Inner {
             Coordinator::new(epoch, asked, requests.clone(), commands, reported, kept, stats.clone(), memory, ended);
         let mut plans = planner::Plans::default();
         if let Some(opened) = opened {
-            plans = coordinator.take_up(opened, checkpoint, options.checkpoint_interval)?;
+            plans = coordinator.take_up(opened, checkpoint, options.checkpoint_interval, options.retry_pause)?;
         }
         let catalog = coordinator.catalog.clone();
         let run = move || coordinator.run();

@@ -138,6 +138,7 @@ impl Coordinator {
         opened: Opened,
         checkpoint: Option<Checkpoint>,
         interval: Duration,
+        retry_pause: Duration,
     ) -> Result<Plans, EngineError> {
         let Opened { storage, manifest, log, fallback } = opened;
         if let Some(fallback) = fallback {
@@ -161,10 +162,10 @@ impl Coordinator {
         let log_through = manifest.as_ref().map_or(0, |manifest| manifest.log_through);
         let last_record = log.last().map_or(log_through, |(number, _)| *number);
         let say = move |word| logged.send(Request::Logged(word)).is_ok();
-        let table_log = TableLog::start(storage.clone(), last_record, say).map_err(thread)?;
+        let table_log = TableLog::start(storage.clone(), last_record, retry_pause, say).map_err(thread)?;
         let say = move |word| said.send(Request::Said(word)).is_ok();
         let checkpointer =
-            Checkpointer::start(storage.clone(), table_log.end(), parts, &slices, say).map_err(thread)?;
+            Checkpointer::start(storage.clone(), table_log.end(), parts, &slices, retry_pause, say).map_err(thread)?;
         // In a tick in which nothing is read, change streams begin where they stood, and what statements did is done again.
         let mut asked = Asked::default();
         for (number, record) in &log {

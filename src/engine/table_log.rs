@@ -57,15 +57,19 @@ pub(super) struct TableLog {
 
 /// After a failure the pause doubles up to this.
 const MOST_PAUSE: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 impl TableLog {
     /// `last`: the number of the last record that is there.
-    pub fn start(storage: Storage, last: u64, say: impl Fn(Logged) -> bool + Send + 'static) -> io::Result<TableLog> {
+    pub fn start(
+        storage: Storage,
+        last: u64,
+        first_pause: Duration,
+        say: impl Fn(Logged) -> bool + Send + 'static,
+    ) -> io::Result<TableLog> {
         let (records, asked) = unbounded();
         let end = LogEnd(Arc::new((Mutex::new(last), Condvar::new())));
         let reached = end.clone();
-        let run = move || run(&storage, &asked, &reached, &say);
+        let run = move || run(&storage, &asked, &reached, first_pause, &say);
         let thread = thread::Builder::new().name("table-log".into()).spawn(run)?;
         Ok(TableLog { records, end, thread: Some(thread) })
     }
@@ -91,10 +95,16 @@ impl TableLog {
     }
 }
 
-fn run(storage: &Storage, asked: &Receiver<(u64, Bytes)>, reached: &LogEnd, say: &dyn Fn(Logged) -> bool) {
+fn run(
+    storage: &Storage,
+    asked: &Receiver<(u64, Bytes)>,
+    reached: &LogEnd,
+    first_pause: Duration,
+    say: &dyn Fn(Logged) -> bool,
+) {
     // What could not be written goes first, and as it was: it may be there after all.
     let mut group: Vec<(u64, Bytes)> = Vec::new();
-    let mut pause = FIRST_PAUSE;
+    let mut pause = first_pause;
     loop {
         let next = match group.is_empty() {
             true => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -111,7 +121,7 @@ fn run(storage: &Storage, asked: &Receiver<(u64, Bytes)>, reached: &LogEnd, say:
         let outcome = storage.append(first, &records);
         if outcome.is_ok() {
             group.clear();
-            pause = FIRST_PAUSE;
+            pause = first_pause;
             reached.reach(last);
         }
         if !say(Logged { first, records: records.len() as u64, outcome }) {

@@ -47,6 +47,7 @@ pub struct Faults {
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    crashed: Arc<Condvar>,
 }
 
 struct State {
@@ -61,6 +62,9 @@ struct State {
     processes: u64,
     locked_by: Option<u64>,
     crash_in: Option<u64>,
+    crashes: u64,
+    crashed: Arc<Condvar>,
+    refuses_puts: Option<StorageError>,
     tear_manifest: bool,
 }
 
@@ -79,6 +83,7 @@ struct Late {
 
 impl SimDisk {
     pub fn new(kind: Kind, seed: u64) -> SimDisk {
+        let crashed = Arc::new(Condvar::new());
         let state = State {
             kind,
             random: StdRng::seed_from_u64(seed),
@@ -90,13 +95,21 @@ impl SimDisk {
             processes: 0,
             locked_by: None,
             crash_in: None,
+            crashes: 0,
+            crashed: crashed.clone(),
+            refuses_puts: None,
             tear_manifest: false,
         };
-        SimDisk { state: Arc::new(Mutex::new(state)) }
+        SimDisk { state: Arc::new(Mutex::new(state)), crashed }
     }
 
     pub fn set_faults(&self, faults: Faults) {
         self.state.lock().faults = faults;
+    }
+
+    /// Every put fails like this, without an effect, until told otherwise.
+    pub fn refuse_puts(&self, error: Option<StorageError>) {
+        self.state.lock().refuses_puts = error;
     }
 
     /// What a new process sees.
@@ -123,6 +136,16 @@ impl SimDisk {
     /// [`crash`](SimDisk::crash) in the middle of the `calls`th call from now on (1 is the next).
     pub fn crash_in(&self, calls: u64) {
         self.state.lock().crash_in = Some(calls);
+    }
+
+    /// How often all processes were ended.
+    pub fn crashes(&self) -> u64 {
+        self.state.lock().crashes
+    }
+
+    /// Blocks until [`crashes`](SimDisk::crashes) is more than that.
+    pub fn wait_for_crash_after(&self, crashes: u64) {
+        self.crashed.wait_while(&mut self.state.lock(), |state| state.crashes <= crashes);
     }
 
     /// If the next crash comes in the middle of putting a manifest, it is there, but cut: what no file system should do.
@@ -159,6 +182,8 @@ impl State {
         self.alive_from = self.processes + 1;
         self.locked_by = None;
         self.crash_in = None;
+        self.crashes += 1;
+        self.crashed.notify_all();
         let random = &mut self.random;
         self.blobs.retain(|_, entry| entry.durable || random.random_bool(0.5));
         // What has survived is on the disk.
@@ -217,6 +242,9 @@ impl State {
             }
             self.crash();
             return Err(unavailable(&doing, "the simulated process has crashed"));
+        }
+        if let Some(error) = &self.refuses_puts {
+            return Err(error.clone());
         }
         if self.kind == Kind::Bucket && self.chance(self.faults.late) {
             let due = self.steps + self.random.random_range(1..20);

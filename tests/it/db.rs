@@ -8,10 +8,11 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use riverrun::catalog::{NameContext, Oid};
-use riverrun::engine::{Engine, EngineOptions, TableChange};
+use riverrun::engine::{Engine, EngineError, EngineOptions, TableChange};
 use riverrun::exec::Delta;
 use riverrun::planner::{self, DmlKind, Reads, Runtime};
 use riverrun::sql::{self, Statement};
+use riverrun::storage::Blobs;
 
 pub struct Db {
     pub engine: Engine,
@@ -36,6 +37,16 @@ impl Db {
         let engine = Engine::start(options).unwrap_or_else(|error| panic!("no engine: {error}"));
         let runtime = Runtime::new(1 << 30).expect("a runtime");
         Db { engine, names: NameContext::new("dev", "tester"), runtime }
+    }
+
+    /// An engine whose state is kept in these blobs, tried again soon where they fail.
+    pub fn start_on(workers: usize, blobs: Arc<dyn Blobs>) -> Result<Db, EngineError> {
+        let checkpoint_interval = Duration::from_millis(20);
+        let retry_pause = Duration::from_millis(5);
+        let options = EngineOptions { workers, checkpoint_interval, retry_pause, ..EngineOptions::default() };
+        let engine = Engine::start_on(options, blobs)?;
+        let runtime = Runtime::new(1 << 30).expect("a runtime");
+        Ok(Db { engine, names: NameContext::new("dev", "tester"), runtime })
     }
 
     /// Runs statements that must succeed; returns the last one's rows.

@@ -26,7 +26,7 @@ async fn restarted(db: Db, random: &mut StdRng, folder: &Path) -> Db {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_and_views_over_them_survive_crashes() {
-    for seed in seeds(0..4) {
+    for seed in seeds(0..2) {
         let mut random = StdRng::seed_from_u64(seed);
         let folder = tempfile::tempdir().expect("a folder");
         let mut db = Db::start_at(random.random_range(1..4), folder.path());
@@ -60,7 +60,7 @@ async fn tables_and_views_over_them_survive_crashes() {
 async fn sources_and_views_over_them_survive_crashes() {
     let broker = EmbeddedBroker::start().expect("a broker");
     let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
-    for seed in seeds(0..4) {
+    for seed in seeds(0..2) {
         let mut random = StdRng::seed_from_u64(seed);
         let topic = format!("durable{seed}");
         let partitions = random.random_range(1..4);
@@ -115,7 +115,7 @@ async fn sources_and_views_over_them_survive_crashes() {
 async fn shared_stores_survive_crashes() {
     let broker = EmbeddedBroker::start().expect("a broker");
     let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
-    for seed in seeds(0..4) {
+    for seed in seeds(0..2) {
         let mut random = StdRng::seed_from_u64(seed);
         let topic = format!("durable_shared{seed}");
         let partitions = random.random_range(1..4);

@@ -5,6 +5,7 @@ mod demo;
 mod duplicates;
 mod durable;
 mod engine;
+mod faults;
 mod house;
 mod kafka;
 mod law;

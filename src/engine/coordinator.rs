@@ -440,6 +440,9 @@ impl Coordinator {
                 released.push(id);
             }
         }
+        if let Some(keeping) = self.keeping.as_mut().filter(|_| !released.is_empty()) {
+            keeping.note_change();
+        }
         for store in released {
             self.broadcast(|| Command::Release { store });
         }

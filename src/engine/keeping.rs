@@ -151,6 +151,11 @@ impl Keeping {
         self.quiet &= busy.is_zero();
     }
 
+    /// Something is there now that is worth a checkpoint within the interval.
+    pub fn note_change(&mut self) {
+        self.quiet = false;
+    }
+
     /// When what the tick has done will be there after a crash.
     pub fn once_kept(&mut self, tick: u64, then: impl FnOnce(Result<(), EngineError>) + Send + 'static) {
         self.waiting.push((tick, Box::new(then)));

@@ -156,6 +156,38 @@ async fn shared_stores_survive_crashes() {
     }
 }
 
+/// A checkpoint may be taken in any tick, also in the one in which a view turns out to have all its history.
+#[tokio::test(flavor = "multi_thread")]
+async fn views_that_have_just_read_their_history_survive_crashes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut db = Db::start_at(2, folder.path());
+    db.run("CREATE TABLE t (i INT)").await;
+    db.run(
+        "CREATE SOURCE s (id BIGINT, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts) WITH (connector = 'datagen', \
+         datagen.rows.total = 3000, datagen.rows.per.second = 1000000, datagen.split.num = 3, \
+         datagen.start.timestamp.millis = 1767225600000, fields.id.kind = 'sequence')",
+    )
+    .await;
+    db.run("CREATE MATERIALIZED VIEW v0 AS SELECT count(*) AS n FROM s").await;
+    for view in 1..12 {
+        let query = format!("SELECT id % {view} AS k, count(*) AS n FROM s GROUP BY id % {view}");
+        db.run(&format!("CREATE MATERIALIZED VIEW v{view} AS {query}")).await;
+        // Each ends a tick, and gives it something to keep.
+        let state = format!("SELECT state FROM riverrun.materialized_views WHERE name = 'v{view}'");
+        while db.rows(&state).await != ["current"] {
+            db.run("INSERT INTO t VALUES (1)").await;
+        }
+        db.engine.crash().await;
+        drop(db);
+        db = Db::start_at(1 + view % 3, folder.path());
+        db.run("WAIT FOR s").await;
+        for view in 0..=view {
+            assert_eq!(db.rows(&format!("SELECT sum(n) FROM v{view}")).await, ["3000"], "v{view}");
+        }
+    }
+    db.engine.stop().await;
+}
+
 /// Names in other schemas and databases, views replaced by others over newer tables, and what was dropped.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_catalog_survives_a_crash() {

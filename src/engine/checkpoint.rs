@@ -110,18 +110,16 @@ pub struct PartitionNotes {
     pub floor_us: Option<i64>,
 }
 
-/// Which parts are to be saved whole; the others may be.
+/// Which parts are to be saved whole; the others may be, and are the first time.
 #[derive(Debug, Default)]
 pub struct SaveOrder {
-    /// Parts that the process has saved before.
-    pub known: BTreeSet<String>,
-    /// Of these, those whose increments have grown.
+    /// Parts whose increments have grown.
     pub grown: BTreeSet<String>,
 }
 
 impl SaveOrder {
     pub fn whole(&self, part: &str) -> bool {
-        !self.known.contains(part) || self.grown.contains(part)
+        self.grown.contains(part)
     }
 }
 

@@ -437,6 +437,7 @@ impl Coordinator {
                 self.sources.get(&store.source).is_some_and(|s| s.backfills.contains_key(&Consumer::Store(id)));
             if store.held && store.made_in < self.tick && !reading {
                 store.held = false;
+                store.released_in = self.tick;
                 released.push(id);
             }
         }

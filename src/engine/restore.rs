@@ -360,6 +360,10 @@ impl Coordinator {
             }
             let prefix = format!("store/{}/", known.id);
             let names: Vec<String> = files.below(&prefix).map(|(name, _)| name.to_string()).collect();
+            if names.len() != body.workers {
+                tracing::warn!(store = known.id, parts = names.len(), "a store was not saved by every worker");
+                continue;
+            }
             let mut parts = Vec::new();
             for name in names {
                 parts.push(SavedPart { saved: files.saved(&name)?, closed: files.closed(&name, 0) });
@@ -375,6 +379,7 @@ impl Coordinator {
                 feed: Arc::new(feed.clone()),
                 users: BTreeMap::new(),
                 held: false,
+                released_in: 0,
                 made_in: 0,
                 reports: BTreeMap::new(),
                 complete_from_us: known.complete_from_us,

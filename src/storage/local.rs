@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,7 +81,8 @@ impl LocalBlobs {
 
     fn make_folders(&self) -> Result<(), StorageError> {
         let make = |folder: &Path| -> io::Result<()> {
-            fs::create_dir_all(folder)?;
+            // What is in the tables, and how brokers are spoken to, is for nobody else to read.
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             self.sync_folder(folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
         };
         let folders = FOLDERS.iter().chain([&TEMPORARY]).map(|folder| self.root.join(folder));

@@ -110,6 +110,11 @@ impl Keeping {
         }
     }
 
+    /// These parts have been taken up as they were saved: what changes from there on is enough.
+    pub fn goes_on_from(&mut self, parts: BTreeSet<String>) {
+        self.known = parts;
+    }
+
     /// Whether the tick that ends is to be kept, and then what is to be saved whole. `changed`: somebody waits for that.
     pub fn order(&mut self, changed: bool) -> Option<Arc<SaveOrder>> {
         if self.in_flight.is_some() {

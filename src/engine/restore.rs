@@ -147,7 +147,12 @@ impl Coordinator {
         self.lasts = true;
         self.broadcast(|| Command::Pause { reading: false });
         let (mut plans, mut parts, mut slices) = (Plans::default(), BTreeMap::new(), Slices::new());
+        let mut known = BTreeSet::new();
         if let Some(checkpoint) = checkpoint {
+            // Those of other workers are of other buckets.
+            if checkpoint.body.workers == self.workers {
+                known.extend(checkpoint.parts.keys().cloned());
+            }
             let planned = plan_again(&checkpoint.body)?;
             self.restoring = true;
             slices = self.restore(&storage, &checkpoint, &planned)?;
@@ -180,7 +185,9 @@ impl Coordinator {
         if let Some(reason) = self.fenced.take() {
             return Err(EngineError::Restore { message: reason });
         }
-        self.keeping = Some(Keeping::new(storage, checkpointer, table_log, interval, self.workers, last_record + 1));
+        let mut keeping = Keeping::new(storage, checkpointer, table_log, interval, self.workers, last_record + 1);
+        keeping.goes_on_from(known);
+        self.keeping = Some(keeping);
         self.broadcast(|| Command::Pause { reading: true });
         Ok(plans)
     }

@@ -68,6 +68,9 @@ pub struct StoreBody {
     pub shortfall: Shortfall,
 }
 
+/// By partition.
+pub type Ends = Vec<(i32, i64)>;
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ViewBody {
     pub oid: Oid,
@@ -78,7 +81,8 @@ pub struct ViewBody {
     /// The state of the whole flow can be taken up again; else it is made anew from its sources.
     pub whole: bool,
     pub current: bool,
-    pub targets: Vec<(Oid, Option<Vec<(i32, i64)>>)>,
+    /// By source: the ends to be reached.
+    pub targets: Vec<(Oid, Option<Ends>)>,
     pub complete_from_us: Option<i64>,
     pub rows_out: u64,
     /// Of the passes.
@@ -106,18 +110,16 @@ pub struct PartitionNotes {
     pub floor_us: Option<i64>,
 }
 
-/// Which parts are to be saved whole; the others may be.
+/// Which parts are to be saved whole; the others may be, and are the first time.
 #[derive(Debug, Default)]
 pub struct SaveOrder {
-    /// Parts that the process has saved before.
-    pub known: BTreeSet<String>,
-    /// Of these, those whose increments have grown.
+    /// Parts whose increments have grown.
     pub grown: BTreeSet<String>,
 }
 
 impl SaveOrder {
     pub fn whole(&self, part: &str) -> bool {
-        !self.known.contains(part) || self.grown.contains(part)
+        self.grown.contains(part)
     }
 }
 

@@ -318,7 +318,13 @@ impl Writer {
             .collect();
         let mut all = all.into_iter().peekable();
         while let Some((place, slice)) = all.next() {
-            let saved = slice.to_save().map_err(|e| StorageError::Invariant(format!("a slice: {e}")))?;
+            let saved = slice.to_save().map_err(|error| match error {
+                // It is read first, from where another worker had put it.
+                ExecError::Storage { what } => {
+                    StorageError::Unavailable { doing: format!("reading slice {}", slice.slice), reason: what }
+                }
+                error => StorageError::Invariant(format!("a slice: {error}")),
+            })?;
             let section = encode(&saved)?;
             size += section.len();
             places.push(place);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::checkpoint::{Body, FORMAT, PartSave, SaveOrder, SourceBody, StoreBody, TableBody, ViewBody};
 use super::checkpointer::Job;
 use super::coordinator::Coordinator;
-use super::dataflow::{TickData, View};
+use super::dataflow::{Store, TickData, View};
 use super::error::EngineError;
 use super::keeping::Heard;
 use super::orders::Command;
@@ -111,9 +111,19 @@ impl Coordinator {
 
     /// Can the view's state be taken up as it is? Not while some of its history is still to come, nor after a failure.
     fn is_whole_view(&self, oid: Oid) -> bool {
-        self.views
-            .get(&oid)
-            .is_some_and(|view| view.failed.is_none() && !self.is_held(view) && view.made_in < self.tick)
+        self.views.get(&oid).is_some_and(|view| {
+            view.failed.is_none() && !self.is_held(view) && self.stores_are_saved(view) && view.made_in < self.tick
+        })
+    }
+
+    /// Of a view and of those below it. Workers saved what they held by the beginning of the tick.
+    fn stores_are_saved(&self, view: &View) -> bool {
+        view.feeds.iter().all(|feed| self.stores.get(&feed.store).is_none_or(|store| self.is_saved(store)))
+            && view.object.depends_on.iter().all(|oid| self.views.get(oid).is_none_or(|v| self.stores_are_saved(v)))
+    }
+
+    fn is_saved(&self, store: &Store) -> bool {
+        !store.held && store.released_in < self.tick
     }
 
     /// `live`: the parts that there are. A store of which a worker has given nothing (it was being given its history, or has failed) is
@@ -130,7 +140,7 @@ impl Coordinator {
             late_into_trouble: source.late_into_trouble.clone(),
         });
         let is_whole = |id: StoreId| (0..self.workers).all(|worker| live.contains(&format!("store/{id}/{worker}")));
-        let whole = self.stores.iter().filter(|(id, store)| !store.held && is_whole(**id));
+        let whole = self.stores.iter().filter(|(id, store)| self.is_saved(store) && is_whole(**id));
         let stores = whole.filter_map(|(&id, store)| {
             let mut shortfall = store.short_before.clone();
             store.reports.values().for_each(|report| shortfall.add(report.shortfall.clone()));

@@ -80,18 +80,22 @@ pub(super) struct Coordinator {
     ended: watch::Sender<Option<String>>,
 }
 
+/// What connects the coordinator with the others.
+pub(super) struct Lines {
+    pub requests: Receiver<Request>,
+    /// The other end of `requests`, for threads that it starts.
+    pub say: Sender<Request>,
+    /// By worker.
+    pub commands: Vec<Sender<Command>>,
+    pub reports: Receiver<Report>,
+    /// Why it has ended.
+    pub ended: watch::Sender<Option<String>>,
+}
+
 impl Coordinator {
-    pub fn new(
-        epoch: u64,
-        requests: Receiver<Request>,
-        say: Sender<Request>,
-        commands: Vec<Sender<Command>>,
-        reports: Receiver<Report>,
-        kept: Arc<Kept>,
-        stats: Arc<RwLock<Arc<Stats>>>,
-        memory: Memory,
-        ended: watch::Sender<Option<String>>,
-    ) -> Self {
+    pub fn new(epoch: u64, lines: Lines, stats: Arc<RwLock<Arc<Stats>>>, memory: Memory) -> Self {
+        let Lines { requests, say, commands, reports, ended } = lines;
+        let kept = stats.read().kept.clone();
         Coordinator {
             workers: commands.len(),
             epoch,
@@ -433,6 +437,7 @@ impl Coordinator {
                 self.sources.get(&store.source).is_some_and(|s| s.backfills.contains_key(&Consumer::Store(id)));
             if store.held && store.made_in < self.tick && !reading {
                 store.held = false;
+                store.released_in = self.tick;
                 released.push(id);
             }
         }

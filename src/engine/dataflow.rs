@@ -61,6 +61,8 @@ pub(super) struct Store {
     /// Views that read it, with what each must keep by event time behind the watermark.
     pub users: BTreeMap<Oid, Option<i64>>,
     pub held: bool,
+    /// The tick at whose end it was no longer held: its parts know from the next one on.
+    pub released_in: u64,
     pub made_in: u64,
     pub reports: BTreeMap<usize, StoreReport>,
     /// Rows of earlier event times may be missing: the log no longer had them.

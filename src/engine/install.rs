@@ -341,6 +341,7 @@ impl Coordinator {
                     feed: Arc::new(feed.clone()),
                     users: BTreeMap::new(),
                     held: true,
+                    released_in: 0,
                     made_in: self.tick,
                     reports: BTreeMap::new(),
                     complete_from_us: None,

@@ -36,8 +36,6 @@ pub(super) struct Keeping {
     busy: Vec<Duration>,
     /// Nothing has changed since the last but the clock.
     quiet: bool,
-    /// Parts that have been saved.
-    known: BTreeSet<String>,
     /// Parts that are better saved whole the next time.
     grown: BTreeSet<String>,
     /// Until a checkpoint of the tick or a later one is there.
@@ -94,7 +92,6 @@ impl Keeping {
             took: Duration::ZERO,
             busy: vec![Duration::ZERO; workers],
             quiet: false,
-            known: BTreeSet::new(),
             grown: BTreeSet::new(),
             waiting: Vec::new(),
             next_record,
@@ -110,11 +107,6 @@ impl Keeping {
         }
     }
 
-    /// These parts have been taken up as they were saved: what changes from there on is enough.
-    pub fn goes_on_from(&mut self, parts: BTreeSet<String>) {
-        self.known = parts;
-    }
-
     /// Whether the tick that ends is to be kept, and then what is to be saved whole. `changed`: somebody waits for that.
     pub fn order(&mut self, changed: bool) -> Option<Arc<SaveOrder>> {
         if self.in_flight.is_some() {
@@ -124,8 +116,7 @@ impl Keeping {
         let rested = self.since.elapsed() >= self.took * RESTS;
         let replay = self.busy.iter().max().copied().unwrap_or_default();
         let due = !self.quiet && (self.since.elapsed() >= self.interval || replay >= MOST_REPLAY && rested);
-        (asked || due)
-            .then(|| Arc::new(SaveOrder { known: self.known.clone(), grown: std::mem::take(&mut self.grown) }))
+        (asked || due).then(|| Arc::new(SaveOrder { grown: std::mem::take(&mut self.grown) }))
     }
 
     /// Before the process ends: true until a checkpoint of this tick or a later one is there.
@@ -146,7 +137,6 @@ impl Keeping {
         self.busy.fill(Duration::ZERO);
         self.quiet = true;
         self.push(CheckpointStats::writing(job.body.tick, job.parts.len(), clock::now_us()));
-        self.known = job.live.clone();
         self.checkpointer.begin(job);
     }
 

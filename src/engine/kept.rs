@@ -122,8 +122,9 @@ impl Listed for DuplicateRow {
 }
 
 impl<T> Default for List<T> {
+    /// Nothing of it has been saved.
     fn default() -> Self {
-        List { rings: BTreeMap::new(), changed: false }
+        List { rings: BTreeMap::new(), changed: true }
     }
 }
 
@@ -188,7 +189,7 @@ impl<T: Listed> List<T> {
     }
 
     fn save(&mut self, whole: bool) -> Result<Saved, ExecError> {
-        let whole = whole || std::mem::take(&mut self.changed);
+        let whole = std::mem::take(&mut self.changed) || whole;
         let mut saved = Saved { whole, ..Saved::default() };
         for ring in self.rings.values_mut() {
             let skipped = if whole { 0 } else { ring.chunks.len() - ring.unsaved };
@@ -216,6 +217,7 @@ impl<T: Listed> List<T> {
             }
         }
         self.rings.values_mut().for_each(|ring| ring.unsaved = 0);
+        self.changed = false;
         Ok(())
     }
 }

@@ -75,8 +75,7 @@ pub use subscription::{Subscription, Update};
 pub use verdicts::Counts;
 
 use self::checkpoint::Checkpoint;
-use self::coordinator::Coordinator;
-use self::kept::Kept;
+use self::coordinator::{Coordinator, Lines};
 use self::memory::Memory;
 use self::reader::SourceSetup;
 use self::request::{Explained, NewSource, Reply, Request};
@@ -148,8 +147,7 @@ impl Inner {
         }
         let (requests, asked) = unbounded();
         let (reports, reported) = unbounded();
-        let kept = Arc::new(Kept::default());
-        let stats = Arc::new(RwLock::new(Arc::new(Stats { kept: kept.clone(), ..Stats::default() })));
+        let stats = Arc::new(RwLock::new(Arc::new(Stats::default())));
         let (owners, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
         let opened = match blobs {
             Some(blobs) => Some(Storage::open_with(blobs, rand::random(), now_us())?),
@@ -178,8 +176,8 @@ impl Inner {
         }
         drop(reports);
         let (ended, end) = watch::channel(None);
-        let mut coordinator =
-            Coordinator::new(epoch, asked, requests.clone(), commands, reported, kept, stats.clone(), memory, ended);
+        let lines = Lines { requests: asked, say: requests.clone(), commands, reports: reported, ended };
+        let mut coordinator = Coordinator::new(epoch, lines, stats.clone(), memory);
         let mut plans = planner::Plans::default();
         if let Some(opened) = opened {
             plans = coordinator.take_up(opened, checkpoint, options.checkpoint_interval, options.retry_pause)?;

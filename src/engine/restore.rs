@@ -147,12 +147,7 @@ impl Coordinator {
         self.lasts = true;
         self.broadcast(|| Command::Pause { reading: false });
         let (mut plans, mut parts, mut slices) = (Plans::default(), BTreeMap::new(), Slices::new());
-        let mut known = BTreeSet::new();
         if let Some(checkpoint) = checkpoint {
-            // Those of other workers are of other buckets.
-            if checkpoint.body.workers == self.workers {
-                known.extend(checkpoint.parts.keys().cloned());
-            }
             let planned = plan_again(&checkpoint.body)?;
             self.restoring = true;
             slices = self.restore(&storage, &checkpoint, &planned)?;
@@ -185,9 +180,7 @@ impl Coordinator {
         if let Some(reason) = self.fenced.take() {
             return Err(EngineError::Restore { message: reason });
         }
-        let mut keeping = Keeping::new(storage, checkpointer, table_log, interval, self.workers, last_record + 1);
-        keeping.goes_on_from(known);
-        self.keeping = Some(keeping);
+        self.keeping = Some(Keeping::new(storage, checkpointer, table_log, interval, self.workers, last_record + 1));
         self.broadcast(|| Command::Pause { reading: true });
         Ok(plans)
     }
@@ -367,6 +360,10 @@ impl Coordinator {
             }
             let prefix = format!("store/{}/", known.id);
             let names: Vec<String> = files.below(&prefix).map(|(name, _)| name.to_string()).collect();
+            if names.len() != body.workers {
+                tracing::warn!(store = known.id, parts = names.len(), "a store was not saved by every worker");
+                continue;
+            }
             let mut parts = Vec::new();
             for name in names {
                 parts.push(SavedPart { saved: files.saved(&name)?, closed: files.closed(&name, 0) });
@@ -382,6 +379,7 @@ impl Coordinator {
                 feed: Arc::new(feed.clone()),
                 users: BTreeMap::new(),
                 held: false,
+                released_in: 0,
                 made_in: 0,
                 reports: BTreeMap::new(),
                 complete_from_us: known.complete_from_us,

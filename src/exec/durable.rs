@@ -48,7 +48,6 @@ impl Saved {
 
     /// What `serde` makes of the notes; an error is a file of another version, or a wrong one.
     pub fn notes<T: serde::de::DeserializeOwned>(&self) -> Result<T, ExecError> {
-        serde_json::from_value(self.notes.clone())
-            .map_err(|e| ExecError::Saved { what: format!("notes: {e}") })
+        serde_json::from_value(self.notes.clone()).map_err(|e| ExecError::Saved { what: format!("notes: {e}") })
     }
 }

@@ -13,7 +13,7 @@ import psycopg
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Of a debug build on a busy machine.
 START_TIMEOUT_S = 180
-STOP_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 180
 
 
 class Failed(Exception):

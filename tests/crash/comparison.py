@@ -170,7 +170,7 @@ class Comparison:
 
     def reconcile(self, connection):
         """What the engine itself finds when it computes views again from the log."""
-        for name in ("ten_minutes", "closed", "visits", "per_ad", "payments_1m", "clicks_1m", "here_by"):
+        for name in ("country_1m", "closed", "visits", "per_ad", "payments_1m", "clicks_1m", "here_by"):
             rows = connection.execute(f"RECONCILE MATERIALIZED VIEW {name}").fetchall()
             if rows:
                 self.report.difference(f"{self.when}, RECONCILE {name}: {rows[:3]}", len(rows))

@@ -33,6 +33,8 @@ const PACK_FILES: usize = 16;
 const PACKED_BYTES: u64 = 256 << 20;
 /// After a failure the pause doubles up to this.
 const MOST_PAUSE: Duration = Duration::from_secs(10);
+/// A slice is tried to be read so often.
+const READS: u32 = 5;
 /// For the log, before a checkpoint counts as failing.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -87,20 +89,30 @@ impl SliceAt {
 
 impl SliceFile for SliceAt {
     fn read(&self) -> Result<Saved, ExecError> {
+        let mut tries = 1;
         loop {
             let at = self.at.lock().clone();
-            match read(&self.storage, &at) {
+            match try_read(&self.storage, &at) {
                 // It has moved meanwhile.
                 Err(_) if *self.at.lock() != at => {}
-                outcome => return outcome,
+                // Where a view's changes are followed, an error ends the view: clouds have been asked for some seconds by now.
+                Err(error) if error.is_retryable() && tries < READS => tries += 1,
+                outcome => return outcome.map_err(unreadable),
             }
         }
     }
 }
 
 pub(super) fn read(storage: &Storage, at: &SectionRef) -> Result<Saved, ExecError> {
-    let bytes = storage.read(at).and_then(|bytes| decode(&bytes));
-    bytes.map_err(|error| ExecError::Storage { what: error.to_string() })
+    try_read(storage, at).map_err(unreadable)
+}
+
+fn try_read(storage: &Storage, at: &SectionRef) -> Result<Saved, StorageError> {
+    storage.read(at).and_then(|bytes| decode(&bytes))
+}
+
+fn unreadable(error: StorageError) -> ExecError {
+    ExecError::Storage { what: error.to_string() }
 }
 
 /// The thread; it ends once its jobs are done and nobody can send another.

@@ -12,7 +12,7 @@ use super::figures::store_name;
 use crate::catalog::Oid;
 use crate::exec::derive::{Derived, Misfit};
 use crate::exec::exchange::StoreId;
-use crate::exec::flow::{Feed, Flow, Output};
+use crate::exec::flow::{Feed, Flow, Output, floor_us};
 use crate::exec::regroup::{Held, Regrouping};
 use crate::exec::slice_store::StoreLayout;
 use crate::planner::stream_plan::{Micros, StoreChoice, StreamPlan};
@@ -34,6 +34,8 @@ pub(super) enum InTheWay {
     Finer,
     /// The view asks for a store of its own.
     Unwanted,
+    /// Rows that the feed needs have gone: no temporal filter of a view wanted them any more.
+    LetGo,
 }
 
 impl Coordinator {
@@ -55,6 +57,11 @@ impl Coordinator {
                 Ok(derived) => {
                     let is_finer = matches!(derived, Derived::Regrouped(_));
                     let is_over = plan.over.iter().any(|(oid, _)| store.users.contains_key(oid));
+                    // What the filters of a view below have let go is not wanted of it either.
+                    if !is_over && self.has_let_go(store, feed) {
+                        misfits.push((id, InTheWay::LetGo));
+                        continue;
+                    }
                     let keys: usize = store.reports.values().map(|report| report.keys).sum();
                     fitting.push(((!self.is_whole(id), is_finer, !is_over, keys, id), derived));
                 }
@@ -62,6 +69,13 @@ impl Coordinator {
         }
         let found = fitting.into_iter().min_by_key(|(rank, _)| *rank).map(|((.., id), derived)| (id, derived));
         Choice { found, misfits }
+    }
+
+    /// Is some of what the feed's own temporal filters want gone from the store?
+    fn has_let_go(&self, store: &Store, feed: &Feed) -> bool {
+        let size_us = feed.view.window.map_or(0, |window| window.size_us);
+        let wants_us = floor_us(&feed.floors, self.now_us, &self.times).map(|us| us.saturating_sub(size_us));
+        store.floor_us.is_some_and(|gone_us| wants_us.is_none_or(|wants_us| wants_us < gone_us))
     }
 
     /// Does a view that is current read the store?
@@ -254,6 +268,9 @@ fn in_words(why: &InTheWay, feed: &Feed, source: &Schema) -> String {
                 .into();
         }
         InTheWay::Unwanted => return "would do, but WITH (store = 'own') is asked for".into(),
+        InTheWay::LetGo => {
+            return "does not do: it has let go of rows that the conditions on time of its views leave behind".into();
+        }
     };
     match misfit {
         Misfit::Apart => "has another source or time".into(),

@@ -8,6 +8,7 @@ mod engine;
 mod faults;
 mod house;
 mod kafka;
+mod lasting_faults;
 mod law;
 mod oracle;
 mod reconcile;

@@ -1,0 +1,237 @@
+//! A storage that fails for a while, or holds what is not right: what the engine says then, what goes on, and that nothing is lost.
+
+use std::collections::BTreeSet;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use riverrun::connector::{EmbeddedBroker, Producer};
+use riverrun::engine::EngineError;
+use riverrun::storage::StorageError;
+use riverrun::storage::sim::{Kind, SimDisk};
+
+use crate::db::Db;
+use crate::oracle::{Events, QUERIES, over_rows, source_of};
+
+/// Groups, and windows whose slices close.
+const VIEWS: [usize; 2] = [1, 6];
+
+/// A source with views, and a table, on a simulated disk.
+struct Scene {
+    disk: SimDisk,
+    db: Db,
+    // It serves as long as it is there.
+    _broker: EmbeddedBroker,
+    producer: Producer,
+    events: Events,
+    random: StdRng,
+}
+
+impl Scene {
+    async fn new(kind: Kind, seed: u64) -> Scene {
+        let broker = EmbeddedBroker::start().expect("a broker");
+        let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+        broker.create_topic("events", 2).expect("a topic");
+        let disk = SimDisk::new(kind, seed);
+        let db = started(&disk, 2);
+        db.run(&source_of("events", &broker)).await;
+        for i in VIEWS {
+            db.run(&format!("CREATE MATERIALIZED VIEW v{i} AS {}", QUERIES[i])).await;
+        }
+        db.run("CREATE TABLE t (v BIGINT)").await;
+        let events = Events::new("events".into(), 2);
+        let mut scene = Scene { disk, db, _broker: broker, producer, events, random: StdRng::seed_from_u64(seed) };
+        scene.goes_on(1).await;
+        scene
+    }
+
+    fn send(&mut self) {
+        for _ in 0..4 {
+            self.events.send(&self.producer, &mut self.random);
+        }
+    }
+
+    /// Events and a row of the table.
+    async fn goes_on(&mut self, v: i64) {
+        self.send();
+        self.db.run(&format!("INSERT INTO t VALUES ({v})")).await;
+        self.db.run("WAIT FOR r").await;
+    }
+
+    async fn counts(&self) -> Vec<String> {
+        self.db.rows("SELECT sum(read), sum(read - accepted - late - dead) FROM riverrun.source_partitions").await
+    }
+
+    async fn check(&self, t: &[&str]) {
+        self.db.run("WAIT FOR r").await;
+        assert_eq!(self.counts().await, [format!("{}|0", self.events.sent)]);
+        for i in VIEWS {
+            let kept = self.db.rows(&format!("SELECT * FROM v{i}")).await;
+            assert_eq!(kept, over_rows(&self.db, QUERIES[i], &self.events.accepted).await, "v{i}");
+        }
+        assert_eq!(self.db.rows("SELECT v FROM t").await, t);
+    }
+
+    async fn crash(&mut self, workers: usize) {
+        self.db.engine.crash().await;
+        self.disk.crash();
+        self.db = started(&self.disk, workers);
+    }
+
+    /// Each question is answered by a tick.
+    async fn until(&self, question: &str, answer: &[&str]) {
+        let mut said = Vec::new();
+        for _ in 0..10_000 {
+            said = self.db.rows(question).await;
+            if said == answer {
+                return;
+            }
+        }
+        panic!("{question}\nis {said:?}, never {answer:?}");
+    }
+}
+
+fn started(disk: &SimDisk, workers: usize) -> Db {
+    Db::start_on(workers, disk.process()).unwrap_or_else(|error| panic!("no engine: {error}"))
+}
+
+async fn refusal(db: &Db, sql: &str) -> EngineError {
+    match db.try_run(sql).await {
+        Ok(_) => panic!("no error: {sql}"),
+        Err(error) => *error.downcast::<EngineError>().expect("an error of the engine"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_nothing_can_be_written_reading_rests_and_reads_go_on() {
+    let (doing, reason) = ("writing".to_string(), "simulated".to_string());
+    let full = StorageError::Full { doing: doing.clone(), reason: reason.clone() };
+    let denied = StorageError::Denied { doing, reason };
+    for error in [full, denied] {
+        let mut scene = Scene::new(Kind::Local, 1).await;
+        let before = scene.counts().await;
+        let shown = scene.db.rows("SELECT * FROM v6").await;
+        scene.disk.refuse_puts(Some(error.clone()));
+
+        // Under way when it happens: it is there, but not on disk.
+        let told = refusal(&scene.db, "INSERT INTO t VALUES (2)").await;
+        assert!(matches!(told, EngineError::Unknown { .. }), "{told:?}");
+        assert_eq!(told.to_string(), format!("the change is there, but not on disk: {error}"));
+        for sql in ["INSERT INTO t VALUES (3)", "CREATE TABLE u (v INT)", "DROP TABLE t", "CREATE SCHEMA s"] {
+            let told = refusal(&scene.db, sql).await;
+            assert!(matches!(told, EngineError::Storage { .. }), "{sql}: {told:?}");
+            assert_eq!(told.to_string(), error.to_string(), "{sql}");
+        }
+        let resting = format!("resting|nothing is read until the storage is mended: {error}");
+        assert_eq!(scene.db.rows("SELECT state, message FROM riverrun.sources").await, [resting]);
+        let failing = "SELECT state, tries > 2, error, number FROM riverrun.checkpoints WHERE state <> 'committed'";
+        scene.until(failing, &[&format!("failing|true|{error}|NULL")]).await;
+        scene.send();
+        assert_eq!(scene.db.rows("SELECT v FROM t").await, ["1", "2"]);
+        assert_eq!(scene.db.rows("SELECT * FROM v6").await, shown);
+        assert_eq!(scene.counts().await, before, "nothing is read meanwhile");
+
+        scene.disk.refuse_puts(None);
+        scene.check(&["1", "2"]).await;
+        assert_eq!(scene.db.rows("SELECT state, message FROM riverrun.sources").await, ["running|NULL"]);
+        scene.goes_on(3).await;
+        let tried = "SELECT count(*) FROM riverrun.checkpoints WHERE state = 'committed' AND tries > 2";
+        assert_eq!(scene.db.rows(tried).await, ["1"]);
+        scene.crash(3).await;
+        scene.check(&["1", "2", "3"]).await;
+        scene.db.engine.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_corrupt_is_read_as_good() {
+    let mut scene = Scene::new(Kind::Local, 2).await;
+    scene.goes_on(2).await;
+    scene.until("SELECT bool_or(closed) FROM riverrun.slices", &["true"]).await;
+    scene.db.engine.stop().await;
+    let flip = |bytes: &mut Vec<u8>| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    };
+    let mut refused = 0;
+    let files: BTreeSet<String> = scene.disk.names().into_iter().filter(|name| name.starts_with("data/")).collect();
+    for file in files {
+        // What ran in between may have swept it.
+        if !scene.disk.damage(&file, flip) {
+            continue;
+        }
+        match Db::start_on(2, scene.disk.process()) {
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains(&file) && error.contains("is damaged"), "{error}");
+                refused += 1;
+            }
+            Ok(db) => {
+                scene.db = db;
+                let right = over_rows(&scene.db, QUERIES[6], &scene.events.accepted).await;
+                match scene.db.try_run("SELECT * FROM v6").await {
+                    Ok(rows) => assert_eq!(crate::db::lines(&rows), right),
+                    Err(error) => {
+                        let error = error.to_string();
+                        assert!(error.contains(&file) && error.contains("is damaged"), "{error}");
+                        // What lies elsewhere is read.
+                        let groups = over_rows(&scene.db, QUERIES[1], &scene.events.accepted).await;
+                        assert_eq!(scene.db.rows("SELECT * FROM v1").await, groups);
+                    }
+                }
+                scene.db.engine.stop().await;
+            }
+        }
+        scene.disk.crash();
+        scene.disk.damage(&file, flip);
+    }
+    assert!(refused > 0, "no start was refused");
+    scene.db = started(&scene.disk, 2);
+    scene.check(&["1", "2"]).await;
+    scene.db.engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_manifest_gives_way_to_the_one_before() {
+    let mut scene = Scene::new(Kind::Local, 3).await;
+    let committed = "SELECT count(*) > 8 FROM riverrun.checkpoints WHERE state = 'committed'";
+    let mut v = 1;
+    while scene.db.rows(committed).await != ["true"] {
+        v += 1;
+        scene.goes_on(v).await;
+    }
+    let rows = scene.db.rows("SELECT v FROM t").await;
+    scene.db.engine.crash().await;
+    scene.disk.crash();
+    let newest = scene.disk.names().into_iter().rfind(|name| name.starts_with("manifest/")).expect("a manifest");
+    assert!(scene.disk.damage(&newest, |bytes| bytes.truncate(bytes.len() / 2)));
+    scene.db = started(&scene.disk, 1);
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    scene.check(&rows).await;
+    scene.crash(2).await;
+    scene.check(&rows).await;
+    scene.db.engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_was_replaced_ends() {
+    for sql in ["INSERT INTO t VALUES (9)", "CREATE TABLE u (v INT)"] {
+        let mut scene = Scene::new(Kind::Bucket, 4).await;
+        let new = started(&scene.disk, 1);
+        let old = std::mem::replace(&mut scene.db, new);
+        let told = refusal(&old, sql).await;
+        assert!(matches!(told, EngineError::Stopped), "{sql}: {told:?}");
+        let reason = old.engine.ended().await.expect("a reason");
+        assert_eq!(reason, "another process has taken over the data: this one ends");
+        for sql in ["SELECT * FROM t", "INSERT INTO t VALUES (9)", "CREATE TABLE u (v INT)", "WAIT FOR r"] {
+            let told = refusal(&old, sql).await;
+            assert!(matches!(told, EngineError::Stopped), "{sql}: {told:?}");
+        }
+        old.engine.stop().await;
+        scene.goes_on(2).await;
+        scene.check(&["1", "2"]).await;
+        scene.crash(2).await;
+        scene.check(&["1", "2"]).await;
+        assert!(scene.db.error("SELECT * FROM u").await.contains("does not exist"));
+        scene.db.engine.stop().await;
+    }
+}

@@ -266,6 +266,11 @@ impl Stream {
         }
     }
 
+    /// Whether views hold their rows in stores: not where rows are taken back.
+    pub fn keeps_stores(&self) -> bool {
+        self.kind == Kind::Source && self.deduplicate.is_none_or(|(_, same_partition)| same_partition)
+    }
+
     pub fn with_steps(&self, steps: Vec<Step>) -> Stream {
         Stream { steps, ..self.clone() }
     }

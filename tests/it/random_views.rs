@@ -215,7 +215,9 @@ impl View {
         view.filter = random.random_bool(0.3).then(|| condition(random, &conditions)).flatten();
         view.having = random.random_bool(0.2).then(|| HAVING.choose(random).expect("some").to_string());
         view.emit = stream.kind != Kind::Table && view.end && random.random_bool(0.3);
-        if stream.kind == Kind::Source && (view.start || view.end) {
+        // Windows that cumulate and are grouped by their start are rows of several windows, which no store holds.
+        let whole = view.end || view.start && view.windows.as_ref().is_some_and(|w| w.function != "CUMULATE");
+        if stream.keeps_stores() && whole {
             view.store = *[None, None, None, Some("own"), Some("shared")].choose(random).expect("some");
         }
         view
@@ -252,7 +254,9 @@ impl View {
             emit: false,
             store: None,
         };
-        view.emit = stream.kind != Kind::Table && !kept && random.random_bool(0.25);
+        // Up to when sessions are final no function says.
+        let ends_together = view.windows.as_ref().is_some_and(|windows| windows.function != "SESSION");
+        view.emit = stream.kind != Kind::Table && ends_together && random.random_bool(0.25);
         view
     }
 

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type};
 use datafusion::datasource::MemTable;
+use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -159,9 +161,12 @@ async fn run(case: &Case, logs: &Logs, reference: Option<&[Vec<Line>]>) -> Resul
     let stream = &case.stream;
     let topic = if stream.kind == Kind::Source { logs.topic(stream.partitions) } else { String::new() };
     let db = Db::start(case.workers);
-    let shown = steps(case, &db, logs, &topic, reference).await;
+    let shown = AssertUnwindSafe(steps(case, &db, logs, &topic, reference)).catch_unwind().await;
     db.engine.stop().await;
-    shown
+    shown.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().cloned();
+        Err(Failure { view: None, kind: "panics", said: said.unwrap_or("see above".into()) })
+    })
 }
 
 async fn steps(
@@ -385,14 +390,14 @@ async fn shrunk(case: Case, like: &Failure, logs: &Logs) -> Option<(Case, Failur
 
 async fn report(seed: u64, case: &Case, failure: Failure, logs: &Logs) -> String {
     let whole = format!("seed {seed}: {failure}");
-    let alone = match failure.view {
-        Some(view) => case.alone(view),
-        None => Case { views: vec![case.views[0].clone()], ..case.clone() },
-    };
-    match shrunk(alone.clone(), &failure, logs).await {
-        Some((case, failure)) => format!("{whole}\n\nsmaller:\n{case}\n{failure}\n"),
-        None => format!("{whole}\n\nnot without the other views:\n{alone}\n"),
+    let suspects = failure.view.map_or(0..case.views.len(), |view| view..view + 1);
+    for view in suspects {
+        if let Some((case, failure)) = shrunk(case.alone(view), &failure, logs).await {
+            return format!("{whole}\n\nsmaller:\n{case}\n{failure}\n");
+        }
     }
+    let view = failure.view.map_or(String::new(), |view| case.alone(view).to_string());
+    format!("{whole}\n\nnot without the other views:\n{view}\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]

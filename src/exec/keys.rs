@@ -1,5 +1,6 @@
 //! Group keys and the dense ids they are interned to.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, UInt32Array};
@@ -23,6 +24,9 @@ pub struct KeyDictionary {
     /// Key columns of the ids past the frozen chunks, in pieces.
     tail: Vec<Vec<ArrayRef>>,
     scratch: Vec<usize>,
+    /// Ids of groups that did not get theirs in the order of first sight: of new keys with one hash the later ones come last.
+    /// Some have one easily, as a NULL leaves the hash as it is: (1, 2, NULL) and (1, NULL, 2).
+    renamed: HashMap<u32, u32>,
 }
 
 /// The keys as of a snapshot: id `i` is row `i % CHUNK` of chunk `i / CHUNK`.
@@ -49,6 +53,7 @@ impl KeyDictionary {
             frozen: Vec::new(),
             tail: Vec::new(),
             scratch: Vec::new(),
+            renamed: HashMap::new(),
         })
     }
 
@@ -78,17 +83,25 @@ impl KeyDictionary {
         let before = ids.len();
         ids.extend(self.scratch.iter().map(|&id| id as u32));
         if groups.len() > self.len {
-            let mut fresh = Vec::with_capacity(groups.len() - self.len);
-            for (row, &id) in ids[before..].iter().enumerate() {
-                if id as usize == self.len + fresh.len() {
+            let (first, mut fresh) = (self.len, Vec::with_capacity(groups.len() - self.len));
+            let mut seen = vec![u32::MAX; groups.len() - first];
+            for (row, &group) in ids[before..].iter().enumerate() {
+                let Some(new) = (group as usize).checked_sub(first) else { continue };
+                if seen[new] == u32::MAX {
+                    seen[new] = (first + fresh.len()) as u32;
                     fresh.push(row as u32);
                 }
             }
+            let renamed = (first as u32..).zip(seen).filter(|(group, id)| group != id);
+            self.renamed.extend(renamed);
             self.len += fresh.len();
             let fresh = UInt32Array::from(fresh);
             let piece = columns.iter().map(|c| take(c, &fresh, None)).collect::<Result<Vec<_>, _>>()?;
             self.tail.push(piece);
             self.freeze()?;
+        }
+        if !self.renamed.is_empty() {
+            ids[before..].iter_mut().for_each(|id| *id = *self.renamed.get(id).unwrap_or(id));
         }
         Ok(())
     }
@@ -178,5 +191,34 @@ impl KeySnapshot {
         }
         let rows: UInt32Array = ids.iter().map(|id| id - base).collect::<Vec<_>>().into();
         Ok(chunk.iter().map(|c| take(c, &rows, None)).collect::<Result<Vec<_>, _>>()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::text::parse;
+
+    /// Each row's key is what its id stands for, and there are no other keys.
+    fn check(text: &str, keys: usize) {
+        let delta = parse(text);
+        let (schema, columns) = (delta.rows.schema(), delta.rows.columns());
+        let mut dictionary = KeyDictionary::new(schema.fields()).expect("a dictionary");
+        let mut ids = Vec::new();
+        dictionary.intern(columns, delta.rows.num_rows(), &mut ids).expect("ids");
+        assert_eq!(dictionary.len(), keys, "{ids:?}");
+        let mut next = 0;
+        for &id in &ids {
+            assert!(id <= next, "in the order of first sight: {ids:?}");
+            next = next.max(id + 1);
+        }
+        let snapshot = dictionary.snapshot().expect("a snapshot");
+        assert_eq!(snapshot.take_each(&ids).expect("keys"), columns, "{ids:?}");
+    }
+
+    #[test]
+    fn keys_with_one_hash_are_all_kept() {
+        check("a:i b:i c:i\n+ 1 2 .\n+ 1 . 2\n+ 3 4 5\n+ 1 . 2\n+ 6 7 8", 4);
+        check("a:s b:s c:s\n+ x y .\n+ x . y\n+ . x y\n+ x y .\n+ z z z", 4);
     }
 }

@@ -579,20 +579,28 @@ impl Coordinator {
             return Ok(table.state.snapshot().batches(None).map_err(crate::exec::ExecError::from)?);
         }
         self.begin_changes(oid)?;
-        let times = self.times.clone();
+        let times = self.times_of(oid);
         let Some(view) = self.views.get_mut(&oid) else { return Ok(Vec::new()) };
         super::version::content(view, data, &times, self.workers)
     }
 
     /// The changes of a view that is read from an aggregation of its tail are wanted from the next tick on.
     pub fn begin_changes(&mut self, oid: Oid) -> Result<(), EngineError> {
+        let times = self.times_of(oid);
         let Some(view) = self.views.get_mut(&oid) else { return Ok(()) };
         if let Output::Aggregate { node, .. } = view.flow.output
             && !view.tail.gives_changes(node)
         {
-            view.tail.begin_changes(node, &self.times, view.plan.retention_us)?;
+            view.tail.begin_changes(node, &times, view.plan.retention_us)?;
         }
         Ok(())
+    }
+
+    /// Event times as the view's changes go by them. While some of its history is still to come nothing is final: what is told as
+    /// final later must not be in the content that somebody downstream begins with.
+    fn times_of(&self, oid: Oid) -> HashMap<Oid, SourceTime> {
+        let held = self.views.get(&oid).is_some_and(|view| self.is_held(view));
+        if held { HashMap::new() } else { self.times.clone() }
     }
 
     /// The store that a reader of the view looks into.

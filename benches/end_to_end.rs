@@ -38,6 +38,10 @@ struct Options {
     workers: usize,
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Keep state in an empty folder; then also the bytes written per event, and how long a start after a crash takes until the
+    /// first answer and until all is in the views.
+    #[arg(long)]
+    data_dir: Option<String>,
     /// Run one scenario in this process.
     #[arg(long, hide = true)]
     scenario: Option<String>,
@@ -100,7 +104,11 @@ fn run_all(options: &Options) -> Result<()> {
     println!("{:<26} {:>12} {:>16} {:>12} {:>12}", "views", "events/s", "CPU-s/M events", "peak MiB", "CREATE ms");
     for Scenario { name, .. } in SCENARIOS {
         for _ in 0..options.runs {
-            let status = Command::new(std::env::current_exe()?)
+            let mut command = Command::new(std::env::current_exe()?);
+            if let Some(folder) = &options.data_dir {
+                command.args(["--data-dir", folder]);
+            }
+            let status = command
                 .args(["--scenario", name, "--topic", &topic, "--bootstrap", &options.bootstrap])
                 .args(["--events", &options.events.to_string(), "--workers", &options.workers.to_string()])
                 .status()?;
@@ -169,7 +177,9 @@ fn run(options: &Options, scenario: &str, topic: &str) -> Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let engine = Engine::start(EngineOptions { workers: options.workers, ..EngineOptions::default() })?;
+        let data = options.data_dir.as_ref().map(|folder| format!("{folder}/{}", std::process::id()));
+        let kept = EngineOptions { workers: options.workers, data, ..EngineOptions::default() };
+        let engine = Engine::start(kept.clone())?;
         let names = NameContext::new("dev", "bench");
         let source = format!(
             "CREATE SOURCE ad_events (event_id VARCHAR, ad_id BIGINT, event_type VARCHAR, user_id BIGINT, country VARCHAR,
@@ -196,6 +206,24 @@ fn run(options: &Options, scenario: &str, topic: &str) -> Result<()> {
         let created = if shares { format!("{:.1}", watch.elapsed().as_secs_f64() * 1000.0) } else { "-".into() };
         let rate = options.events as f64 / seconds;
         println!("{scenario:<26} {rate:>12.0} {:>16.3} {peak:>12.0} {created:>12}", cpu / millions);
+        if kept.data.is_none() {
+            engine.stop().await;
+            return Ok(());
+        }
+        let written: u64 = engine.stats().checkpoints.iter().map(|checkpoint| checkpoint.bytes).sum();
+        engine.crash().await;
+        drop(engine);
+        let watch = Stopwatch::start();
+        let engine = Engine::start(kept)?;
+        let answers = watch.elapsed().as_secs_f64();
+        engine.wait_for(&Name(vec!["ad_events".into()]), &names, Some(Duration::from_secs(600))).await?;
+        let current = watch.elapsed().as_secs_f64();
+        let accepted = engine.stats().accepted;
+        ensure!(accepted == options.events, "{accepted} of {} events after the crash", options.events);
+        println!(
+            "{:<26} {:.1} bytes written per event by then; after a crash the first answer came in {answers:.2} s, all in {current:.2} s",
+            "", written as f64 / options.events as f64
+        );
         engine.stop().await;
         Ok(())
     })

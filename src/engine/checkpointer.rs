@@ -53,7 +53,7 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) enum Said {
     Committed(Committed),
-    /// It will be tried again.
+    /// It will be tried again if that may help ([`StorageError::is_retryable`]); else the thread has ended.
     Failed {
         tick: (u64, u64),
         error: StorageError,
@@ -115,7 +115,7 @@ fn unreadable(error: StorageError) -> ExecError {
     ExecError::Storage { what: error.to_string() }
 }
 
-/// The thread; it ends once its jobs are done and nobody can send another.
+/// The thread; it ends once its jobs are done and nobody can send another, or at a failure that no retry can mend.
 pub(super) struct Checkpointer {
     jobs: Sender<Job>,
     stop: Sender<()>,

@@ -223,8 +223,14 @@ impl Keeping {
             }
             Said::Failed { error: StorageError::Fenced { .. }, .. } => Heard::Fenced(fenced()),
             Said::Failed { tick, error, tries } => {
-                tracing::error!(%error, tries, "a checkpoint cannot be written; nothing is read until it is");
+                tracing::error!(%error, tries, "a checkpoint cannot be written; nothing is read meanwhile");
                 let message = error.to_string();
+                if !error.is_retryable() {
+                    // The checkpointer has given up: whoever waits would wait for ever.
+                    for (_, then) in std::mem::take(&mut self.waiting) {
+                        then(Err(EngineError::Unknown { cause: message.clone() }));
+                    }
+                }
                 if let Some(listed) = self.history.back_mut().filter(|listed| listed.tick == tick) {
                     listed.failed(tries, &message);
                 }

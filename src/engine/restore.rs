@@ -140,10 +140,7 @@ impl Coordinator {
         interval: Duration,
         retry_pause: Duration,
     ) -> Result<Plans, EngineError> {
-        let Opened { storage, manifest, log, fallback } = opened;
-        if let Some(fallback) = fallback {
-            tracing::error!(fallback, "the newest manifest is damaged; what it held is read again");
-        }
+        let Opened { storage, manifest, log, .. } = opened;
         self.lasts = true;
         self.broadcast(|| Command::Pause { reading: false });
         let (mut plans, mut parts, mut slices) = (Plans::default(), BTreeMap::new(), Slices::new());

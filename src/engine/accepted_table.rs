@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use arrow::array::{Array, BooleanArray, BooleanBufferBuilder, RecordBatch, RecordBatchOptions};
@@ -18,14 +17,13 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
-use tokio::sync::mpsc;
 
 use super::backfill::{Mark, Replay};
 use super::clock::Stopwatch;
 use super::judge::{complete_behind, event_times};
+use super::log_stream::{Out, log_stream};
 use super::read::moments_where;
 use super::reader::SourceSetup;
 use super::reconcile::PartitionLog;
@@ -308,23 +306,11 @@ impl PartitionStream for Scan {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (send, receive) = mpsc::channel(2);
         let (table, projection, schema) = (self.table.clone(), self.projection.clone(), self.schema.clone());
         let of_scan = |log: &&PartitionLog| self.partitions.contains(&log.partition);
         let logs = table.logs.iter().filter(of_scan);
         let replays = logs.map(|log| (log.partition, table.replay(log, &self.times))).collect();
-        let spawned = thread::Builder::new().name("log-replay".into()).spawn(move || {
-            if let Err(error) = scan(&table, replays, &projection, &schema, &send) {
-                // Nobody listens any more: then nobody misses the error either.
-                let _ = send.blocking_send(Err(error));
-            }
-        });
-        let failed = spawned.err().map(|e| Err(DataFusionError::External(Box::new(e))));
-        let batches = futures::stream::unfold(receive, |mut receive| async move {
-            receive.recv().await.map(|batch| (batch, receive))
-        });
-        let all = futures::StreamExt::chain(futures::stream::iter(failed), batches);
-        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), all))
+        log_stream("log-replay", self.schema.clone(), move |out| scan(&table, replays, &projection, &schema, out))
     }
 }
 
@@ -334,7 +320,7 @@ fn scan(
     replays: BTreeMap<i32, Replay>,
     projection: &[usize],
     schema: &SchemaRef,
-    out: &mpsc::Sender<Result<RecordBatch>>,
+    out: &Out,
 ) -> Result<()> {
     let mut present = projection.to_vec();
     present.sort_unstable();

@@ -25,6 +25,7 @@ mod judge;
 mod keeping;
 mod kept;
 pub mod kept_rows;
+mod log_stream;
 mod memory;
 mod orders;
 mod owners;

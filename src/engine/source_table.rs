@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -13,12 +12,11 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
-use tokio::sync::mpsc;
 
 use super::clock::Stopwatch;
+use super::log_stream::{Out, log_stream};
 use super::reader::SourceSetup;
 use super::topic;
 use crate::connector::{ConnectorError, Health, JsonDecoder, PartitionOffset, Records};
@@ -85,30 +83,13 @@ impl PartitionStream for SourceScan {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (send, receive) = mpsc::channel(2);
         let (table, projection, schema) = (self.table.clone(), self.projection.clone(), self.schema.clone());
-        let spawned = thread::Builder::new().name("topic-scan".into()).spawn(move || {
-            if let Err(error) = scan(&table, &projection, &schema, &send) {
-                // Nobody listens any more: then nobody misses the error either.
-                let _ = send.blocking_send(Err(error));
-            }
-        });
-        let failed = spawned.err().map(|e| Err(DataFusionError::External(Box::new(e))));
-        let batches = futures::stream::unfold(receive, |mut receive| async move {
-            receive.recv().await.map(|batch| (batch, receive))
-        });
-        let all = futures::StreamExt::chain(futures::stream::iter(failed), batches);
-        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), all))
+        log_stream("topic-scan", self.schema.clone(), move |out| scan(&table, &projection, &schema, out))
     }
 }
 
 /// Reads in its own thread; ends early when the reader of the channel has gone (LIMIT, cancel).
-fn scan(
-    table: &SourceTable,
-    projection: &[usize],
-    schema: &SchemaRef,
-    out: &mpsc::Sender<Result<RecordBatch>>,
-) -> Result<()> {
+fn scan(table: &SourceTable, projection: &[usize], schema: &SchemaRef, out: &Out) -> Result<()> {
     let failed = |error: ConnectorError| DataFusionError::External(Box::new(error));
     let setup = &table.setup;
     let topic = topic::look_once(&setup.options, &table.starts).map_err(failed)?;

@@ -39,6 +39,7 @@ mod restore;
 mod session_part;
 mod session_table;
 mod sharing;
+mod slice_index;
 mod source_table;
 mod stats;
 mod subscription;

@@ -47,6 +47,9 @@ pub struct SourceBody {
     pub oid: Oid,
     /// By partition, where it was told to begin.
     pub starts: Vec<(i32, i64)>,
+    /// Of the topic whose offsets these are.
+    #[serde(default)]
+    pub topic_id: Option<String>,
     /// Somebody reads it, or has read it.
     pub begun: bool,
     /// Partitions that are read.

@@ -210,11 +210,12 @@ impl Coordinator {
         let (setup, connector) = source_setup(object, definition, &self.catalog)?;
         let oid = object.oid;
         let Some(known) = body.sources.iter().find(|source| source.oid == oid) else {
-            self.add_source(object.clone(), NewSource { setup, connector, starts: BTreeMap::new() })?;
+            self.add_source(object.clone(), NewSource { setup, connector, starts: BTreeMap::new(), topic_id: None })?;
             return Ok(());
         };
         let starts = known.starts.iter().copied().collect();
-        self.add_source(object.clone(), NewSource { setup: setup.clone(), connector, starts })?;
+        let topic_id = known.topic_id.clone();
+        self.add_source(object.clone(), NewSource { setup: setup.clone(), connector, starts, topic_id })?;
         let mut saved = SavedSource::default();
         let mut floor_us = None;
         for &partition in &known.partitions {
@@ -254,8 +255,14 @@ impl Coordinator {
             source.begun = true;
             self.broadcast(|| Command::AddSource(Box::new(setup.clone())));
             let saved = Arc::new(saved);
-            let time = known.time;
-            self.broadcast(|| Command::RestoreSource { source: oid, time, floor_us, saved: saved.clone() });
+            let (time, topic_known) = (known.time, known.topic_id.is_some());
+            self.broadcast(|| Command::RestoreSource {
+                source: oid,
+                time,
+                floor_us,
+                topic_known,
+                saved: saved.clone(),
+            });
         }
         Ok(())
     }

@@ -82,7 +82,8 @@ impl Coordinator {
             }
         }
         let (overflowed, overflow) = overflows(view);
-        let left_out = (shortfall.left_out > 0).then(|| "a row without a time stands in no window".to_string());
+        let left_out =
+            (shortfall.left_out > 0).then(|| "a row without a time, or ages away, stands in no window".to_string());
         let samples: Vec<String> = shortfall.sample.into_iter().chain(overflow).chain(left_out).collect();
         let tail = view.tail.state();
         let stored: usize = stores.values().flat_map(|s| s.reports.values()).map(|r| r.bytes).sum();

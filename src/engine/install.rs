@@ -9,6 +9,7 @@ use super::coordinator::Coordinator;
 use super::dataflow::{FeedUse, RegroupedEdge, RegroupedUse, Source, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;
+use super::freshness::Freshness;
 use super::orders::{Begins, Command};
 use super::request::{NewSource, Request};
 use super::restore::{TookUp, with_views_below};
@@ -77,6 +78,7 @@ impl Coordinator {
             ids: BTreeMap::new(),
             backfills: Default::default(),
             ends: Vec::new(),
+            freshness: Freshness::default(),
             gaps: Vec::new(),
             changes: Vec::new(),
             late_into_trouble: None,

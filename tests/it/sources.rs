@@ -486,3 +486,27 @@ async fn downstream_of_final_windows_that_lack_history_nothing_counts_twice() {
     assert_eq!(db.rows("SELECT * FROM beside_v").await, db.rows("SELECT * FROM v").await);
     db.engine.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_is_as_fresh_as_the_last_look_at_a_topic_that_was_read_to_its_end() {
+    let topic = Topic::new(2);
+    let db = Db::start(2);
+    db.run(&topic.source("", "")).await;
+    db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM e").await;
+    db.run("CREATE MATERIALIZED VIEW over_v AS SELECT max(n) AS n FROM v WHERE n > 0").await;
+    (0..100).for_each(|id| topic.send((id % 2) as i32, id, Some(second(id)), 0));
+    topic.flush();
+    db.run("WAIT FOR e").await;
+    let among = |condition: &str| format!("SELECT name FROM riverrun.materialized_views WHERE freshness {condition}");
+    let (fresh, old) = (among("BETWEEN INTERVAL '0 s' AND INTERVAL '1500 ms'"), among("> INTERVAL '1500 ms'"));
+    until(&db, &fresh, &["over_v", "v"]).await;
+    // Nobody tells where the topic ends: what is known grows old.
+    topic.broker.take_down().expect("down");
+    until(&db, &old, &["over_v", "v"]).await;
+    // What reads history is not known to have anything.
+    db.run("CREATE MATERIALIZED VIEW h AS SELECT id FROM e; CREATE MATERIALIZED VIEW over_h AS SELECT count(*) AS n FROM h").await;
+    assert_eq!(db.rows(&among("IS NULL")).await, ["h", "over_h"]);
+    topic.broker.bring_up().expect("up");
+    until(&db, &fresh, &["h", "over_h", "over_v", "v"]).await;
+    db.engine.stop().await;
+}

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::alter::Change;
 use super::clock::{self, Stopwatch};
-use super::dataflow::{FeedUse, Nowhere, Source, Store, TickData, View, fail, start_of};
+use super::dataflow::{FeedUse, Nowhere, Source, Store, TickData, View, fail};
 use super::error::EngineError;
 use super::keeping::{Heard, Keeping};
 use super::kept::Kept;
@@ -629,10 +629,7 @@ impl Coordinator {
     }
 
     fn has_reached(&self, source: Oid, ends: &[(i32, i64)]) -> bool {
-        let Some(source) = self.sources.get(&source) else { return true };
-        ends.iter().all(|(partition, end)| {
-            source.partitions.get(partition).map_or(*end <= start_of(source, *partition), |p| p.position >= *end)
-        })
+        self.sources.get(&source).is_none_or(|source| source.has_reached(ends))
     }
 
     fn topic_seen(&mut self, seen: Seen) {
@@ -657,6 +654,7 @@ impl Coordinator {
         } else {
             source.topic_id = source.topic_id.take().or(topic.id);
         }
+        source.freshness.look(seen.asked_us, topic.ends.clone());
         source.ends = topic.ends.clone();
         let mut by_worker: BTreeMap<usize, Vec<(i32, i64)>> = BTreeMap::new();
         for &(partition, start) in &topic.starts {

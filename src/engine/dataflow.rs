@@ -9,6 +9,7 @@ use super::alter::{Change, Gap};
 use super::backfill::HistoryProgress;
 use super::checkpoint::PartSave;
 use super::error::EngineError;
+use super::freshness::Freshness;
 use super::orders::{EdgeId, PassId, StoreReport};
 use super::reader::{Consumer, SourceSetup};
 use super::stats::{Ids, PartitionStats};
@@ -51,6 +52,7 @@ pub(super) struct Source {
     pub backfills: HashMap<Consumer, Vec<HistoryProgress>>,
     /// The ends as of the last look at the topic.
     pub ends: Vec<(i32, i64)>,
+    pub freshness: Freshness,
     /// Records that were never read, as reading went on elsewhere.
     pub gaps: Vec<Gap>,
     /// What ALTER SOURCE has changed of the law.
@@ -189,6 +191,15 @@ impl Times for Nowhere {
 
     fn final_until_us(&self, _: Oid) -> Option<i64> {
         None
+    }
+}
+
+impl Source {
+    /// Have its workers read up to these ends?
+    pub fn has_reached(&self, ends: &[(i32, i64)]) -> bool {
+        ends.iter().all(|(partition, end)| {
+            self.partitions.get(partition).map_or(*end <= start_of(self, *partition), |p| p.position >= *end)
+        })
     }
 }
 

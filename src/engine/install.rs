@@ -9,6 +9,7 @@ use super::coordinator::Coordinator;
 use super::dataflow::{FeedUse, RegroupedEdge, RegroupedUse, Source, Store, View};
 use super::error::EngineError;
 use super::figures::store_name;
+use super::freshness::Freshness;
 use super::orders::{Begins, Command};
 use super::request::{NewSource, Request};
 use super::restore::{TookUp, with_views_below};
@@ -25,7 +26,7 @@ use crate::exec::horizon::Horizon;
 use crate::exec::regroup::Regrouped;
 use crate::exec::regroup_changes::RegroupedChanges;
 use crate::exec::tail::Tail;
-use crate::planner::stream_plan::{Emit, Op, StoreChoice, StreamPlan, Window};
+use crate::planner::stream_plan::{Emit, Op, ScanKind, StoreChoice, StreamPlan, Window};
 
 /// SEMANTICS 3.4: rows of windows are not copied more often than this.
 const MOST_COPIES: i64 = 1000;
@@ -79,6 +80,7 @@ impl Coordinator {
             ids: BTreeMap::new(),
             backfills: Default::default(),
             ends: Vec::new(),
+            freshness: Freshness::default(),
             gaps: Vec::new(),
             changes: Vec::new(),
             late_into_trouble: None,
@@ -259,8 +261,8 @@ impl Coordinator {
         }
         if plan.store != StoreChoice::Auto && flow.feeds.is_empty() {
             return Err(EngineError::Invalid {
-                message: "store is for a view that groups rows of a source: this one reads no store".into(),
-                hint: "Leave store out.".into(),
+                message: format!("store is for a view that groups rows of a source in slices: {}", no_slices(plan)),
+                hint: "Leave store out: what the view holds is its own.".into(),
             });
         }
         let mut notices = Vec::new();
@@ -505,4 +507,20 @@ fn copies(window: Window, what: &str) -> Result<Option<String>, EngineError> {
         });
     }
     Ok((times > 1).then(|| format!("{what} stands in {times} windows and is copied into each")))
+}
+
+/// Why a view has nothing in slices.
+fn no_slices(plan: &StreamPlan) -> &'static str {
+    let any = |is: fn(&Op) -> bool| plan.nodes.iter().any(|node| is(&node.op));
+    if !any(|op| matches!(op, Op::Scan { kind: ScanKind::Source, .. })) {
+        "this one reads no source"
+    } else if !any(|op| matches!(op, Op::Aggregate(_) | Op::Sessions(_))) {
+        "this one does not group"
+    } else if any(|op| matches!(op, Op::AssignWindows { window, .. } if window.cumulates)) {
+        "its groups do not name one window each, as windows of CUMULATE share their start"
+    } else if any(|op| matches!(op, Op::AssignWindows { .. })) {
+        "its groups do not name one window each"
+    } else {
+        "what it groups are not the rows of a source as they come"
+    }
 }

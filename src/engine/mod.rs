@@ -19,6 +19,7 @@ mod dataflow;
 mod duplicates;
 mod error;
 mod figures;
+mod freshness;
 mod install;
 mod jobs;
 mod judge;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::clock::now_us;
 use crate::catalog::Oid;
 use crate::connector::{ConnectorError, Metadata, PartitionOffset, SourceOptions, Watermarks};
 
@@ -33,6 +34,8 @@ pub struct Topic {
 /// What a watcher says.
 pub struct Seen {
     pub source: Oid,
+    /// When the brokers were asked.
+    pub asked_us: i64,
     pub topic: Result<Topic, ConnectorError>,
 }
 
@@ -76,12 +79,13 @@ fn watch(
     let mut metadata: Option<Metadata> = None;
     let mut pause = EVERY;
     loop {
+        let asked_us = now_us();
         let topic = look(options, &mut metadata, &mut starts, &mut starts_of);
         pause = match &topic {
             Ok(_) => EVERY,
             Err(_) => (pause * 2).min(MOST_PAUSE),
         };
-        if !say(Seen { source, topic }) {
+        if !say(Seen { source, asked_us, topic }) {
             return;
         }
         match asked.recv_timeout(pause) {

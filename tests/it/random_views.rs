@@ -286,7 +286,7 @@ impl View {
         let closes = stream.kind != Kind::Table && view.end && view.temporal.is_none() && view.input != Input::First;
         view.emit = closes && random.random_bool(0.3);
         if closes && stream.forgets && view.input == Input::All && random.random_bool(0.5) {
-            view.retention_ms = Some(random.random_range(0..40) * stream.unit_ms);
+            view.retention_ms = Some(random.random_range(1..40) * stream.unit_ms);
         }
         // Windows that cumulate and are grouped by their start are rows of several windows, which no store holds.
         let whole = view.end || view.start && view.windows.as_ref().is_some_and(|w| w.function != "CUMULATE");

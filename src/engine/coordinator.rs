@@ -277,7 +277,7 @@ impl Coordinator {
         wanted.dedup();
         // Who waits or reads finds the figures of that tick.
         let asked_for = !asked.reads.is_empty() || !asked.explained.is_empty() || !self.waits.is_empty();
-        let detail = tick % DETAIL_EVERY == 1 || asked_for;
+        let detail = tick % DETAIL_EVERY == 1 || asked_for || self.memory.is_near_limit();
         let changes_last = asked.changes_what_lasts();
         let save = self.order_checkpoint(changes_last);
         self.broadcast(|| Command::EndTick { tick, snapshots: wanted.clone(), detail, save: save.clone() });
@@ -313,7 +313,7 @@ impl Coordinator {
         }
         // Not before: the workers have saved nothing of them in this tick.
         self.release_stores();
-        if tick % DETAIL_EVERY == 1 {
+        if detail {
             self.mind_memory();
         }
         self.tick += 1;

@@ -30,6 +30,11 @@ impl Memory {
 }
 
 impl Memory {
+    /// From here on every tick is looked at: in a second of ticks more may come in than the limit leaves.
+    pub fn is_near_limit(&self) -> bool {
+        self.limit_bytes.is_some_and(|limit| self.state_bytes > limit / 4)
+    }
+
     pub fn stats(&self) -> MemoryStats {
         MemoryStats {
             state_bytes: self.state_bytes as u64,

@@ -42,6 +42,7 @@ mod scope;
 mod select;
 mod session;
 mod show_create;
+mod single_distinct;
 pub mod stream_plan;
 mod text_input;
 mod types;

@@ -132,6 +132,8 @@ fn cast_argument(function: &str, args: &mut [Expr], schema: &DFSchema) -> Result
     // A column of an outer query has no type here.
     let Ok(data_type) = argument.get_type(schema) else { return Ok(false) };
     let target = match (function, data_type) {
+        // Type coercion has widened it, and the plan is analyzed once more: the sum of INTEGER stays BIGINT.
+        ("sum", DataType::Int64) if is_widened(argument, schema) => return Ok(false),
         ("sum", DataType::Int64) => DataType::Decimal128(19, 0),
         ("sum", DataType::UInt64) => DataType::Decimal128(20, 0),
         // DataFusion adds four digits behind the point to those of the argument: 16 in all, as Postgres shows.
@@ -149,6 +151,12 @@ fn cast_argument(function: &str, args: &mut [Expr], schema: &DFSchema) -> Result
     let inner = std::mem::take(argument);
     *argument = Expr::Cast(Cast::new(Box::new(inner), target));
     Ok(true)
+}
+
+fn is_widened(argument: &Expr, schema: &DFSchema) -> bool {
+    let Expr::Cast(cast) = argument else { return false };
+    let from = cast.expr.get_type(schema);
+    from.is_ok_and(|from| from.is_integer() && from.primitive_width().is_some_and(|bytes| bytes < 8))
 }
 
 /// Where Postgres would make DOUBLE PRECISION of a NUMERIC beside a float.

@@ -23,6 +23,7 @@ use super::assign_windows::WindowsPlanner;
 use super::bounded::Bounded;
 use super::functions::{Clock, EventTime};
 use super::postgres_functions::MEANT_OTHERWISE;
+use super::single_distinct::optimizer_rules;
 use super::types::{SqlTypes, UTC};
 use super::window_relation::WindowRelations;
 use super::{Reads, postgres_functions, postgres_rules};
@@ -126,6 +127,8 @@ fn base(environment: Arc<RuntimeEnv>) -> SessionState {
         .with_collect_statistics(false);
     let options = config.options_mut();
     options.execution.time_zone = Some(UTC.into());
+    // `x IS NOT TRUE` is never NULL by the logical plan, and may be by the physical one: no reason to refuse a query.
+    options.execution.skip_physical_aggregate_schema_check = true;
     options.sql_parser.dialect = Dialect::PostgreSQL;
     options.sql_parser.enable_ident_normalization = true;
     options.sql_parser.map_string_types_to_utf8view = false;
@@ -138,6 +141,7 @@ fn base(environment: Arc<RuntimeEnv>) -> SessionState {
         .with_relation_planners(vec![Arc::new(WindowRelations)])
         .with_type_planner(Arc::new(SqlTypes))
         .with_analyzer_rules(postgres_rules::analyzer().rules)
+        .with_optimizer_rules(optimizer_rules())
         .with_query_planner(Arc::new(WindowsQueryPlanner))
         .build();
     // Ours, registered per session, stand in their place; none of these may be found where no clock is.

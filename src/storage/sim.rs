@@ -39,9 +39,12 @@ pub struct Faults {
     pub after: f64,
     /// Buckets only: a put fails and has its effect some calls later.
     pub late: f64,
-    /// A call takes up to so many steps of [`SimDisk::steps`] more than one.
+    /// A call takes up to so many steps of [`SimDisk::steps`] more than one, in each of which other threads may run.
     pub delay: u64,
 }
+
+/// How often other threads may run in a step of a delay.
+const YIELDS: u64 = 100;
 
 /// What outlives processes. Clones are one.
 #[derive(Clone)]
@@ -285,11 +288,22 @@ struct SimBlobs {
 }
 
 impl SimBlobs {
-    /// A call without an effect.
-    fn look<T>(&self, doing: &str, look: impl FnOnce(&State) -> T) -> Result<T, StorageError> {
+    /// Before a call.
+    fn wait(&self) {
         if let Some(turn) = &self.turn {
             turn.wait();
         }
+        let steps = {
+            let mut state = self.disk.state.lock();
+            let delay = state.faults.delay;
+            if delay == 0 { 0 } else { state.random.random_range(0..=delay) }
+        };
+        (0..steps * YIELDS).for_each(|_| thread::yield_now());
+    }
+
+    /// A call without an effect.
+    fn look<T>(&self, doing: &str, look: impl FnOnce(&State) -> T) -> Result<T, StorageError> {
+        self.wait();
         let mut state = self.disk.state.lock();
         if state.begin(self.process, doing)? {
             state.crash();
@@ -327,9 +341,7 @@ impl Blobs for SimBlobs {
     }
 
     fn put(&self, name: &str, chunks: &[Bytes], create_only: bool) -> Result<Put, StorageError> {
-        if let Some(turn) = &self.turn {
-            turn.wait();
-        }
+        self.wait();
         self.disk.state.lock().put(self.process, name, chunks.concat().into(), create_only)
     }
 

@@ -34,9 +34,13 @@ impl Db {
         let data = Some(folder.to_str().expect("a path in UTF-8").to_string());
         let checkpoint_interval = Duration::from_millis(20);
         let options = EngineOptions { workers, data, checkpoint_interval, ..EngineOptions::default() };
-        let engine = Engine::start(options).unwrap_or_else(|error| panic!("no engine: {error}"));
+        Db::start_as(options).unwrap_or_else(|error| panic!("no engine: {error}"))
+    }
+
+    pub fn start_as(options: EngineOptions) -> Result<Db, EngineError> {
+        let engine = Engine::start(options)?;
         let runtime = Runtime::new(1 << 30).expect("a runtime");
-        Db { engine, names: NameContext::new("dev", "tester"), runtime }
+        Ok(Db { engine, names: NameContext::new("dev", "tester"), runtime })
     }
 
     /// An engine whose state is kept in these blobs, tried again soon where they fail.
@@ -44,6 +48,10 @@ impl Db {
         let checkpoint_interval = Duration::from_millis(20);
         let retry_pause = Duration::from_millis(5);
         let options = EngineOptions { workers, checkpoint_interval, retry_pause, ..EngineOptions::default() };
+        Db::start_with(options, blobs)
+    }
+
+    pub fn start_with(options: EngineOptions, blobs: Arc<dyn Blobs>) -> Result<Db, EngineError> {
         let engine = Engine::start_on(options, blobs)?;
         let runtime = Runtime::new(1 << 30).expect("a runtime");
         Ok(Db { engine, names: NameContext::new("dev", "tester"), runtime })

@@ -16,7 +16,7 @@ use crate::oracle::{DERIVED, FINE, NaiveLaw, QUERIES, Row, START_US, over_rows, 
 const SECOND_US: i64 = 1_000_000;
 
 #[derive(Debug, Clone)]
-struct Record {
+pub struct Record {
     partition: i32,
     offset: i64,
     id: Option<u32>,
@@ -45,23 +45,30 @@ fn kept(accepted: &[Record], interval_us: i64, same_partition: bool) -> Vec<Reco
     kept
 }
 
-struct Log {
-    partitions: i32,
+/// Partitions' logs, and what is made of them.
+pub struct Log {
+    pub partitions: i32,
+    /// Whether the source looks at ids.
+    pub deduplicates: bool,
     same_partition: bool,
     interval_us: i64,
-    lateness_us: i64,
+    pub lateness_us: i64,
+    /// What has ever been final.
+    final_us: Option<i64>,
     laws: BTreeMap<i32, NaiveLaw>,
     records: Vec<Record>,
     accepted: Vec<Record>,
 }
 
 impl Log {
-    fn new(random: &mut StdRng) -> Log {
+    pub fn new(random: &mut StdRng) -> Log {
         Log {
             partitions: random.random_range(1..4),
+            deduplicates: true,
             same_partition: random.random_bool(0.3),
             interval_us: [2, 25, 120].choose(random).expect("some") * SECOND_US,
             lateness_us: 20 * SECOND_US,
+            final_us: None,
             laws: BTreeMap::new(),
             records: Vec::new(),
             accepted: Vec::new(),
@@ -94,33 +101,90 @@ impl Log {
             None => random.random_range(0..self.partitions),
         };
         record.offset = self.records.iter().filter(|r| r.partition == record.partition).count() as i64;
-        if self.laws.entry(record.partition).or_default().accepts(record.row.2) {
+        if self.law(record.partition).accepts(record.row.2) {
             self.accepted.push(record.clone());
         }
         self.records.push(record.clone());
         record
     }
 
+    /// Some more records, in the logs when it returns.
+    pub fn send(&mut self, producer: &Producer, topic: &str, random: &mut StdRng) {
+        for _ in 0..random.random_range(1..60) {
+            let record = self.record(random);
+            let sent = producer.send(topic, Some(record.partition), None, Some(json(&record).as_bytes()), 0);
+            sent.expect("a record sent");
+        }
+        producer.flush(Duration::from_secs(30)).expect("everything delivered");
+    }
+
+    fn law(&mut self, partition: i32) -> &mut NaiveLaw {
+        let (lateness_us, floor_us) = (self.lateness_us, self.final_us);
+        self.laws.entry(partition).or_insert_with(|| NaiveLaw { lateness_us, floor_us, ..NaiveLaw::default() })
+    }
+
     fn kept(&self) -> Vec<Record> {
-        kept(&self.accepted, self.interval_us, self.same_partition)
+        match self.deduplicates {
+            true => kept(&self.accepted, self.interval_us, self.same_partition),
+            false => self.accepted.clone(),
+        }
+    }
+
+    /// Those that count.
+    pub fn rows(&self) -> Vec<Row> {
+        self.kept().into_iter().map(|record| record.row).collect()
+    }
+
+    /// How many records there are, and how many of them are in time, duplicates included.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.records.len(), self.accepted.len())
     }
 
     /// No partition's next record counts if it is before this.
     fn final_until_us(&self) -> Option<i64> {
         let watermarks: Option<Vec<i64>> = (0..self.partitions).map(|p| self.laws.get(&p)?.watermark_us).collect();
-        Some(watermarks?.into_iter().min()? - self.lateness_us)
+        let now_us = watermarks.and_then(|all| Some(all.into_iter().min()? - self.lateness_us));
+        self.final_us.max(now_us)
     }
 
-    fn create(&self, topic: &str, servers: &str) -> String {
+    pub fn furthest_us(&self) -> Option<i64> {
+        self.laws.values().filter_map(|law| law.watermark_us).max()
+    }
+
+    /// `ALTER SOURCE ... SET (allowed_lateness)`, once all has been read.
+    pub fn set_lateness(&mut self, lateness_us: i64) {
+        self.final_us = self.final_until_us();
+        self.lateness_us = lateness_us;
+        for partition in 0..self.partitions {
+            let floor_us = self.final_us;
+            let law = self.law(partition);
+            (law.lateness_us, law.floor_us) = (lateness_us, floor_us);
+        }
+    }
+
+    /// `ALTER SOURCE ... RESET WATERMARK TO`, once all has been read.
+    pub fn take_back(&mut self, to_us: i64) {
+        self.final_us = self.final_until_us();
+        let floor_us = self.final_us;
+        for partition in 0..self.partitions {
+            let law = self.law(partition);
+            law.floor_us = floor_us;
+            law.watermark_us = law.watermark_us.min(Some(to_us).max(floor_us));
+        }
+    }
+
+    pub fn create(&self, topic: &str, servers: &str) -> String {
+        let (mut by_id, mut promise) = (String::new(), String::new());
+        if self.deduplicates {
+            by_id = format!(", DEDUPLICATE BY (id) WITHIN INTERVAL '{} seconds'", self.interval_us / SECOND_US);
+            promise = format!(", deduplicate.same_partition = {}", self.same_partition);
+        }
         format!(
             "CREATE SOURCE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ, id VARCHAR,
-               WATERMARK FOR ts AS ts - INTERVAL '10 seconds',
-               DEDUPLICATE BY (id) WITHIN INTERVAL '{} seconds')
+               WATERMARK FOR ts AS ts - INTERVAL '10 seconds'{by_id})
              WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{servers}',
-               allowed_lateness = '20 seconds', idle_timeout = '1 day', deduplicate.same_partition = {})
-             FORMAT PLAIN ENCODE JSON",
-            self.interval_us / SECOND_US,
-            self.same_partition
+               allowed_lateness = '20 seconds', idle_timeout = '1 day'{promise})
+             FORMAT PLAIN ENCODE JSON"
         )
     }
 }

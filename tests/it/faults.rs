@@ -1,5 +1,7 @@
-//! A storage that fails and crashes as a seed says, below a whole engine: what was acknowledged is there once, what was not is there
-//! whole or not at all, and when all is well again every view equals its query over the accepted rows.
+//! A storage that fails, takes its time, tears, loses and damages what it keeps, and crashes as a seed says, below a whole engine: what
+//! was acknowledged is there once, what was not is there whole or not at all, nothing damaged is read as good, and when all is well
+//! again every view equals its query over the accepted rows. Each start has another number of workers; some sources deduplicate,
+//! and ALTER SOURCE changes what is accepted meanwhile.
 //!
 //! The seed decides what is done and how often calls fail; which call fails depends on the threads, too.
 //! `RIVERRUN_ORACLE_SEEDS=FROM..TO` runs other seeds; a failure names its seed.
@@ -18,7 +20,8 @@ use riverrun::engine::EngineError;
 use riverrun::storage::sim::{Faults, Kind, SimDisk};
 
 use crate::db::Db;
-use crate::oracle::{BY_WATERMARK, Events, FINAL, OVER_VIEWS, QUERIES, over_rows, seeds, source_of};
+use crate::duplicates::Log;
+use crate::oracle::{BY_WATERMARK, FINAL, OVER_VIEWS, QUERIES, over_rows, seeds, tell_progress};
 
 /// Seeds share a broker in groups of this size, and run on so many threads.
 const SEEDS_PER_BROKER: u64 = 50;
@@ -55,8 +58,13 @@ fn runs_with_faults_and_crashes_lose_nothing() {
                     };
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio");
                     let run = || runtime.block_on(run(seed, broker));
-                    if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                        failed.lock().insert(seed);
+                    let fails = catch_unwind(AssertUnwindSafe(run)).is_err();
+                    let mut failed = failed.lock();
+                    if fails {
+                        failed.insert(seed);
+                    }
+                    if fails || seed % 10 == 9 {
+                        tell_progress(&format!("seed {seed} of {seeds:?}, failed so far: {failed:?}"));
                     }
                 }
             });
@@ -74,7 +82,9 @@ struct Run<'a> {
     random: StdRng,
     disk: SimDisk,
     broker: &'a EmbeddedBroker,
-    events: Events,
+    log: Log,
+    /// An ALTER whose fate is not known, and how many changes were listed before.
+    altering: Option<(Alteration, usize)>,
     views: Vec<View>,
     /// Made, and told so.
     made: BTreeSet<String>,
@@ -87,8 +97,16 @@ struct Run<'a> {
     statements: i64,
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Alteration {
+    Lateness(i64),
+    TakeBack(i64),
+}
+
 struct View {
     name: String,
+    /// Behind its name.
+    with: &'static str,
     sql: String,
     law: Law,
 }
@@ -103,8 +121,14 @@ enum Law {
 }
 
 fn over_rows_of(name: String, query: &str) -> View {
-    View { name, sql: query.to_string(), law: Law::OverRows(query.to_string()) }
+    View { name, with: "", sql: query.to_string(), law: Law::OverRows(query.to_string()) }
 }
+
+/// Views that forget. Their conditions are their own, so that no other view is derived from what they leave.
+const FORGETTING: [&str; 2] = [
+    "SELECT k, window_start, window_end, count(*) AS n, max(v) AS hi FROM HOP(r, ts, INTERVAL '20 seconds', INTERVAL '1 minute') WHERE v <> 100 GROUP BY k, window_start, window_end",
+    "SELECT k, window_start, window_end, count(*) AS n, sum(v) AS s FROM SESSION(r, ts, INTERVAL '12 seconds') WHERE v <> 101 GROUP BY k, window_start, window_end",
+];
 
 /// Groups of views, of which each run has a few.
 fn menu() -> Vec<Vec<View>> {
@@ -115,7 +139,7 @@ fn menu() -> Vec<Vec<View>> {
     menu.extend(OVER_VIEWS.iter().enumerate().map(|(i, query)| {
         let below = below[i];
         let query = query.replace("(v6)", "v6");
-        let over = View { name: format!("w{i}"), sql: query.clone(), law: Law::Query(query) };
+        let over = View { name: format!("w{i}"), with: "", sql: query.clone(), law: Law::Query(query) };
         vec![over_rows_of(format!("v{below}"), QUERIES[below]), over]
     }));
     let closing = FINAL[0].0;
@@ -123,9 +147,16 @@ fn menu() -> Vec<Vec<View>> {
     for _ in 0..6 {
         let sum = FINAL[1].0;
         menu.push(vec![
-            View { name: "c0".into(), sql: closing.into(), law: Law::Final(whole.into()) },
-            View { name: "c1".into(), sql: sum.into(), law: Law::Query(sum.into()) },
+            View { name: "c0".into(), with: "", sql: closing.into(), law: Law::Final(whole.into()) },
+            View { name: "c1".into(), with: "", sql: sum.into(), law: Law::Query(sum.into()) },
         ]);
+    }
+    for (i, query) in FORGETTING.iter().enumerate() {
+        // What is kept is longer than any lateness.
+        let shown = "(window_end > watermark('r') - INTERVAL '2 minutes') IS NOT FALSE";
+        let law = Law::OverRows(format!("SELECT * FROM ({query}) WHERE {shown}"));
+        let with = " WITH (retention = '2 minutes')";
+        menu.push(vec![View { name: format!("p{i}"), with, sql: query.to_string(), law }]);
     }
     menu
 }
@@ -142,13 +173,13 @@ const OF_TABLES: [&str; 5] = [
 async fn run(seed: u64, broker: &EmbeddedBroker) {
     let mut random = StdRng::seed_from_u64(seed);
     let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
-    let partitions = random.random_range(1..4);
-    let topic = format!("faults{seed}");
-    broker.create_topic(&topic, partitions).expect("a topic");
+    let mut log = Log::new(&mut random);
+    log.deduplicates = random.random_bool(0.4);
+    broker.create_topic(&topic_of(seed), log.partitions).expect("a topic");
     let kind = if random.random_bool(0.5) { Kind::Local } else { Kind::Bucket };
     let mut menu = menu();
     let mut views: Vec<View> = Vec::new();
-    for _ in 0..random.random_range(1..4) {
+    for _ in 0..random.random_range(1..5) {
         let chosen = menu.swap_remove(random.random_range(0..menu.len()));
         for view in chosen {
             if views.iter().all(|known| known.name != view.name) {
@@ -158,13 +189,14 @@ async fn run(seed: u64, broker: &EmbeddedBroker) {
     }
     let of_tables = random.random_range(0..OF_TABLES.len());
     let query = OF_TABLES[of_tables];
-    views.push(View { name: format!("x{of_tables}"), sql: query.into(), law: Law::Query(query.into()) });
+    views.push(View { name: format!("x{of_tables}"), with: "", sql: query.into(), law: Law::Query(query.into()) });
     let mut run = Run {
         seed,
         random,
         disk: SimDisk::new(kind, seed),
         broker,
-        events: Events::new(topic, partitions),
+        log,
+        altering: None,
         views,
         made: BTreeSet::new(),
         possible: vec![Keyed::new()],
@@ -175,14 +207,21 @@ async fn run(seed: u64, broker: &EmbeddedBroker) {
     run.catch_up(&producer).await;
 }
 
+fn topic_of(seed: u64) -> String {
+    format!("faults{seed}")
+}
+
 impl Run<'_> {
     async fn catch_up(&mut self, producer: &Producer) {
         let mut db = self.started().await;
         for _ in 0..self.random.random_range(3..6) {
             self.fail_as_chance_wills();
-            self.events.send(producer, &mut self.random);
+            self.log.send(producer, &topic_of(self.seed), &mut self.random);
             let crashes = self.random.random_bool(0.6);
             if crashes {
+                if self.random.random_bool(0.3) {
+                    self.disk.tear_manifest();
+                }
                 if self.random.random_bool(0.7) {
                     self.disk.crash_in(self.random.random_range(1..30));
                 }
@@ -209,6 +248,9 @@ impl Run<'_> {
                 db.engine.stop().await;
             }
             drop(db);
+            if self.random.random_bool(0.3) {
+                self.look_at_damage().await;
+            }
             db = self.started().await;
         }
         self.disk.set_faults(Faults::default());
@@ -228,7 +270,7 @@ impl Run<'_> {
             before: self.random.random_range(0.0..=most),
             after: self.random.random_range(0.0..=most),
             late: self.random.random_range(0.0..=most),
-            delay: 0,
+            delay: *[0, 0, 5, 100].choose(&mut self.random).expect("one of them"),
         };
         self.disk.set_faults(faults);
     }
@@ -262,9 +304,54 @@ impl Run<'_> {
         db
     }
 
+    /// A process that begins while a file is cut short or has another bit: what is damaged is said to be, and what can be read is right.
+    async fn look_at_damage(&mut self) {
+        self.disk.set_faults(Faults::default());
+        // A manifest that was whole and is no longer would take with it what was acknowledged.
+        let files: Vec<String> = self.disk.names().into_iter().filter(|name| !name.starts_with("manifest/")).collect();
+        let Some(file) = files.choose(&mut self.random).cloned() else { return };
+        let (cut, at) = (self.random.random_bool(0.5), self.random.random_range(0.0..1.0));
+        let mut whole = Vec::new();
+        self.disk.damage(&file, |bytes| {
+            whole.clone_from(bytes);
+            let at = (bytes.len() as f64 * at) as usize;
+            match bytes.get_mut(at) {
+                Some(_) if cut => bytes.truncate(at),
+                Some(byte) => *byte ^= 1 << (at % 8),
+                None => {}
+            }
+        });
+        tracing::info!(self.seed, file, cut, at, "damages");
+        let told = |error: &str| error.contains(&file) && error.contains("is damaged");
+        match Db::start_on(self.random.random_range(1..4), self.disk.process()) {
+            Err(error) => assert!(told(&error.to_string()), "seed {}: {file} is damaged: {error}", self.seed),
+            Ok(db) => {
+                self.check_after_start(&db).await;
+                if self.exists(&db, "r") {
+                    db.run("WAIT FOR r").await;
+                }
+                for view in &self.views {
+                    if self.exists(&db, &view.name)
+                        && let Err(error) = self.check_view(&db, view).await
+                    {
+                        assert!(told(&error.to_string()), "seed {}: {}: {error}", self.seed, view.name);
+                    }
+                }
+                db.engine.crash().await;
+            }
+        }
+        self.disk.crash();
+        self.disk.damage(&file, |bytes| *bytes = whole);
+    }
+
     /// What statements were told must be so.
     async fn check_after_start(&mut self, db: &Db) {
         let seed = self.seed;
+        if let Some((alteration, before)) = self.altering.take()
+            && self.changes(db).await.expect("it has just begun") > before
+        {
+            self.altered(alteration);
+        }
         let catalog = db.engine.catalog();
         let there: BTreeSet<String> = catalog.objects("dev").map(|object| object.name.clone()).collect();
         for name in &self.made {
@@ -299,10 +386,11 @@ impl Run<'_> {
             self.make(db, name, sql).await;
         }
         for _ in 0..self.random.random_range(1..5) {
-            match self.random.random_range(0..4) {
-                0 => self.make_next(db).await,
-                1 => self.burst(db).await,
-                2 => self.try_to_wait(db).await,
+            match self.random.random_range(0..9) {
+                0 | 1 => self.make_next(db).await,
+                2 | 3 => self.burst(db).await,
+                4 | 5 => self.try_to_wait(db).await,
+                6 => self.alter(db).await,
                 _ => self.change(db).await,
             }
         }
@@ -333,13 +421,14 @@ impl Run<'_> {
 
     /// The next object that is not there yet.
     async fn make_next(&mut self, db: &Db) {
-        let source = source_of(&format!("faults{}", self.seed), self.broker);
+        let source = self.log.create(&topic_of(self.seed), &self.broker.servers());
         if !self.make(db, "r", &source).await || !self.exists(db, "t") || !self.exists(db, "b") {
             return;
         }
-        let views = self.views.iter().find(|view| !self.exists(db, &view.name));
-        if let Some((name, sql)) = views.map(|view| (view.name.clone(), view.sql.clone())) {
-            self.make(db, &name, &format!("CREATE MATERIALIZED VIEW {name} AS {sql}")).await;
+        let create = |View { name, with, sql, .. }: &View| format!("CREATE MATERIALIZED VIEW {name}{with} AS {sql}");
+        let next = self.views.iter().find(|view| !self.exists(db, &view.name));
+        if let Some((name, create)) = next.map(|view| (view.name.clone(), create(view))) {
+            self.make(db, &name, &create).await;
         }
     }
 
@@ -347,6 +436,54 @@ impl Run<'_> {
         self.work(db).await;
         while !self.views.iter().all(|view| self.exists(db, &view.name)) {
             self.make_next(db).await;
+        }
+    }
+
+    async fn changes(&self, db: &Db) -> Outcome<usize> {
+        Ok(lines(db, "SELECT source FROM riverrun.source_changes").await?.len())
+    }
+
+    fn altered(&mut self, alteration: Alteration) {
+        tracing::info!(self.seed, ?alteration, "has altered");
+        match alteration {
+            Alteration::Lateness(us) => self.log.set_lateness(us),
+            Alteration::TakeBack(to_us) => self.log.take_back(to_us),
+        }
+    }
+
+    /// Other lateness, or a watermark that is taken back, once all that was sent has been read.
+    async fn alter(&mut self, db: &Db) {
+        let is_read = "SELECT state FROM riverrun.sources WHERE state <> 'idle'";
+        let is_read = lines(db, is_read).await.is_ok_and(|sources| !sources.is_empty());
+        if !is_read || db.try_run("WAIT FOR r").await.is_err() {
+            return;
+        }
+        let Ok(before) = self.changes(db).await else { return };
+        // What a watermark that moved on has let go for good does not come back.
+        let keeps = |view: &View| !view.sql.contains("watermark(") && view.with.is_empty();
+        let furthest_us = self.log.furthest_us().filter(|_| self.views.iter().all(keeps));
+        let (alteration, sql) = match furthest_us.filter(|_| self.random.random_bool(0.4)) {
+            Some(us) => {
+                let to_us = us - self.random.random_range(0..90) * 1_000_000;
+                let to =
+                    chrono::DateTime::from_timestamp_micros(to_us).expect("a moment").format("%Y-%m-%d %H:%M:%S%.6f");
+                (Alteration::TakeBack(to_us), format!("ALTER SOURCE r RESET WATERMARK TO '{to}'"))
+            }
+            None => {
+                let seconds = self.random.random_range(0..80);
+                (
+                    Alteration::Lateness(seconds * 1_000_000),
+                    format!("ALTER SOURCE r SET (allowed_lateness = '{seconds} seconds')"),
+                )
+            }
+        };
+        match db.try_run(&sql).await {
+            Ok(_) => self.altered(alteration),
+            Err(error) => match error.downcast_ref::<EngineError>() {
+                Some(EngineError::Storage { .. }) => {}
+                Some(EngineError::Stopped | EngineError::Unknown { .. }) => self.altering = Some((alteration, before)),
+                _ => panic!("seed {}: {error}\n{sql}", self.seed),
+            },
         }
     }
 
@@ -423,7 +560,7 @@ impl Run<'_> {
             return;
         }
         db.run("WAIT FOR r").await;
-        tracing::info!(self.seed, sent = self.events.sent, "checks");
+        tracing::info!(self.seed, sent = self.log.counts().0, "checks");
         for view in &self.views {
             if self.exists(db, &view.name)
                 && let Err(error) = self.check_view(db, view).await
@@ -437,10 +574,12 @@ impl Run<'_> {
     async fn wait_and_check(&mut self, db: &Db) {
         let seed = self.seed;
         db.run("WAIT FOR r").await;
-        tracing::info!(self.seed, sent = self.events.sent, "checks everything");
-        let counts =
-            "SELECT sum(read), sum(accepted), sum(read - accepted - late - dead) FROM riverrun.source_partitions";
-        let told = format!("{}|{}|0", self.events.sent, self.events.accepted.len());
+        let (sent, in_time) = self.log.counts();
+        tracing::info!(self.seed, sent, "checks everything");
+        let counts = "SELECT sum(read), sum(accepted), sum(duplicate), sum(read - accepted - late - duplicate - dead - skipped) \
+                      FROM riverrun.source_partitions";
+        let rows = self.log.rows().len();
+        let told = format!("{sent}|{rows}|{}|0", in_time - rows);
         let read = db.rows("SELECT state FROM riverrun.sources").await;
         if read != ["idle"] {
             assert_eq!(db.rows(counts).await, [told], "seed {seed}: counts");
@@ -453,11 +592,12 @@ impl Run<'_> {
 
     /// Errors are those of reading the view.
     async fn check_view(&self, db: &Db, view: &View) -> Outcome<()> {
-        let View { name, sql, law } = view;
+        let View { name, sql, law, .. } = view;
+        let rows = self.log.rows();
         let (kept, right) = match law {
             Law::OverRows(query) => {
                 let kept = lines(db, &format!("SELECT * FROM {name}")).await?;
-                (kept, over_rows(db, query, &self.events.accepted).await)
+                (kept, over_rows(db, query, &rows).await)
             }
             Law::Query(query) => (lines(db, &format!("SELECT * FROM {name}")).await?, lines(db, query).await?),
             Law::Final(query) => {
@@ -465,7 +605,7 @@ impl Run<'_> {
                 let until = if until == "NULL" { "NULL".into() } else { format!("'{until}'") };
                 let of = |what: &str| format!("SELECT * FROM {what} WHERE window_end <= {until}::timestamptz");
                 let kept = lines(db, &of(name)).await?;
-                (kept, over_rows(db, &of(&format!("({query})")), &self.events.accepted).await)
+                (kept, over_rows(db, &of(&format!("({query})")), &rows).await)
             }
         };
         assert_eq!(kept, right, "seed {}: {name}\n{sql}", self.seed);

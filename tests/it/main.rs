@@ -10,6 +10,7 @@ mod house;
 mod kafka;
 mod lasting_faults;
 mod law;
+mod limits;
 mod oracle;
 mod random_streams;
 mod random_views;

@@ -5,6 +5,7 @@
 //! running its query. `RIVERRUN_ORACLE_SEEDS=FROM..TO` runs other seeds; a failure names its seed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,14 @@ pub fn seeds(default: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("RIVERRUN_ORACLE_SEEDS") else { return default };
     let (from, to) = text.split_once("..").expect("RIVERRUN_ORACLE_SEEDS=FROM..TO");
     from.parse().expect("a seed")..to.parse().expect("a seed")
+}
+
+/// Says how far a run over seeds that were asked for has come, whatever is captured.
+pub fn tell_progress(line: &str) {
+    if std::env::var_os("RIVERRUN_ORACLE_SEEDS").is_some() {
+        // Nobody may be listening.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
 }
 
 /// Over rows `r(k VARCHAR, v BIGINT, ts TIMESTAMPTZ)`.
@@ -210,14 +219,23 @@ pub async fn change(db: &Db, random: &mut StdRng) -> String {
 }
 
 /// A partition's law, as simple as it can be written.
-#[derive(Default)]
 pub struct NaiveLaw {
     pub watermark_us: Option<i64>,
+    pub lateness_us: i64,
+    /// What lies before this is final.
+    pub floor_us: Option<i64>,
+}
+
+impl Default for NaiveLaw {
+    fn default() -> NaiveLaw {
+        NaiveLaw { watermark_us: None, lateness_us: 20_000_000, floor_us: None }
+    }
 }
 
 impl NaiveLaw {
     pub fn accepts(&mut self, time_us: i64) -> bool {
-        let accepted = self.watermark_us.is_none_or(|w| time_us >= w - 20_000_000);
+        let least_us = self.watermark_us.map(|w| w - self.lateness_us).max(self.floor_us);
+        let accepted = least_us.is_none_or(|least_us| time_us >= least_us);
         if accepted {
             self.watermark_us = self.watermark_us.max(Some(time_us - 10_000_000));
         }

@@ -45,7 +45,20 @@ pub struct Row {
     b: Option<bool>,
     pub time_us: Option<i64>,
     id: Option<i64>,
+    /// No such row but something else is in the log.
+    spoilt: Option<Spoilt>,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Spoilt {
+    Tombstone,
+    Dead(&'static str),
+}
+
+const DEAD: [&str; 4] = ["", "{\"k\":", r#"{"k":"a","v":"many"}"#, r#"{"k":"a","v":1,"v":2}"#];
+
+/// No clock stands so far ahead while tests are run.
+const FUTURE_US: i64 = 4_102_444_800_000_000;
 
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -63,6 +76,10 @@ pub struct Stream {
     lateness_ms: i64,
     /// Within how long an id counts once; and whether equal ids share a partition.
     deduplicate: Option<(i64, bool)>,
+    /// Whether partitions fall idle between steps, so that what is accepted depends on when.
+    pub idle: bool,
+    /// Whether views may forget.
+    pub forgets: bool,
     pub partitions: usize,
     pub steps: Vec<Step>,
 }
@@ -89,6 +106,8 @@ impl Stream {
             lateness_ms: if kind == Kind::Source { random.random_range(0..20) * unit_ms } else { 0 },
             deduplicate: (kind == Kind::Source && random.random_bool(0.4))
                 .then(|| (random.random_range(1..40) * unit_ms, random.random_bool(0.3))),
+            idle: kind == Kind::Source && partitions > 1 && random.random_bool(0.25),
+            forgets: kind != Kind::Table && random.random_bool(0.25),
             partitions,
             steps: Vec::new(),
         };
@@ -140,7 +159,16 @@ impl Stream {
         let time_ms = start_ms + (n / 2 + random.random_range(0..9)) * self.unit_ms - skew_ms - late_ms;
         let fraction_us = if fine { random.random_range(-3..3) } else { 0 };
         let time_us = time_ms * 1000 + fraction_us;
-        let time_us = if self.time == TimeType::Date { time_us.div_euclid(DAY_US) * DAY_US } else { time_us };
+        let time_us = match random.random_range(0..60) {
+            0 if self.kind == Kind::Source => FUTURE_US + n,
+            _ if self.time == TimeType::Date => time_us.div_euclid(DAY_US) * DAY_US,
+            _ => time_us,
+        };
+        let spoilt = match random.random_range(0..80) {
+            0 if self.kind == Kind::Source => Some(Spoilt::Tombstone),
+            1 if self.kind == Kind::Source => DEAD.choose(random).map(|text| Spoilt::Dead(text)),
+            _ => None,
+        };
         let v = match random.random_range(0..60) {
             0 => i64::MAX,
             1 => i64::MIN + 1,
@@ -156,6 +184,7 @@ impl Stream {
             b: some(random).then(|| random.random_bool(0.5)),
             time_us: (!random.random_bool(0.03)).then_some(time_us),
             id: some(random).then_some(n),
+            spoilt,
         }
     }
 
@@ -203,8 +232,9 @@ impl Stream {
             Kind::Source => format!(
                 "CREATE SOURCE r ({columns}) WITH (connector = 'kafka', topic = '{topic}', \
                  properties.bootstrap.server = '{servers}', allowed_lateness = '{} milliseconds', \
-                 idle_timeout = '1 day'{}) FORMAT PLAIN ENCODE JSON",
+                 idle_timeout = '{}'{}) FORMAT PLAIN ENCODE JSON",
                 self.lateness_ms,
+                if self.idle { "1 millisecond" } else { "1 day" },
                 self.deduplicate.map_or(String::new(), |(_, same)| format!(", deduplicate.same_partition = {same}"))
             ),
         }
@@ -228,9 +258,15 @@ impl Stream {
         format!("INSERT INTO r VALUES {}", values.collect::<Vec<_>>().join(", "))
     }
 
-    pub fn json(&self, row: &Row) -> String {
+    /// None for a tombstone.
+    pub fn json(&self, row: &Row) -> Option<String> {
         let text = |text: Option<String>| text.unwrap_or("null".into());
-        format!(
+        match row.spoilt {
+            Some(Spoilt::Tombstone) => return None,
+            Some(Spoilt::Dead(text)) => return Some(text.into()),
+            None => {}
+        }
+        Some(format!(
             r#"{{"k":{},"g":{},"v":{},"d":{},"f":{},"b":{},"ts":{},"id":{}}}"#,
             text(row.k.map(|k| format!("\"{k}\""))),
             text(row.g.map(|g| g.to_string())),
@@ -240,7 +276,7 @@ impl Stream {
             text(row.b.map(|b| b.to_string())),
             text(row.time_us.map(|us| format!("\"{}\"", self.moment(us)))),
             text(row.id.map(|id| id.to_string())),
-        )
+        ))
     }
 
     fn moment(&self, us: i64) -> String {
@@ -258,11 +294,11 @@ impl Stream {
         format!("{name} '{}'", self.moment(us))
     }
 
-    /// A moment as a literal of the type of `window_end`.
-    pub fn bound(&self, us: i64) -> String {
+    /// A moment as a literal of the type of `window_end`; without one, NULL.
+    pub fn bound(&self, us: Option<i64>) -> String {
         match self.time {
-            TimeType::TimestampTz => self.literal(Some(us)),
-            _ => Stream { time: TimeType::Timestamp, ..self.clone() }.literal(Some(us)),
+            TimeType::TimestampTz => self.literal(us),
+            _ => Stream { time: TimeType::Timestamp, ..self.clone() }.literal(us),
         }
     }
 
@@ -287,12 +323,18 @@ impl Stream {
         let mut watermarks: Vec<Option<i64>> = vec![None; self.partitions];
         let mut offsets = vec![0; self.partitions];
         let mut accepted: Vec<(i64, Row)> = Vec::new();
+        let (mut dead, mut skipped) = (0, 0);
         for step in &self.steps[..steps] {
             let Step::Rows(rows) = step else { continue };
             let before = watermarks.clone();
             for row in rows {
                 offsets[row.partition] += 1;
-                let Some(time_us) = row.time_us else { continue };
+                match row.spoilt {
+                    Some(Spoilt::Dead(_)) => dead += 1,
+                    Some(Spoilt::Tombstone) => skipped += 1,
+                    None => {}
+                }
+                let Some(time_us) = row.time_us.filter(|us| row.spoilt.is_none() && *us < FUTURE_US) else { continue };
                 // A statement's rows are judged by what was there before it.
                 let of = if self.kind == Kind::AppendOnly { &before } else { &watermarks };
                 if of[row.partition].is_none_or(|watermark| time_us >= watermark - lateness_us) {
@@ -306,7 +348,7 @@ impl Stream {
             None => accepted.iter().map(|(_, row)| row.clone()).collect(),
             Some((within_ms, same_partition)) => without_copies(accepted.clone(), within_ms * 1000, same_partition),
         };
-        Judged { accepted: accepted.len(), counting, final_until_us: watermark.map(|w| w - lateness_us) }
+        Judged { accepted: accepted.len(), dead, skipped, counting, watermark_us: watermark, lateness_us }
     }
 
     /// The same logs in other steps, the partitions interleaved otherwise; of a table whose rows are judged by statements, the
@@ -345,8 +387,17 @@ impl Stream {
 
 pub struct Judged {
     pub accepted: usize,
+    pub dead: usize,
+    pub skipped: usize,
     pub counting: Vec<Row>,
-    pub final_until_us: Option<i64>,
+    pub watermark_us: Option<i64>,
+    pub lateness_us: i64,
+}
+
+impl Judged {
+    pub fn final_until_us(&self) -> Option<i64> {
+        self.watermark_us.map(|watermark| watermark - self.lateness_us)
+    }
 }
 
 fn without_copies(mut accepted: Vec<(i64, Row)>, within_us: i64, same_partition: bool) -> Vec<Row> {

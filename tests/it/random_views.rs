@@ -1,5 +1,6 @@
-//! Random definitions of views over `r` and over each other, as SQL: windows of any kind, size and offset, keys, calls, filters,
-//! HAVING, EMIT ON WINDOW CLOSE. A definition knows what a simpler one would be, for shrinking.
+//! Random definitions of views over `r` and over each other, as SQL: windows of any kind, size and offset, or none, keys, calls,
+//! filters, temporal ones among them, HAVING, EMIT ON WINDOW CLOSE, retention, Top-N, DISTINCT, what `row_number` leaves, unions. A
+//! definition knows what a simpler one would be, for shrinking.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -42,11 +43,38 @@ struct Windows {
     flink: bool,
 }
 
+/// What a view over `r` takes of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Input {
+    All,
+    /// The first row of each id.
+    First,
+    /// Rows of two conditions, which may overlap.
+    Union,
+}
+
+#[derive(Debug, Clone)]
+enum Shape {
+    Aggregate,
+    /// The rows of a view in an order of all their columns: the first so many, or as many of each of the values of a column.
+    Top {
+        columns: Vec<String>,
+        descends: bool,
+        each: Option<String>,
+        n: usize,
+    },
+    Distinct {
+        columns: Vec<String>,
+    },
+}
+
 #[derive(Debug, Clone)]
 pub struct View {
     /// The number of the view that it is over; over `r` if none.
     pub over: Option<usize>,
-    /// None over a view whose windows are kept as keys.
+    shape: Shape,
+    input: Input,
+    /// None over a view whose windows are kept as keys, and over rows that are grouped without.
     windows: Option<Windows>,
     start: bool,
     end: bool,
@@ -54,6 +82,9 @@ pub struct View {
     calls: Vec<Call>,
     filter: Option<String>,
     having: Option<String>,
+    /// A condition that depends on the watermark.
+    temporal: Option<String>,
+    retention_ms: Option<i64>,
     pub emit: bool,
     pub store: Option<&'static str>,
 }
@@ -178,7 +209,24 @@ fn call(random: &mut StdRng, columns: &[Named], conditions: &[String]) -> Call {
     Call { sql, filter, class }
 }
 
+fn temporal(random: &mut StdRng, windows: bool, unit_ms: i64) -> String {
+    let behind = interval(random.random_range(0..30) * unit_ms);
+    let time = if windows { ["ts", "window_start", "window_end"][random.random_range(0..3)] } else { "ts" };
+    match random.random_range(0..6) {
+        0 => format!("{time} <= watermark('r')"),
+        1 => format!("{time} >= date_trunc('hour', watermark('r'))"),
+        2 => {
+            let from = interval((30 + random.random_range(0..30)) * unit_ms);
+            format!("{time} > watermark('r') - {from} AND {time} <= watermark('r') - {behind}")
+        }
+        _ => format!("{time} > watermark('r') - {behind}"),
+    }
+}
+
 impl View {
+    /// All rows of `r`.
+    pub const ALL: &str = "CREATE MATERIALIZED VIEW accepted AS SELECT * FROM r";
+
     pub fn random(random: &mut StdRng, stream: &Stream) -> View {
         let windows = Windows::random(random, "ts".into(), stream.unit_ms);
         let conditions: Vec<String> = CONDITIONS.iter().map(|c| c.to_string()).collect();
@@ -194,6 +242,12 @@ impl View {
         let calls = (0..random.random_range(1..5)).map(|_| call(random, &columns, &conditions)).collect();
         let mut view = View {
             over: None,
+            shape: Shape::Aggregate,
+            input: match random.random_range(0..12) {
+                0 => Input::First,
+                1 => Input::Union,
+                _ => Input::All,
+            },
             start: true,
             end: true,
             windows: None,
@@ -201,23 +255,42 @@ impl View {
             calls,
             filter: None,
             having: None,
+            temporal: None,
+            retention_ms: None,
             emit: false,
             store: None,
         };
+        view.filter = random.random_bool(0.3).then(|| condition(random, &conditions)).flatten();
+        view.having = random.random_bool(0.2).then(|| HAVING.choose(random).expect("some").to_string());
+        if stream.kind != Kind::Table && random.random_bool(0.12) {
+            view.temporal = Some(temporal(random, false, stream.unit_ms));
+        }
+        if random.random_bool(0.1) {
+            (view.start, view.end) = (false, false);
+            return view;
+        }
         match random.random_range(0..10) {
+            // What is forgotten is told by the bounds.
+            _ if stream.forgets => {}
             0 | 1 => view.end = false,
             2 | 3 => view.start = false,
             // Every row once for each window that covers it.
             4 if random.random_bool(0.3) && windows.function != "SESSION" => (view.start, view.end) = (false, false),
             _ => {}
         }
-        view.windows = Some(windows);
-        view.filter = random.random_bool(0.3).then(|| condition(random, &conditions)).flatten();
-        view.having = random.random_bool(0.2).then(|| HAVING.choose(random).expect("some").to_string());
-        view.emit = stream.kind != Kind::Table && view.end && random.random_bool(0.3);
+        if view.temporal.is_some() && view.input == Input::All && view.start && view.end {
+            view.temporal = Some(temporal(random, true, stream.unit_ms));
+        }
+        let flink = windows.flink && view.input == Input::All;
+        view.windows = Some(Windows { flink, ..windows });
+        let closes = stream.kind != Kind::Table && view.end && view.temporal.is_none() && view.input != Input::First;
+        view.emit = closes && random.random_bool(0.3);
+        if closes && stream.forgets && view.input == Input::All && random.random_bool(0.5) {
+            view.retention_ms = Some(random.random_range(1..40) * stream.unit_ms);
+        }
         // Windows that cumulate and are grouped by their start are rows of several windows, which no store holds.
         let whole = view.end || view.start && view.windows.as_ref().is_some_and(|w| w.function != "CUMULATE");
-        if stream.keeps_stores() && whole {
+        if stream.keeps_stores() && whole && view.input == Input::All && view.temporal.is_none() {
             view.store = *[None, None, None, Some("own"), Some("shared")].choose(random).expect("some");
         }
         view
@@ -226,6 +299,26 @@ impl View {
     /// One over this, the view number `over`.
     pub fn random_over(&self, over: usize, random: &mut StdRng, stream: &Stream) -> View {
         let columns: Vec<Named> = self.columns();
+        if random.random_bool(0.25)
+            && let Some(shape) = self.random_shape(random)
+        {
+            return View {
+                over: Some(over),
+                shape,
+                input: Input::All,
+                windows: None,
+                start: false,
+                end: false,
+                keys: Vec::new(),
+                calls: Vec::new(),
+                filter: None,
+                having: None,
+                temporal: None,
+                retention_ms: None,
+                emit: false,
+                store: None,
+            };
+        }
         let of = |classes: &[Class]| columns.iter().filter(|c| classes.contains(&c.class)).cloned().collect::<Vec<_>>();
         let mut conditions: Vec<String> = of(&[Integer, Numeric]).iter().map(|c| format!("{} > 1", c.sql)).collect();
         conditions.extend(of(&[Text]).iter().map(|c| format!("{} = 'a'", c.sql)));
@@ -244,6 +337,8 @@ impl View {
         let calls = (0..random.random_range(1..4)).map(|_| call(random, &columns, &conditions)).collect();
         let mut view = View {
             over: Some(over),
+            shape: Shape::Aggregate,
+            input: Input::All,
             start: if kept { self.start && random.random_bool(0.7) } else { true },
             end: if kept { self.end && random.random_bool(0.7) } else { true },
             windows,
@@ -251,13 +346,61 @@ impl View {
             calls,
             filter: random.random_bool(0.25).then(|| condition(random, &conditions)).flatten(),
             having: random.random_bool(0.15).then(|| "count(*) > 1".into()),
+            temporal: None,
+            retention_ms: None,
             emit: false,
             store: None,
         };
         // Up to when sessions are final no function says.
         let ends_together = view.windows.as_ref().is_some_and(|windows| windows.function != "SESSION");
-        view.emit = stream.kind != Kind::Table && ends_together && random.random_bool(0.25);
+        let closes = self.temporal.is_none() && self.input != Input::First && stream.kind != Kind::Table;
+        view.emit = closes && ends_together && random.random_bool(0.25);
         view
+    }
+
+    /// Of its columns without floats, whose order depends on how they were added up.
+    fn random_shape(&self, random: &mut StdRng) -> Option<Shape> {
+        let mut columns: Vec<String> =
+            self.columns().into_iter().filter(|column| column.class != Float).map(|column| column.sql).collect();
+        let bounds = [(self.start, "window_start"), (self.end, "window_end")];
+        columns.extend(bounds.into_iter().filter(|(there, _)| *there).map(|(_, name)| name.to_string()));
+        if random.random_bool(0.3) {
+            columns.retain(|_| random.random_bool(0.5));
+            return (!columns.is_empty()).then_some(Shape::Distinct { columns });
+        }
+        let at = random.random_range(0..columns.len().max(1));
+        columns.rotate_left(at);
+        let each = if random.random_bool(0.5) { columns.choose(random).cloned() } else { None };
+        let (descends, n) = (random.random_bool(0.5), random.random_range(1..6));
+        (!columns.is_empty()).then_some(Shape::Top { columns, descends, each, n })
+    }
+
+    /// Whether others may stand on it and be compared with what it shows.
+    pub fn may_be_beneath(&self) -> bool {
+        self.over.is_none() && self.retention_ms.is_none()
+    }
+
+    pub fn is_temporal(&self) -> bool {
+        self.temporal.is_some()
+    }
+
+    pub fn shows_bounds(&self) -> bool {
+        self.start && self.end
+    }
+
+    /// Which windows it shows of all by event time: up to when they must be final, and after when they must end.
+    pub fn shown(&self, watermark_us: Option<i64>, final_until_us: Option<i64>) -> Option<(bool, Option<i64>)> {
+        if !self.emit && self.retention_ms.is_none() {
+            return None;
+        }
+        let forgotten_us = self.retention_ms.zip(watermark_us).map(|(kept_ms, now_us)| now_us - kept_ms * 1000);
+        let sessions = self.windows.as_ref().is_some_and(|windows| windows.function == "SESSION");
+        // Sessions go once they are final.
+        let forgotten_us = match sessions {
+            true => forgotten_us.zip(final_until_us).map(|(forgotten_us, final_us)| forgotten_us.min(final_us)),
+            false => forgotten_us,
+        };
+        Some((self.emit, forgotten_us))
     }
 
     /// Its columns but those of its windows.
@@ -270,6 +413,34 @@ impl View {
     /// Its query, before EMIT.
     pub fn query(&self) -> String {
         let input = self.over.map_or("r".into(), |over| format!("v{over}"));
+        match &self.shape {
+            Shape::Aggregate => {}
+            Shape::Distinct { columns } => return format!("SELECT DISTINCT {} FROM {input}", columns.join(", ")),
+            Shape::Top { columns, descends, each, n } => {
+                let direction = if *descends { "DESC NULLS LAST" } else { "ASC NULLS FIRST" };
+                let (first, rest) = columns.split_first().expect("one at least");
+                let order = [&[format!("{first} {direction}")], rest].concat().join(", ");
+                let columns = columns.join(", ");
+                return match each {
+                    None => format!("SELECT {columns} FROM {input} ORDER BY {order} LIMIT {n}"),
+                    Some(each) => format!(
+                        "SELECT {columns} FROM (SELECT *, row_number() OVER (PARTITION BY {each} ORDER BY {order}) AS place \
+                         FROM {input}) WHERE place <= {n}"
+                    ),
+                };
+            }
+        }
+        let input = match self.input {
+            Input::All => input,
+            Input::First => {
+                "(SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY id ORDER BY ts, v, g, d, k, b, f) AS place \
+                 FROM r) WHERE place = 1)"
+                    .into()
+            }
+            Input::Union => "(SELECT k, g, v, d, f, b, ts FROM r WHERE v > -3 UNION ALL \
+                 SELECT k, g, v, d, f, b, ts FROM r WHERE k = 'a')"
+                .into(),
+        };
         let bounds = [(self.start, "window_start"), (self.end, "window_end")];
         let bounds = bounds.into_iter().filter(|(there, _)| *there).map(|(_, name)| name.to_string());
         let keys = self.keys.iter().enumerate().map(|(i, key)| format!("{} AS k{i}", key.sql));
@@ -281,8 +452,11 @@ impl View {
         let groups: Vec<String> = self.keys.iter().map(|key| key.sql.clone()).chain(bounds).collect();
         let from = self.windows.as_ref().map_or(input.clone(), |windows| windows.from(&input));
         let mut sql = format!("SELECT {} FROM {from}", outputs.join(", "));
-        if let Some(filter) = &self.filter {
-            sql += &format!(" WHERE {filter}");
+        let conditions: Vec<String> = self.filter.iter().chain(&self.temporal).cloned().collect();
+        match &conditions[..] {
+            [] => {}
+            [one] => sql += &format!(" WHERE {one}"),
+            all => sql += &format!(" WHERE ({})", all.join(") AND (")),
         }
         if !groups.is_empty() {
             sql += &format!(" GROUP BY {}", groups.join(", "));
@@ -294,7 +468,12 @@ impl View {
     }
 
     pub fn create(&self, number: usize) -> String {
-        let with = self.store.map_or(String::new(), |store| format!(" WITH (store = '{store}')"));
+        let options = [
+            self.store.map(|store| format!("store = '{store}'")),
+            self.retention_ms.map(|ms| format!("retention = '{ms} milliseconds'")),
+        ];
+        let options: Vec<String> = options.into_iter().flatten().collect();
+        let with = if options.is_empty() { String::new() } else { format!(" WITH ({})", options.join(", ")) };
         let emit = if self.emit { " EMIT ON WINDOW CLOSE" } else { "" };
         format!("CREATE MATERIALIZED VIEW v{number}{with} AS {}{emit}", self.query())
     }
@@ -333,6 +512,27 @@ impl View {
         }
         if self.emit {
             push(&|view| view.emit = false);
+        }
+        if self.temporal.is_some() {
+            push(&|view| view.temporal = None);
+        }
+        if self.retention_ms.is_some() {
+            push(&|view| view.retention_ms = None);
+        }
+        if self.input != Input::All {
+            push(&|view| view.input = Input::All);
+        }
+        if let Shape::Top { columns, descends, each, n } = &self.shape {
+            if each.is_some() {
+                push(&|view| {
+                    view.shape = Shape::Top { columns: columns.clone(), descends: *descends, each: None, n: *n };
+                });
+            }
+            if *n > 1 {
+                push(&|view| {
+                    view.shape = Shape::Top { columns: columns.clone(), descends: *descends, each: each.clone(), n: 1 };
+                });
+            }
         }
         if self.store.is_some() {
             push(&|view| view.store = None);

@@ -3,6 +3,7 @@
 //! A view is damaged by taking the rows out of some of its slices, as a fault would that nobody noticed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -27,7 +28,10 @@ struct Running {
 
 impl Running {
     async fn start(workers: usize) -> Running {
-        let db = Db::start(workers);
+        Running::serve(Db::start(workers)).await
+    }
+
+    async fn serve(db: Db) -> Running {
         let options = ServerOptions { listen: ([127, 0, 0, 1], 0).into(), ..ServerOptions::default() };
         let server = Server::start(db.engine.clone(), options).await.expect("a server");
         let client = connect(&server).await;
@@ -56,6 +60,19 @@ impl Running {
     async fn stop(self) {
         self.server.stop().await;
         self.db.engine.stop().await;
+    }
+
+    /// The next process on the folder.
+    async fn restarted(self, crashes: bool, workers: usize, folder: &Path) -> Running {
+        let Running { db, server, client } = self;
+        drop(client);
+        server.stop().await;
+        match crashes {
+            true => db.engine.crash().await,
+            false => db.engine.stop().await,
+        }
+        drop(db);
+        Running::serve(Db::start_at(workers, folder)).await
     }
 }
 
@@ -192,8 +209,12 @@ impl Topic {
 
 /// Views of one store: 3 ids a second for 300 seconds, final up to second 290.
 async fn with_views(workers: usize, options: &str, behind: &str) -> (Topic, Running) {
-    let topic = Topic::new(2);
     let running = Running::start(workers).await;
+    (make_views(&running, options, behind).await, running)
+}
+
+async fn make_views(running: &Running, options: &str, behind: &str) -> Topic {
+    let topic = Topic::new(2);
     running.db.run(&topic.source(options, behind)).await;
     running
         .db
@@ -215,7 +236,7 @@ async fn with_views(workers: usize, options: &str, behind: &str) -> (Topic, Runn
     topic.event(0, 898, 299);
     topic.flush();
     running.db.run("WAIT FOR e").await;
-    (topic, running)
+    topic
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,6 +280,45 @@ async fn what_is_damaged_is_found_and_mended_in_all_views_of_the_store() {
         running.db.run("WAIT FOR e").await;
         assert_eq!(rows(&running.client, "SELECT sum(n) FROM coarse").await, ["903"]);
         assert_eq!(running.reconcile("fine").await, Vec::<String>::new());
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_mended_is_right_after_a_restart() {
+    // Slices that are closed and in files, some of them with others, and open ones.
+    for (n, (from, to, crashes)) in [(0, 270, true), (280, 300, false)].into_iter().enumerate() {
+        let when = format!("{from} to {to}, crashes: {crashes}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut running = Running::serve(Db::start_at(1 + n, folder.path())).await;
+        let topic = make_views(&running, "", "").await;
+        let views = ["fine", "coarse", "top"];
+        let mut whole = Vec::new();
+        for view in views {
+            whole.push(rows(&running.client, &format!("SELECT * FROM {view}")).await);
+        }
+        if crashes {
+            running = running.restarted(true, 2, folder.path()).await;
+            running.db.run("WAIT FOR e").await;
+        }
+        running.damage("fine", from, to).await;
+        assert!(!running.reconcile("fine REPAIR").await.is_empty(), "{when}");
+        for restart in 0..2 {
+            // At once, and after another checkpoint that holds more.
+            running = running.restarted(crashes, 3 - restart, folder.path()).await;
+            running.db.run("WAIT FOR e").await;
+            for (view, before) in views.iter().zip(&whole) {
+                let now = rows(&running.client, &format!("SELECT * FROM {view}")).await;
+                assert_eq!(&now, before, "{when}, restart {restart}: {view}");
+                assert_eq!(running.reconcile(view).await, Vec::<String>::new(), "{when}, restart {restart}: {view}");
+            }
+            running.db.run("CREATE TABLE more (v INT); DROP TABLE more").await;
+        }
+        topic.event(0, 900, 300);
+        topic.flush();
+        running.db.run("WAIT FOR e").await;
+        assert_eq!(rows(&running.client, "SELECT sum(n) FROM coarse").await, ["903"], "{when}");
+        assert_eq!(running.reconcile("fine").await, Vec::<String>::new(), "{when}");
         running.stop().await;
     }
 }

@@ -1,13 +1,21 @@
-//! Storage through its public face: in a folder, or in the bucket of the S3 server at S3_ENDPOINT (the variables that
+//! Storage through its public face, and whole engines upon it: in a folder, or in the bucket of the S3 server at S3_ENDPOINT (the variables that
 //! `scripts/s3 start` prints tell how to reach it).
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use riverrun::connector::{EmbeddedBroker, Producer};
+use riverrun::engine::EngineOptions;
 use riverrun::storage::{Opened, SectionRef, Storage, StorageError, backup, restore};
 use serde_json::json;
 use tempfile::TempDir;
+
+use crate::db::Db;
+use crate::oracle::{Events, QUERIES, over_rows, source_of};
 
 /// A place of a test's own.
 struct Place {
@@ -164,4 +172,115 @@ fn a_bucket_that_is_not_there_is_said_so() {
         let error = Storage::open("s3://nobody-has-made-this/x", 7).expect_err("refused").to_string();
         assert_eq!(error, "s3://nobody-has-made-this/x is no place to keep data: there is no such bucket");
     }
+}
+
+/// What is compared of an engine in the bucket.
+struct Scene {
+    place: Place,
+    broker: EmbeddedBroker,
+    producer: Producer,
+    events: Events,
+    random: StdRng,
+}
+
+const VIEWS: [usize; 5] = [1, 6, 7, 10, 20];
+
+impl Scene {
+    fn new() -> Scene {
+        let broker = EmbeddedBroker::start().expect("a broker");
+        let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+        broker.create_topic("events", 2).expect("a topic");
+        let (events, random) = (Events::new("events".into(), 2), StdRng::seed_from_u64(1));
+        Scene { place: Place::new(), broker, producer, events, random }
+    }
+
+    fn engine(&self, workers: usize) -> Db {
+        let options = EngineOptions {
+            workers,
+            data: Some(self.place.url.clone()),
+            checkpoint_interval: Duration::from_millis(20),
+            ..EngineOptions::default()
+        };
+        Db::start_as(options).unwrap_or_else(|error| panic!("no engine: {error}"))
+    }
+
+    fn send(&mut self) {
+        for _ in 0..4 {
+            self.events.send(&self.producer, &mut self.random);
+        }
+    }
+
+    async fn check(&self, db: &Db, t: &[&str]) {
+        db.run("WAIT FOR r").await;
+        let counts = "SELECT sum(read)::bigint, sum(accepted)::bigint, sum(read - accepted - late - dead)::bigint FROM riverrun.source_partitions";
+        assert_eq!(db.rows(counts).await, [format!("{}|{}|0", self.events.sent, self.events.accepted.len())]);
+        for i in VIEWS {
+            let kept = db.rows(&format!("SELECT * FROM v{i}")).await;
+            assert_eq!(kept, over_rows(db, QUERIES[i], &self.events.accepted).await, "v{i}");
+        }
+        assert_eq!(db.rows("SELECT v FROM t").await, t);
+        assert_eq!(db.rows("SELECT s FROM over").await, db.rows("SELECT sum(v)::bigint AS s FROM t").await);
+    }
+}
+
+/// In a folder the older one must have ended, as two cannot have the lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_takes_over_from_one_that_crashed_and_from_one_that_still_runs() {
+    let mut scene = Scene::new();
+    let mut db = scene.engine(2);
+    db.run(&source_of("events", &scene.broker)).await;
+    for i in VIEWS {
+        db.run(&format!("CREATE MATERIALIZED VIEW v{i} AS {}", QUERIES[i])).await;
+    }
+    db.run("CREATE TABLE t (v BIGINT); CREATE MATERIALIZED VIEW over AS SELECT sum(v)::bigint AS s FROM t").await;
+    scene.send();
+    db.run("INSERT INTO t VALUES (1)").await;
+    scene.check(&db, &["1"]).await;
+    db.engine.crash().await;
+    drop(db);
+    scene.send();
+    db = scene.engine(3);
+    scene.check(&db, &["1"]).await;
+
+    if scene.place.in_bucket {
+        // The older one is paused, as it were, with a change under way.
+        scene.send();
+        let older = std::mem::replace(&mut db, scene.engine(1));
+        for sql in ["INSERT INTO t VALUES (1000)", "CREATE TABLE u (v BIGINT)", "UPDATE t SET v = 1000"] {
+            assert!(older.try_run(sql).await.is_err(), "{sql} by an engine that was replaced");
+        }
+        let reason = older.engine.ended().await.expect("a reason");
+        assert_eq!(reason, "another process has taken over the data: this one ends");
+        assert!(older.try_run("SELECT * FROM t").await.is_err());
+        older.engine.stop().await;
+    }
+    db.run("INSERT INTO t VALUES (2)").await;
+    scene.check(&db, &["1", "2"]).await;
+    let taken = db.rows("SELECT count(*) FROM riverrun.checkpoints WHERE state = 'failing'").await;
+    assert_eq!(taken, ["0"]);
+    assert!(db.error("SELECT * FROM u").await.contains("does not exist"));
+
+    db.engine.stop().await;
+    drop(db);
+    scene.send();
+    db = scene.engine(2);
+    scene.check(&db, &["1", "2"]).await;
+    db.run("DROP MATERIALIZED VIEW v10; DELETE FROM t WHERE v = 1").await;
+    db.engine.crash().await;
+    drop(db);
+    db = scene.engine(2);
+    assert!(db.error("SELECT * FROM v10").await.contains("does not exist"));
+    assert_eq!(db.rows("SELECT v FROM t").await, ["2"]);
+    db.engine.stop().await;
+
+    // A copy of it is another engine's.
+    let copy = Place::folder();
+    backup(&scene.place.url, &copy.url).expect("copied");
+    scene.place = Place::new();
+    restore(&copy.url, &scene.place.url).expect("restored");
+    let db = scene.engine(1);
+    scene.send();
+    db.run(&format!("WAIT FOR r; CREATE MATERIALIZED VIEW v10 AS {}; WAIT FOR r", QUERIES[10])).await;
+    scene.check(&db, &["2"]).await;
+    db.engine.stop().await;
 }

@@ -192,6 +192,8 @@ pub struct ViewStats {
     /// 1 for one that is current, 0 for one that was not known to read history.
     pub progress: f64,
     pub watermark_us: Option<i64>,
+    /// The clock at the last emission of an EMIT EVERY view.
+    pub emitted_us: Option<i64>,
     /// Event time from which on the view is whole; `None`: from the beginning of its sources.
     pub complete_from_us: Option<i64>,
     pub rows: Option<u64>,
@@ -271,6 +273,7 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("records_per_second", Float64),
             ("seconds_left", Float64),
             ("watermark", time()),
+            ("emitted_at", time()),
             ("complete_from", time()),
             ("rows", Int64),
             ("state_bytes", Int64),
@@ -491,6 +494,7 @@ impl Stats {
                 float(self.views.iter().map(|v| self.job(v.oid)?.records_per_second)),
                 float(self.views.iter().map(|v| self.job(v.oid)?.seconds_left)),
                 times(self.views.iter().map(|v| v.watermark_us)),
+                times(self.views.iter().map(|v| v.emitted_us)),
                 times(self.views.iter().map(|v| v.complete_from_us)),
                 int(self.views.iter().map(|v| v.rows.map(|r| r as i64))),
                 count(self.views.iter().map(|v| v.state_bytes)),

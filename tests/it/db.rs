@@ -29,6 +29,12 @@ impl Db {
         Db { engine, names: NameContext::new("dev", "tester"), runtime }
     }
 
+    pub fn start_with(options: EngineOptions) -> Db {
+        let engine = Engine::start(options).unwrap_or_else(|error| panic!("no engine: {error}"));
+        let runtime = Runtime::new(1 << 30).expect("a runtime");
+        Db { engine, names: NameContext::new("dev", "tester"), runtime }
+    }
+
     /// An engine whose state is kept in a folder.
     pub fn start_at(workers: usize, folder: &Path) -> Db {
         let data = Some(folder.to_str().expect("a path in UTF-8").to_string());

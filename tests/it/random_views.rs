@@ -1,5 +1,5 @@
 //! Random definitions of views over `r` and over each other, as SQL: windows of any kind, size and offset, keys, calls, filters,
-//! HAVING, EMIT ON WINDOW CLOSE. A definition knows what a simpler one would be, for shrinking.
+//! HAVING, EMIT ON WINDOW CLOSE and EVERY. A definition knows what a simpler one would be, for shrinking.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -55,6 +55,8 @@ pub struct View {
     filter: Option<String>,
     having: Option<String>,
     pub emit: bool,
+    /// EMIT EVERY.
+    pub every: bool,
     pub store: Option<&'static str>,
 }
 
@@ -202,6 +204,7 @@ impl View {
             filter: None,
             having: None,
             emit: false,
+            every: false,
             store: None,
         };
         match random.random_range(0..10) {
@@ -220,6 +223,7 @@ impl View {
         if stream.keeps_stores() && whole {
             view.store = *[None, None, None, Some("own"), Some("shared")].choose(random).expect("some");
         }
+        view.every = !view.emit && random.random_bool(0.15);
         view
     }
 
@@ -252,11 +256,13 @@ impl View {
             filter: random.random_bool(0.25).then(|| condition(random, &conditions)).flatten(),
             having: random.random_bool(0.15).then(|| "count(*) > 1".into()),
             emit: false,
+            every: false,
             store: None,
         };
         // Up to when sessions are final no function says.
         let ends_together = view.windows.as_ref().is_some_and(|windows| windows.function != "SESSION");
         view.emit = stream.kind != Kind::Table && ends_together && random.random_bool(0.25);
+        view.every = !view.emit && random.random_bool(0.15);
         view
     }
 
@@ -295,7 +301,11 @@ impl View {
 
     pub fn create(&self, number: usize) -> String {
         let with = self.store.map_or(String::new(), |store| format!(" WITH (store = '{store}')"));
-        let emit = if self.emit { " EMIT ON WINDOW CLOSE" } else { "" };
+        let emit = match (self.emit, self.every) {
+            (true, _) => " EMIT ON WINDOW CLOSE",
+            (false, true) => " EMIT EVERY INTERVAL '200 milliseconds'",
+            (false, false) => "",
+        };
         format!("CREATE MATERIALIZED VIEW v{number}{with} AS {}{emit}", self.query())
     }
 
@@ -333,6 +343,9 @@ impl View {
         }
         if self.emit {
             push(&|view| view.emit = false);
+        }
+        if self.every {
+            push(&|view| view.every = false);
         }
         if self.store.is_some() {
             push(&|view| view.store = None);

@@ -13,6 +13,7 @@ use super::stats::{SliceStats, SourceStats, Stats, ViewStats};
 use crate::catalog::Oid;
 use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
+use crate::exec::operator::EmitEvery;
 use crate::exec::tail::Times;
 
 impl Coordinator {
@@ -122,6 +123,7 @@ impl Coordinator {
             progress: f64::from(u8::from(view.current)),
             freshness_us: self.fresh_as_of_us(view).map(|as_of| self.now_us - as_of),
             watermark_us: super::version::watermark_of(&view.flow.shown_horizons, &self.times),
+            emitted_us: view.tail.every().and_then(EmitEvery::last_us),
             complete_from_us: stores.values().filter_map(|s| complete_from(s)).chain(view.complete_from_us).max(),
             rows: view.arrangement.as_ref().map(|a| a.rows() as u64),
             state_bytes: (stored + arranged + regrouped + tail.iter().map(|t| t.2).sum::<usize>()) as u64,

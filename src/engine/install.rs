@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::coordinator::Coordinator;
 use super::dataflow::{FeedUse, RegroupedEdge, RegroupedUse, Source, Store, View};
+use super::emissions::window_end;
 use super::error::EngineError;
 use super::figures::store_name;
 use super::freshness::Freshness;
@@ -159,6 +160,7 @@ impl Coordinator {
         // By source: the ends to be reached, once they are known. A store that is whole already has none to reach.
         let mut targets: BTreeMap<Oid, Option<Vec<(i32, i64)>>> =
             flow.passes.iter().map(|pass| (pass.rows.source, None)).collect();
+        let waits = super::emissions::waits(&flow);
         let mut feeds = Vec::new();
         for (i, feed) in flow.feeds.iter().enumerate() {
             let read_in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
@@ -175,7 +177,7 @@ impl Coordinator {
             if !read_in_place {
                 // What it has been told is in what it took up.
                 let begins = if took_up.is_some() { Begins::Resumed } else { Begins::WithAll };
-                self.add_edge(&mut use_of, plan.retention_us, begins)?;
+                self.add_edge(&mut use_of, plan.retention_us, begins, waits)?;
             }
             feeds.push(use_of);
         }
@@ -221,6 +223,9 @@ impl Coordinator {
             current: false,
             began: None,
             failed: None,
+            waits,
+            is_asked: false,
+            forgotten_us: None,
             short_before: Shortfall::default(),
             step_us: 0,
             rows_out: 0,
@@ -248,7 +253,8 @@ impl Coordinator {
                 .aggregate
                 .as_ref()
                 .is_some_and(|(a, horizon)| a.layout.grid.is_some() && horizon.is_some()),
-            Output::Rows(_) => false,
+            Output::Rows(_) => window_end(plan)
+                .is_some_and(|(column, _)| plan.every_us().is_some() && flow.shown_horizons[column].is_some()),
         };
         if plan.retention_us.is_some() && !windowed {
             return Err(EngineError::Invalid {
@@ -273,9 +279,13 @@ impl Coordinator {
         }
         for (i, feed) in flow.feeds.iter().enumerate() {
             let in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
-            if let (Some(window), Emit::OnUpdate, false) =
-                (feed.view.window, plan.emit, in_place || plan.over.is_empty())
-            {
+            let Some(window) = feed.view.window else { continue };
+            if plan.every_us().is_some() {
+                // Its changes are worked out at emissions alone.
+                let stands =
+                    |times| format!("each group stands in {times} windows, and EMIT EVERY keeps the rows it shows");
+                notices.extend(times_in(window).filter(|_| window_end(plan).is_some()).map(stands));
+            } else if plan.emit == Emit::OnUpdate && !in_place && !plan.over.is_empty() {
                 let names: Vec<String> = plan.over.iter().map(|(_, name)| format!("\"{name}\"")).collect();
                 notices.extend(copies(window, &format!("each row of {}", names.join(", ")))?);
             }
@@ -405,7 +415,13 @@ impl Coordinator {
         self.broadcast(|| Command::Keep { store: id, keep_us });
     }
 
-    fn add_edge(&mut self, feed: &mut FeedUse, retention_us: Option<i64>, begins: Begins) -> Result<(), EngineError> {
+    fn add_edge(
+        &mut self,
+        feed: &mut FeedUse,
+        retention_us: Option<i64>,
+        begins: Begins,
+        waits: bool,
+    ) -> Result<(), EngineError> {
         if let Some(used) = &mut feed.regrouped {
             let changes = RegroupedChanges::new(feed.view.clone())?;
             let regrouped = Regrouped::new(used.by.clone())?;
@@ -415,7 +431,7 @@ impl Coordinator {
         let edge = self.fresh_id();
         feed.edge = Some(edge);
         let (store, view) = (feed.store, feed.view.clone());
-        self.broadcast(|| Command::AddEdge { edge, store, view: view.clone(), retention_us, begins });
+        self.broadcast(|| Command::AddEdge { edge, store, view: view.clone(), retention_us, begins, waits });
         Ok(())
     }
 
@@ -428,7 +444,7 @@ impl Coordinator {
         {
             // Whoever begins now is given the content; the stream says what comes after.
             let begins = if self.restoring { Begins::Resumed } else { Begins::WithNothing };
-            added = self.add_edge(&mut view.feeds[feed], view.plan.retention_us, begins);
+            added = self.add_edge(&mut view.feeds[feed], view.plan.retention_us, begins, false);
         }
         self.views.insert(oid, view);
         added
@@ -496,17 +512,23 @@ impl Coordinator {
     }
 }
 
+/// In how many windows a moment is, if in more than one.
+fn times_in(window: Window) -> Option<i64> {
+    Some(window.windows_per_row()).filter(|&times| times > 1)
+}
+
 /// The notice that rows are copied, or the refusal.
 fn copies(window: Window, what: &str) -> Result<Option<String>, EngineError> {
     let times = window.windows_per_row();
     if times > MOST_COPIES {
         return Err(EngineError::Invalid {
             message: format!("{what} would be copied into {times} windows; {MOST_COPIES} is the most"),
-            hint: "Group by the windows themselves, use a larger slide, or EMIT ON WINDOW CLOSE in the inner view."
+            hint: "Group by the windows themselves, use a larger slide, or EMIT ON WINDOW CLOSE or EMIT EVERY in the inner \
+                   view."
                 .into(),
         });
     }
-    Ok((times > 1).then(|| format!("{what} stands in {times} windows and is copied into each")))
+    Ok(times_in(window).map(|times| format!("{what} stands in {times} windows and is copied into each")))
 }
 
 /// Why a view has nothing in slices.

@@ -194,6 +194,8 @@ pub struct ViewStats {
     /// How long ago all that then stood in its topics and tables is in it; `None` while that is not known.
     pub freshness_us: Option<i64>,
     pub watermark_us: Option<i64>,
+    /// The clock at the last emission of an EMIT EVERY view.
+    pub emitted_us: Option<i64>,
     /// Event time from which on the view is whole; `None`: from the beginning of its sources.
     pub complete_from_us: Option<i64>,
     pub rows: Option<u64>,
@@ -274,6 +276,7 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("seconds_left", Float64),
             ("freshness", DataType::Interval(IntervalUnit::MonthDayNano)),
             ("watermark", time()),
+            ("emitted_at", time()),
             ("complete_from", time()),
             ("rows", Int64),
             ("state_bytes", Int64),
@@ -501,6 +504,7 @@ impl Stats {
                     self.views.iter().map(|v| v.freshness_us.map(interval)).collect::<IntervalMonthDayNanoArray>(),
                 ),
                 times(self.views.iter().map(|v| v.watermark_us)),
+                times(self.views.iter().map(|v| v.emitted_us)),
                 times(self.views.iter().map(|v| v.complete_from_us)),
                 int(self.views.iter().map(|v| v.rows.map(|r| r as i64))),
                 count(self.views.iter().map(|v| v.state_bytes)),

@@ -97,6 +97,11 @@ pub enum Op {
         limit: u64,
         row_number: bool,
     },
+    /// Passes on what has changed at most once in each interval of the tick's clock, which are counted from the epoch. Stands
+    /// at the top of a plan alone.
+    EmitEvery {
+        interval_us: i64,
+    },
 }
 
 /// What moves a temporal filter. It never goes back.
@@ -309,6 +314,14 @@ impl Session {
 impl StreamPlan {
     pub fn output(&self) -> &Node {
         self.nodes.last().expect("a plan has at least a scan")
+    }
+
+    /// The interval of an EMIT EVERY view.
+    pub fn every_us(&self) -> Option<i64> {
+        match self.output().op {
+            Op::EmitEvery { interval_us } => Some(interval_us),
+            _ => None,
+        }
     }
 }
 

@@ -103,6 +103,14 @@ impl Metadata {
         }
     }
 
+    /// What tells the topic from another of the same name; `None` if that is not known.
+    pub fn topic_id(&self, timeout: Duration) -> Result<Option<String>, ConnectorError> {
+        match self {
+            Metadata::Kafka(metadata) => metadata.topic_id(timeout),
+            Metadata::Datagen(_) => Ok(None),
+        }
+    }
+
     /// First offset and end of each partition given.
     pub fn watermarks(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<Watermarks>, ConnectorError> {
         match self {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::coordinator::Coordinator;
 use super::error::EngineError;
+use super::freshness::Freshness;
 use super::orders::Command;
 use super::reader::{Altered, SourceChange};
 use super::request::Request;
@@ -29,6 +30,7 @@ pub(super) enum Alteration {
     /// The topic's partitions as they are now.
     Restart {
         place: Place,
+        topic_id: Option<String>,
         partitions: Vec<Watermarks>,
     },
 }
@@ -102,8 +104,9 @@ impl Inner {
             AlterSource::ResetTo(place) => {
                 let (setup, _) = source_setup(&object, source, &catalog)?;
                 let look = move || topic::spans(&setup.options);
-                let partitions = tokio::task::spawn_blocking(look).await.map_err(|_| EngineError::Stopped)??;
-                (object, Alteration::Restart { place: *place, partitions })
+                let (topic_id, partitions) =
+                    tokio::task::spawn_blocking(look).await.map_err(|_| EngineError::Stopped)??;
+                (object, Alteration::Restart { place: *place, topic_id, partitions })
             }
         };
         let next = Arc::new(catalog.with_replaced(object.clone()));
@@ -151,7 +154,9 @@ impl Coordinator {
                 pending.watermark = Some((time, source.changes.len()));
                 SourceChange::Watermark { to_us }
             }
-            Alteration::Restart { place, partitions } => self.restart(oid, place, &partitions, &mut pending)?,
+            Alteration::Restart { place, topic_id, partitions } => {
+                self.restart(oid, place, topic_id, &partitions, &mut pending)?
+            }
         };
         self.broadcast(|| Command::AlterSource { source: oid, change: change.clone() });
         Ok(pending)
@@ -162,6 +167,7 @@ impl Coordinator {
         &mut self,
         oid: Oid,
         place: Place,
+        topic_id: Option<String>,
         partitions: &[Watermarks],
         pending: &mut Pending,
     ) -> Result<SourceChange, EngineError> {
@@ -175,6 +181,7 @@ impl Coordinator {
                 hint: "RESET TO is for a source that has failed: riverrun.sources says which has.".into(),
             });
         }
+        let made_anew = topic::is_another(source.topic_id.as_deref(), topic_id.as_deref());
         let mut restarts = BTreeMap::new();
         for (partition, from_offset, reason) in lost {
             let Some(span) = partitions.iter().find(|w| w.partition == partition) else {
@@ -185,7 +192,7 @@ impl Coordinator {
             };
             let to_offset = if place == Place::Earliest { span.low } else { span.high };
             // A log that could hold the offset now has not lost it: it was made anew.
-            let lost = (from_offset < span.low).then(|| to_offset - from_offset);
+            let lost = (!made_anew && from_offset < span.low).then(|| to_offset - from_offset);
             let gap = Gap { partition, from_offset, to_offset, lost, at_us: super::clock::now_us(), reason };
             pending.notices.push(match gap.lost {
                 Some(lost) => format!(
@@ -202,6 +209,9 @@ impl Coordinator {
             }
             restarts.insert(partition, (to_offset, span.high));
         }
+        (source.topic_id, source.made_anew) = (topic_id.or(source.topic_id.take()), false);
+        // Ends of another log would never be reached.
+        source.freshness = Freshness::default();
         // What was to be reached in the old log ends with it. (Nobody waits for a source that has failed.)
         let targets = self.views.values_mut().filter_map(|view| view.targets.get_mut(&oid)?.as_mut());
         for (partition, end) in targets.flatten() {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::alter::{Change, Gap};
+use super::slice_index::{KeptSlices, SlicesFile};
 use super::verdicts::Counts;
 use crate::catalog::{CatalogText, Oid};
 use crate::exec::closed_slice::ClosedSlice;
@@ -46,6 +47,9 @@ pub struct SourceBody {
     pub oid: Oid,
     /// By partition, where it was told to begin.
     pub starts: Vec<(i32, i64)>,
+    /// Of the topic whose offsets these are.
+    #[serde(default)]
+    pub topic_id: Option<String>,
     /// Somebody reads it, or has read it.
     pub begun: bool,
     /// Partitions that are read.
@@ -147,18 +151,9 @@ impl PartSave {
 pub struct PartFiles {
     /// One that is whole, then increments in their order.
     pub saved: Vec<SectionRef>,
-    pub slices: Vec<SliceEntry>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct SliceEntry {
-    /// Of a tail; 0 for a store.
-    pub node: u32,
-    pub slice: i64,
-    pub rows: u64,
-    /// In memory.
-    pub bytes: u64,
-    pub at: SectionRef,
+    /// Of a part that has slices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slices: Option<KeptSlices>,
 }
 
 /// A manifest's body as it is written.
@@ -166,6 +161,8 @@ pub struct SliceEntry {
 pub struct Checkpoint {
     pub body: Body,
     pub parts: BTreeMap<String, PartFiles>,
+    /// The files of the slices of all parts.
+    pub slice_files: Vec<SlicesFile>,
 }
 
 /// A source's partitions as they were saved, by partition.

@@ -1,22 +1,20 @@
 //! The thread that writes checkpoints: what parts gave goes into files, then a manifest names them.
 //!
 //! What parts gave counts as kept for them, so a checkpoint is tried until it is written; the next begins when it is. Files that no
-//! manifest names are swept afterwards. Slices lie in files of their own; many small files of slices become one.
+//! manifest names are swept afterwards. Slices lie in files of their own ([`super::slice_index`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use parking_lot::Mutex;
 
-use super::checkpoint::{Body, Checkpoint, PartFiles, PartSave, SliceEntry};
+use super::checkpoint::{Body, Checkpoint, PartFiles, PartSave};
 use super::clock::{self, Stopwatch};
+use super::slice_index::{SliceIndex, SliceKey, SliceToWrite};
 use super::table_log::LogEnd;
 use crate::exec::ExecError;
-use crate::exec::closed_slice::{ClosedSlice, SliceFile};
 use crate::exec::durable::Saved;
 use crate::storage::{SectionRef, Storage, StorageError, decode, encode};
 
@@ -27,14 +25,8 @@ const SLICES_FILE_BYTES: usize = 64 << 20;
 /// A part is saved whole again once its increments are this many, or together larger than the whole and this.
 const MOST_INCREMENTS: usize = 16;
 const INCREMENTS_BYTES: u64 = 1 << 20;
-/// So many files of slices of about one size become one.
-const PACK_FILES: usize = 16;
-/// A larger file of slices is left as it is.
-const PACKED_BYTES: u64 = 256 << 20;
 /// After a failure the pause doubles up to this.
 const MOST_PAUSE: Duration = Duration::from_secs(10);
-/// A slice is tried to be read so often.
-const READS: u32 = 5;
 /// For the log, before a checkpoint counts as failing.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -74,45 +66,12 @@ pub(super) struct Committed {
     pub tries: u32,
 }
 
-/// A slice in a file, which may move to another.
-#[derive(Debug)]
-pub(super) struct SliceAt {
-    storage: Storage,
-    at: Mutex<SectionRef>,
-}
-
-impl SliceAt {
-    pub fn new(storage: Storage, at: SectionRef) -> Arc<SliceAt> {
-        Arc::new(SliceAt { storage, at: Mutex::new(at) })
-    }
-}
-
-impl SliceFile for SliceAt {
-    fn read(&self) -> Result<Saved, ExecError> {
-        let mut tries = 1;
-        loop {
-            let at = self.at.lock().clone();
-            match try_read(&self.storage, &at) {
-                // It has moved meanwhile.
-                Err(_) if *self.at.lock() != at => {}
-                // Where a view's changes are followed, an error ends the view: clouds have been asked for some seconds by now.
-                Err(error) if error.is_retryable() && tries < READS => tries += 1,
-                outcome => return outcome.map_err(unreadable),
-            }
-        }
-    }
-}
-
 pub(super) fn read(storage: &Storage, at: &SectionRef) -> Result<Saved, ExecError> {
-    try_read(storage, at).map_err(unreadable)
+    try_read(storage, at).map_err(|error| ExecError::Storage { what: error.to_string() })
 }
 
-fn try_read(storage: &Storage, at: &SectionRef) -> Result<Saved, StorageError> {
+pub(super) fn try_read(storage: &Storage, at: &SectionRef) -> Result<Saved, StorageError> {
     storage.read(at).and_then(|bytes| decode(&bytes))
-}
-
-fn unreadable(error: StorageError) -> ExecError {
-    ExecError::Storage { what: error.to_string() }
 }
 
 /// The thread; it ends once its jobs are done and nobody can send another, or at a failure that no retry can mend.
@@ -126,47 +85,25 @@ struct Writer {
     storage: Storage,
     /// A manifest names no record that is not there.
     log: LogEnd,
-    parts: BTreeMap<String, Part>,
-    /// Slices that no part names any more, while somebody may still read them.
-    leaving: Vec<Arc<SliceAt>>,
-}
-
-#[derive(Default)]
-struct Part {
-    saved: Vec<SectionRef>,
-    slices: BTreeMap<(u32, i64), Slice>,
-}
-
-struct Slice {
-    rows: u64,
-    bytes: u64,
-    at: Arc<SliceAt>,
+    /// What parts have saved: one that is whole, then increments.
+    parts: BTreeMap<String, Vec<SectionRef>>,
+    slices: SliceIndex,
 }
 
 impl Checkpointer {
-    /// `parts` as the manifest has them, with the places of slices that stores were given already.
+    /// `parts` as the manifest has them, with the index that stores were given their slices from.
     pub fn start(
         storage: Storage,
         log: LogEnd,
         parts: BTreeMap<String, PartFiles>,
-        slices: &BTreeMap<SectionRef, Arc<SliceAt>>,
+        slices: SliceIndex,
         first_pause: Duration,
         say: impl Fn(Said) -> bool + Send + 'static,
     ) -> std::io::Result<Checkpointer> {
         let (jobs, asked) = unbounded();
         let (stop, stopped) = unbounded();
-        let known = |entry: &SliceEntry| match slices.get(&entry.at) {
-            Some(at) => at.clone(),
-            None => SliceAt::new(storage.clone(), entry.at.clone()),
-        };
-        let parts = parts.into_iter().map(|(name, files)| {
-            let slices = files.slices.iter().map(|entry| {
-                ((entry.node, entry.slice), Slice { rows: entry.rows, bytes: entry.bytes, at: known(entry) })
-            });
-            let slices = slices.collect();
-            (name, Part { saved: files.saved, slices })
-        });
-        let writer = Writer { parts: parts.collect(), leaving: Vec::new(), log, storage: storage.clone() };
+        let parts = parts.into_iter().map(|(name, files)| (name, files.saved)).collect();
+        let writer = Writer { parts, slices, log, storage };
         let run = move || run(writer, &asked, &stopped, first_pause, &say);
         let thread = thread::Builder::new().name("checkpointer".into()).spawn(run)?;
         Ok(Checkpointer { jobs, stop, thread: Some(thread) })
@@ -229,14 +166,20 @@ fn run(
     }
 }
 
-/// A job with what has been written of it.
+/// A job with what has been done of it.
 struct Attempt {
     job: Job,
     /// Encoded, by part.
     encoded: Option<Vec<(usize, Bytes)>>,
     saved: BTreeMap<usize, SectionRef>,
-    /// By part and place in its list.
-    slices: BTreeMap<(usize, usize), SectionRef>,
+    /// The writer counts what parts have saved as theirs.
+    taken_over: bool,
+    /// Parts whose slices the index has been told of.
+    indexed: usize,
+    /// Slices in files that are written once more.
+    copies: Vec<SliceToWrite>,
+    /// The next closed slice: the part, and the place in its list.
+    next_slice: (usize, usize),
     files: u64,
     bytes: u64,
     took: Duration,
@@ -248,7 +191,10 @@ impl Attempt {
             job,
             encoded: None,
             saved: BTreeMap::new(),
-            slices: BTreeMap::new(),
+            taken_over: false,
+            indexed: 0,
+            copies: Vec::new(),
+            next_slice: (0, 0),
             files: 0,
             bytes: 0,
             took: Duration::ZERO,
@@ -262,7 +208,7 @@ impl Writer {
         let outcome = self.try_write(attempt);
         attempt.took += watch.elapsed();
         let number = outcome?;
-        let grown = self.take_over(attempt);
+        let grown = self.parts.iter().filter(|(_, saved)| grows(saved)).map(|(name, _)| name.clone()).collect();
         Ok(Committed {
             number,
             tick: attempt.job.body.tick,
@@ -275,29 +221,20 @@ impl Writer {
         })
     }
 
+    /// What has been written counts as the writer's at once: it is tried until a manifest names it.
     fn try_write(&mut self, attempt: &mut Attempt) -> Result<u64, StorageError> {
-        if attempt.encoded.is_none() {
-            let parts = attempt.job.parts.iter().enumerate().filter(|(_, part)| !part.saved.is_empty());
-            let encoded = parts.map(|(i, part)| Ok((i, encode(&part.saved)?))).collect::<Result<_, StorageError>>()?;
-            attempt.encoded = Some(encoded);
-        }
-        let encoded = attempt.encoded.clone().unwrap_or_default();
-        let (large, small): (Vec<_>, Vec<_>) = encoded
-            .into_iter()
-            .filter(|(i, _)| !attempt.saved.contains_key(i))
-            .partition(|(_, bytes)| bytes.len() > OWN_FILE_BYTES);
-        for group in large.chunks(1).chain(std::iter::once(small.as_slice())).filter(|group| !group.is_empty()) {
-            let bytes: Vec<Bytes> = group.iter().map(|(_, bytes)| bytes.clone()).collect();
-            let at = self.write_file(&bytes, &mut attempt.files, &mut attempt.bytes)?;
-            attempt.saved.extend(group.iter().map(|(i, _)| *i).zip(at));
-        }
+        self.write_parts(attempt)?;
+        self.index_slices(attempt)?;
         self.write_slices(attempt)?;
-        let checkpoint = Checkpoint { body: attempt.job.body.clone(), parts: self.next_parts(attempt) };
-        let files: BTreeSet<String> = {
-            let parts = checkpoint.parts.values();
-            let named = parts.flat_map(|p| p.saved.iter().chain(p.slices.iter().map(|s| &s.at)));
-            named.map(|at| at.file.clone()).chain(self.leaving_files()).collect()
-        };
+        let slice_files = self.slices.files();
+        let parts = self
+            .parts
+            .iter()
+            .map(|(name, saved)| (name.clone(), PartFiles { saved: saved.clone(), slices: self.slices.kept(name) }));
+        let checkpoint = Checkpoint { body: attempt.job.body.clone(), parts: parts.collect(), slice_files };
+        let mut files = self.slices.leaving_files();
+        files.extend(checkpoint.parts.values().flat_map(|part| &part.saved).map(|at| at.file.clone()));
+        files.extend(checkpoint.slice_files.iter().map(|file| file.list.file.clone()));
         let body = serde_json::to_value(&checkpoint)
             .map_err(|error| StorageError::Invariant(format!("a manifest: {error}")))?;
         if !self.log.wait_for(attempt.job.log_through, LONGEST_WAIT) {
@@ -309,120 +246,96 @@ impl Writer {
         self.storage.commit(body, files, attempt.job.log_through, clock::now_us())
     }
 
-    fn write_file(
-        &self,
-        sections: &[Bytes],
-        files: &mut u64,
-        bytes: &mut u64,
-    ) -> Result<Vec<SectionRef>, StorageError> {
-        let at = self.storage.write(sections)?;
-        *files += 1;
-        *bytes += sections.iter().map(|section| section.len() as u64).sum::<u64>();
-        Ok(at)
+    fn write_parts(&mut self, attempt: &mut Attempt) -> Result<(), StorageError> {
+        if attempt.taken_over {
+            return Ok(());
+        }
+        if attempt.encoded.is_none() {
+            let parts = attempt.job.parts.iter().enumerate().filter(|(_, part)| !part.saved.is_empty());
+            let encoded = parts.map(|(i, part)| Ok((i, encode(&part.saved)?))).collect::<Result<_, StorageError>>()?;
+            attempt.encoded = Some(encoded);
+        }
+        let encoded = attempt.encoded.clone().unwrap_or_default();
+        let (large, small): (Vec<_>, Vec<_>) = encoded
+            .into_iter()
+            .filter(|(i, _)| !attempt.saved.contains_key(i))
+            .partition(|(_, bytes)| bytes.len() > OWN_FILE_BYTES);
+        for group in large.chunks(1).chain(std::iter::once(small.as_slice())).filter(|group| !group.is_empty()) {
+            let sections: Vec<Bytes> = group.iter().map(|(_, bytes)| bytes.clone()).collect();
+            let at = self.storage.write(&sections)?;
+            attempt.files += 1;
+            attempt.bytes += sections.iter().map(|section| section.len() as u64).sum::<u64>();
+            attempt.saved.extend(group.iter().map(|(i, _)| *i).zip(at));
+        }
+        self.parts.retain(|name, _| attempt.job.live.contains(name));
+        for (i, part) in attempt.job.parts.iter().enumerate() {
+            let saved = self.parts.entry(part.name.clone()).or_default();
+            if part.saved.whole {
+                saved.clear();
+            }
+            saved.extend(attempt.saved.remove(&i));
+        }
+        (attempt.taken_over, attempt.encoded) = (true, None);
+        Ok(())
     }
 
-    fn write_slices(&self, attempt: &mut Attempt) -> Result<(), StorageError> {
-        let (mut places, mut sections, mut size) = (Vec::new(), Vec::new(), 0);
-        let parts = attempt.job.parts.iter().enumerate();
-        let all: Vec<((usize, usize), Arc<ClosedSlice>)> = parts
-            .flat_map(|(i, part)| part.closed.iter().enumerate().map(move |(j, (_, slice))| ((i, j), slice.clone())))
-            .filter(|(place, _)| !attempt.slices.contains_key(place))
-            .collect();
-        let mut all = all.into_iter().peekable();
-        while let Some((place, slice)) = all.next() {
-            let saved = slice.to_save().map_err(|error| match error {
-                // It is read first, from where another worker had put it.
-                ExecError::Storage { what } => {
-                    StorageError::Unavailable { doing: format!("reading slice {}", slice.slice), reason: what }
-                }
-                error => StorageError::Invariant(format!("a slice: {error}")),
-            })?;
-            let section = encode(&saved)?;
-            size += section.len();
-            places.push(place);
-            sections.push(section);
-            if size >= SLICES_FILE_BYTES || all.peek().is_none() {
-                let at = self.write_file(&sections, &mut attempt.files, &mut attempt.bytes)?;
-                attempt.slices.extend(places.drain(..).zip(at));
-                sections.clear();
-                size = 0;
+    /// Tells the index what parts have forgotten, and which of them begin anew.
+    fn index_slices(&mut self, attempt: &mut Attempt) -> Result<(), StorageError> {
+        self.slices.retain(&attempt.job.live);
+        while let Some(part) = attempt.job.parts.get(attempt.indexed) {
+            if let Some(there) = &part.slices {
+                let written: BTreeSet<SliceKey> =
+                    part.closed.iter().map(|(node, slice)| (*node, slice.slice)).collect();
+                attempt.copies.extend(self.slices.begin_anew(&part.name, there, &written, &part.first_kept)?);
             }
+            for &(node, first) in &part.first_kept {
+                self.slices.forget(&part.name, node, first);
+            }
+            attempt.indexed += 1;
         }
         Ok(())
     }
 
-    /// The parts as they are once the attempt has succeeded.
-    fn next_parts(&self, attempt: &Attempt) -> BTreeMap<String, PartFiles> {
-        let live = &attempt.job.live;
-        let mut parts: BTreeMap<String, PartFiles> = self
-            .parts
-            .iter()
-            .filter(|(name, _)| live.contains(*name))
-            .map(|(name, p)| (name.clone(), p.files()))
-            .collect();
-        for (i, part) in attempt.job.parts.iter().enumerate() {
-            let files = parts.entry(part.name.clone()).or_default();
-            if part.saved.whole {
-                files.saved.clear();
-            }
-            if let Some(there) = &part.slices {
-                files.slices.retain(|entry| there.contains(&(entry.node, entry.slice)));
-            }
-            files.saved.extend(attempt.saved.get(&i).cloned());
-            for (j, (node, slice)) in part.closed.iter().enumerate() {
-                files.slices.retain(|entry| (entry.node, entry.slice) != (*node, slice.slice));
-                let at = attempt.slices[&(i, j)].clone();
-                let (rows, bytes) = (slice.rows() as u64, slice.bytes() as u64);
-                files.slices.push(SliceEntry { node: *node, slice: slice.slice, rows, bytes, at });
-            }
-            for (node, first) in &part.first_kept {
-                files.slices.retain(|entry| entry.node != *node || entry.slice >= *first);
-            }
+    fn write_slices(&mut self, attempt: &mut Attempt) -> Result<(), StorageError> {
+        if !attempt.copies.is_empty() {
+            attempt.bytes += self.slices.write(&self.storage, &attempt.copies)?.bytes;
+            attempt.files += 1;
+            attempt.copies.clear();
         }
-        parts
-    }
-
-    fn leaving_files(&self) -> impl Iterator<Item = String> {
-        let held = self.leaving.iter().filter(|at| Arc::strong_count(at) > 1);
-        held.map(|at| at.at.lock().file.clone())
-    }
-
-    /// The attempt has succeeded. Returns the parts that are better saved whole the next time.
-    fn take_over(&mut self, attempt: &mut Attempt) -> BTreeSet<String> {
-        self.leaving.retain(|at| Arc::strong_count(at) > 1);
-        let next = self.next_parts(attempt);
-        let mut given: BTreeMap<SectionRef, Arc<ClosedSlice>> = BTreeMap::new();
-        for (&(i, j), at) in &attempt.slices {
-            given.insert(at.clone(), attempt.job.parts[i].closed[j].1.clone());
-        }
-        let mut parts = BTreeMap::new();
-        let mut grown = BTreeSet::new();
-        for (name, files) in next {
-            let mut before = self.parts.remove(&name).unwrap_or_default();
-            let mut slices = BTreeMap::new();
-            for entry in files.slices {
-                let at = match before.slices.remove(&(entry.node, entry.slice)) {
-                    Some(known) if *known.at.at.lock() == entry.at => known.at,
-                    gone => {
-                        self.leaving.extend(gone.map(|slice| slice.at));
-                        SliceAt::new(self.storage.clone(), entry.at.clone())
-                    }
+        while attempt.next_slice.0 < attempt.job.parts.len() {
+            let (mut group, mut closed, mut size) = (Vec::new(), Vec::new(), 0);
+            let (mut of_part, mut next) = attempt.next_slice;
+            while size < SLICES_FILE_BYTES
+                && let Some(part) = attempt.job.parts.get(of_part)
+            {
+                let Some((node, slice)) = part.closed.get(next) else {
+                    (of_part, next) = (of_part + 1, 0);
+                    continue;
                 };
-                if let Some(slice) = given.get(&entry.at) {
-                    slice.keep_in(at.clone());
-                }
-                slices.insert((entry.node, entry.slice), Slice { rows: entry.rows, bytes: entry.bytes, at });
+                let saved = slice.to_save().map_err(|error| match error {
+                    // It is read first, from where another worker had put it.
+                    ExecError::Storage { what } => {
+                        StorageError::Unavailable { doing: format!("reading slice {}", slice.slice), reason: what }
+                    }
+                    error => StorageError::Invariant(format!("a slice: {error}")),
+                })?;
+                let section = encode(&saved)?;
+                size += section.len();
+                let (rows, in_memory) = (slice.rows() as u64, slice.bytes() as u64);
+                let key = (*node, slice.slice);
+                group.push(SliceToWrite { part: part.name.clone(), key, rows, in_memory, section });
+                closed.push(slice.clone());
+                next += 1;
             }
-            self.leaving.extend(before.slices.into_values().map(|slice| slice.at));
-            if grows(&files.saved) {
-                grown.insert(name.clone());
+            if !group.is_empty() {
+                let written = self.slices.write(&self.storage, &group)?;
+                closed.iter().zip(written.at).for_each(|(slice, at)| slice.keep_in(at));
+                attempt.files += 1;
+                attempt.bytes += written.bytes;
             }
-            parts.insert(name, Part { saved: files.saved, slices });
+            attempt.next_slice = (of_part, next);
         }
-        // Parts that have gone.
-        let gone = std::mem::replace(&mut self.parts, parts);
-        self.leaving.extend(gone.into_values().flat_map(|part| part.slices.into_values().map(|slice| slice.at)));
-        grown
+        Ok(())
     }
 
     /// After a checkpoint: sweeps, and puts small files of slices together. Failures are tried again after the next.
@@ -430,47 +343,10 @@ impl Writer {
         if let Err(error) = self.storage.sweep() {
             tracing::warn!(%error, "files that nobody needs could not be removed");
         }
-        if let Err(error) = self.pack() {
+        // The next manifest names the new files.
+        if let Err(error) = self.slices.pack(&self.storage) {
             tracing::warn!(%error, "files of slices could not be put together");
         }
-    }
-
-    /// The next manifest names the new files.
-    fn pack(&mut self) -> Result<(), StorageError> {
-        let mut by_file: BTreeMap<String, Vec<Arc<SliceAt>>> = BTreeMap::new();
-        for slice in self.parts.values().flat_map(|part| part.slices.values()) {
-            by_file.entry(slice.at.at.lock().file.clone()).or_default().push(slice.at.clone());
-        }
-        let mut by_size: BTreeMap<u32, Vec<Vec<Arc<SliceAt>>>> = BTreeMap::new();
-        for slices in by_file.into_values() {
-            let bytes: u64 = slices.iter().map(|slice| slice.at.lock().bytes).sum();
-            if bytes < PACKED_BYTES {
-                by_size.entry(bytes.max(1).ilog2() / PACK_FILES.ilog2()).or_default().push(slices);
-            }
-        }
-        for files in by_size.into_values().filter(|files| files.len() >= PACK_FILES) {
-            let slices: Vec<Arc<SliceAt>> = files.into_iter().take(PACK_FILES).flatten().collect();
-            let from: Vec<SectionRef> = slices.iter().map(|slice| slice.at.lock().clone()).collect();
-            let sections = from.iter().map(|at| self.storage.read(at)).collect::<Result<Vec<_>, _>>()?;
-            let to = self.storage.write(&sections)?;
-            for (slice, at) in slices.iter().zip(to) {
-                *slice.at.lock() = at;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Part {
-    fn files(&self) -> PartFiles {
-        let slices = self.slices.iter().map(|(&(node, slice), s)| SliceEntry {
-            node,
-            slice,
-            rows: s.rows,
-            bytes: s.bytes,
-            at: s.at.at.lock().clone(),
-        });
-        PartFiles { saved: self.saved.clone(), slices: slices.collect() }
     }
 }
 

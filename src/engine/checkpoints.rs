@@ -132,6 +132,7 @@ impl Coordinator {
         let sources = self.sources.iter().map(|(&oid, source)| SourceBody {
             oid,
             starts: source.starts.iter().map(|(&partition, &start)| (partition, start)).collect(),
+            topic_id: source.topic_id.clone(),
             begun: source.begun,
             partitions: source.assigned.keys().copied().collect(),
             time: self.times.get(&oid).copied().unwrap_or_default(),

@@ -25,7 +25,7 @@ use super::request::{Asked, Created, Reply, Request};
 use super::stats::Stats;
 use super::subscription::Subscriber;
 use super::table::Table;
-use super::topic::Seen;
+use super::topic::{self, Seen};
 use crate::catalog::{Catalog, Oid};
 use crate::exec::Delta;
 use crate::exec::exchange::StoreId;
@@ -642,6 +642,18 @@ impl Coordinator {
             }
         };
         source.topic_trouble = None;
+        if source.assigned.is_empty() {
+            source.topic_id = topic.id;
+        } else if topic::is_another(source.topic_id.as_deref(), topic.id.as_deref()) {
+            // Its offsets mean nothing here.
+            if !std::mem::replace(&mut source.made_anew, true) {
+                tracing::warn!(source = source.object.name, "the topic was deleted, and another made under its name");
+                self.broadcast(|| Command::LoseTopic { source: seen.source });
+            }
+            return;
+        } else {
+            source.topic_id = source.topic_id.take().or(topic.id);
+        }
         source.freshness.look(seen.asked_us, topic.ends.clone());
         source.ends = topic.ends.clone();
         let mut by_worker: BTreeMap<usize, Vec<(i32, i64)>> = BTreeMap::new();

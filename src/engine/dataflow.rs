@@ -34,6 +34,10 @@ pub(super) struct Source {
     pub setup: SourceSetup,
     pub connector: String,
     pub starts: BTreeMap<i32, i64>,
+    /// Of the topic whose offsets count.
+    pub topic_id: Option<String>,
+    /// Another topic has its name now: nothing is read until somebody says from where on.
+    pub made_anew: bool,
     /// There while some view reads the source.
     pub watch: Option<TopicWatch>,
     pub begun: bool,

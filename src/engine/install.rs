@@ -68,6 +68,8 @@ impl Coordinator {
             setup: new.setup,
             connector: new.connector,
             starts: new.starts,
+            topic_id: new.topic_id,
+            made_anew: false,
             watch: None,
             begun: false,
             assigned: BTreeMap::new(),
@@ -93,9 +95,11 @@ impl Coordinator {
         let Some(source) = self.sources.get_mut(&oid) else { return Ok(()) };
         if source.watch.is_none() {
             let say = self.say.clone();
-            let watch = TopicWatch::start(oid, source.setup.options.clone(), source.starts.clone(), move |seen| {
-                say.send(Request::Topic(seen)).is_ok()
-            });
+            // Where something has been read already it is not to be begun anew by itself.
+            let starts_of = source.topic_id.clone().filter(|_| !source.begun);
+            let (options, starts) = (source.setup.options.clone(), source.starts.clone());
+            let watch =
+                TopicWatch::start(oid, options, starts, starts_of, move |seen| say.send(Request::Topic(seen)).is_ok());
             source.watch = Some(watch.map_err(|e| EngineError::NotReady {
                 message: format!("no thread can be started to watch the topic: {e}"),
                 hint: "Raise the limit of threads for this process.".into(),

@@ -40,6 +40,7 @@ mod restore;
 mod session_part;
 mod session_table;
 mod sharing;
+mod slice_index;
 mod source_table;
 mod stats;
 mod subscription;
@@ -311,15 +312,15 @@ impl Inner {
         let must_know = options.starts_at_a_moment();
         let look = move || if must_know { topic::fixed_starts(&options) } else { topic::starts_if_reachable(&options) };
         let looked = tokio::task::spawn_blocking(look).await.map_err(|_| EngineError::Stopped)?;
-        let starts = match looked {
-            Ok(starts) => starts,
+        let (topic_id, starts) = match looked {
+            Ok(beginning) => beginning,
             Err(error) if must_know || !error.is_retryable() => return Err(error.into()),
             Err(error) => {
                 notices.push(format!("{error}; reading begins once that is mended"));
-                BTreeMap::new()
+                (None, BTreeMap::new())
             }
         };
-        Ok(NewSource { setup, connector, starts })
+        Ok(NewSource { setup, connector, starts, topic_id })
     }
 
     async fn drop_objects(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {

@@ -49,7 +49,13 @@ pub(super) enum Command {
         source: Oid,
         time: SourceTime,
         floor_us: Option<i64>,
+        /// Nothing is read until it is known that the topic is still the same.
+        topic_known: bool,
         saved: Arc<SavedSource>,
+    },
+    /// Another topic has the source's name now: all partitions have lost their place.
+    LoseTopic {
+        source: Oid,
     },
     /// Reading and history rest, or go on.
     Pause {

@@ -154,6 +154,8 @@ pub struct SourceReader {
     waiting: Vec<Attached>,
     /// Nothing is read while something is repaired.
     pub held: bool,
+    /// Nothing is read until the topic has been seen: by now another may have its name.
+    awaits_topic: bool,
     /// For the owners of their ids.
     pub(super) accepted: Vec<AcceptedRows>,
     /// Consumers whose history the log did not hold whole, with the event time they are complete from; told once.
@@ -182,6 +184,7 @@ impl SourceReader {
             backfills: Vec::new(),
             waiting: Vec::new(),
             held: false,
+            awaits_topic: false,
             accepted: Vec::new(),
             incomplete: BTreeMap::new(),
             shortfalls: BTreeMap::new(),
@@ -249,9 +252,10 @@ impl SourceReader {
         Ok(())
     }
 
-    /// All partitions have been taken up: reading goes on once somebody wants rows.
-    pub fn restored(&mut self, floor_us: Option<i64>) {
-        self.floor_us = floor_us;
+    /// All partitions have been taken up: reading goes on once somebody wants rows, and with `topic_known` once it is seen that
+    /// the topic is the same.
+    pub fn restored(&mut self, floor_us: Option<i64>, topic_known: bool) {
+        (self.floor_us, self.awaits_topic) = (floor_us, topic_known);
         self.open();
     }
 
@@ -272,7 +276,7 @@ impl SourceReader {
 
     /// Begins to read where every partition stands, if anybody wants rows.
     fn open(&mut self) {
-        if self.decoding.is_none() || self.partitions.is_empty() {
+        if self.decoding.is_none() || self.partitions.is_empty() || self.awaits_topic {
             return;
         }
         // One that has lost its place waits to be told where to go on: by now another log may hold such an offset.
@@ -289,8 +293,11 @@ impl SourceReader {
         }
     }
 
-    /// Learns where partitions end, and from where on the log has them.
+    /// Learns where partitions end, and from where on the log has them: it is the log that has been read.
     pub fn set_ends(&mut self, ends: &[(i32, i64)], lows: &[(i32, i64)], now_us: i64) {
+        if std::mem::take(&mut self.awaits_topic) {
+            self.open();
+        }
         for &(partition, end) in ends {
             if let Some(state) = self.partitions.get_mut(&partition) {
                 state.end = Some(end);
@@ -406,6 +413,25 @@ impl SourceReader {
         }
     }
 
+    /// The topic's name belongs to another: no partition has its place.
+    pub fn lose_topic(&mut self) {
+        let stand: Vec<(i32, i64)> =
+            self.partitions.iter().filter(|(_, p)| p.error.is_none()).map(|(&n, p)| (n, p.position)).collect();
+        if let Some(reader) = &mut self.reader {
+            reader.remove(&stand.iter().map(|(partition, _)| *partition).collect::<Vec<_>>());
+        }
+        for (partition, offset) in stand {
+            let reason = "the topic was deleted, and another made under its name".to_string();
+            let error = ConnectorError::OffsetLost { partition, offset, reason };
+            self.lose(partition, &error);
+            self.trouble = Some(error.to_string());
+        }
+        self.awaits_topic = false;
+        if self.reader.is_none() {
+            self.open();
+        }
+    }
+
     pub fn detach(&mut self, consumer: Consumer) {
         self.waiting.retain(|a| a.consumer() != consumer);
         self.backfills.retain(|b| b.consumer() != consumer);
@@ -463,6 +489,9 @@ impl SourceReader {
     /// Reads up to about `max_bytes` for each consumer whose history is not read yet. Returns the bytes that came.
     pub fn read_history(&mut self, max_bytes: usize, out: &mut Out) -> usize {
         let mut bytes = 0;
+        if self.awaits_topic {
+            return bytes;
+        }
         let partitions = &self.partitions;
         let mark = |partition: i32, offset: i64| {
             let state = partitions.get(&partition)?;

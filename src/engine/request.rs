@@ -111,6 +111,8 @@ pub(super) struct NewSource {
     pub setup: SourceSetup,
     pub connector: String,
     pub starts: BTreeMap<i32, i64>,
+    /// Of the topic that the starts are offsets of, if it is known.
+    pub topic_id: Option<String>,
 }
 
 /// An object that was made, or why not, and who asked for it.

@@ -5,16 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::checkpoint::{
-    Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, SliceEntry, ViewBody,
-};
-use super::checkpointer::{Checkpointer, SliceAt, read};
+use super::checkpoint::{Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, ViewBody};
+use super::checkpointer::{Checkpointer, read};
 use super::coordinator::Coordinator;
 use super::dataflow::Store;
 use super::error::EngineError;
 use super::keeping::Keeping;
 use super::orders::Command;
 use super::request::{Asked, NewSource, Request};
+use super::slice_index::SliceIndex;
 use super::source_setup;
 use super::stats::PartitionStats;
 use super::table::Table;
@@ -22,7 +21,6 @@ use super::table_log::{TableLog, changes_of};
 use super::worker::attached_feed;
 use crate::catalog::{Catalog, NameContext, Object, ObjectKind, ObjectText, Oid, PUBLIC};
 use crate::exec::arrangement::Arrangement;
-use crate::exec::closed_slice::SliceFile;
 use crate::exec::durable::Saved;
 use crate::exec::exchange::StoreId;
 use crate::exec::flow::{Feed, Flow};
@@ -30,7 +28,7 @@ use crate::exec::store_saved::{ClosedEntry, SavedPart};
 use crate::exec::tail::Tail;
 use crate::planner::{self, Plans, stream_plan::StreamPlan};
 use crate::sql;
-use crate::storage::{Manifest, Opened, SectionRef, Storage};
+use crate::storage::{Manifest, Opened, Storage};
 
 /// A catalog with the dataflows of its materialized views.
 pub(super) struct Planned {
@@ -40,14 +38,11 @@ pub(super) struct Planned {
     ghosts: BTreeMap<Oid, (Arc<Object>, StreamPlan)>,
 }
 
-/// Places of slices that stores were given.
-pub(super) type Slices = BTreeMap<SectionRef, Arc<SliceAt>>;
-
 /// The files of a checkpoint, as they are taken up.
 struct Files<'a> {
     storage: &'a Storage,
     parts: &'a BTreeMap<String, PartFiles>,
-    slices: Slices,
+    slices: SliceIndex,
 }
 
 impl Files<'_> {
@@ -55,17 +50,6 @@ impl Files<'_> {
     fn saved(&self, name: &str) -> Result<Vec<Saved>, EngineError> {
         let at = self.parts.get(name).into_iter().flat_map(|files| &files.saved);
         Ok(at.map(|at| read(self.storage, at)).collect::<Result<_, _>>()?)
-    }
-
-    fn closed(&mut self, name: &str, node: u32) -> Vec<ClosedEntry> {
-        let entries = self.parts.get(name).into_iter().flat_map(|files| &files.slices);
-        let entry = |entry: &SliceEntry| {
-            let at = self.slices.entry(entry.at.clone());
-            let at = at.or_insert_with(|| SliceAt::new(self.storage.clone(), entry.at.clone())).clone();
-            let (rows, bytes) = (entry.rows as usize, entry.bytes as usize);
-            ClosedEntry { slice: entry.slice, rows, bytes, file: at as Arc<dyn SliceFile> }
-        };
-        entries.filter(|entry| entry.node == node).map(entry).collect()
     }
 
     /// Names of the parts below a prefix, with what follows it.
@@ -143,7 +127,7 @@ impl Coordinator {
         let Opened { storage, manifest, log, .. } = opened;
         self.lasts = true;
         self.broadcast(|| Command::Pause { reading: false });
-        let (mut plans, mut parts, mut slices) = (Plans::default(), BTreeMap::new(), Slices::new());
+        let (mut plans, mut parts, mut slices) = (Plans::default(), BTreeMap::new(), SliceIndex::default());
         if let Some(checkpoint) = checkpoint {
             let planned = plan_again(&checkpoint.body)?;
             self.restoring = true;
@@ -162,7 +146,7 @@ impl Coordinator {
         let table_log = TableLog::start(storage.clone(), last_record, retry_pause, say).map_err(thread)?;
         let say = move |word| said.send(Request::Said(word)).is_ok();
         let checkpointer =
-            Checkpointer::start(storage.clone(), table_log.end(), parts, &slices, retry_pause, say).map_err(thread)?;
+            Checkpointer::start(storage.clone(), table_log.end(), parts, slices, retry_pause, say).map_err(thread)?;
         // In a tick in which nothing is read, change streams begin where they stood, and what statements did is done again.
         let mut asked = Asked::default();
         for (number, record) in &log {
@@ -188,9 +172,10 @@ impl Coordinator {
         storage: &Storage,
         checkpoint: &Checkpoint,
         planned: &Planned,
-    ) -> Result<Slices, EngineError> {
-        let Checkpoint { body, parts } = checkpoint;
-        let mut files = Files { storage, parts, slices: Slices::new() };
+    ) -> Result<SliceIndex, EngineError> {
+        let Checkpoint { body, parts, slice_files } = checkpoint;
+        let slices = SliceIndex::load(storage, parts, slice_files)?;
+        let files = Files { storage, parts, slices };
         self.catalog = Arc::new(planned.catalog.clone());
         self.now_us = self.now_us.max(body.now_us);
         self.next_id = body.next_id;
@@ -211,7 +196,7 @@ impl Coordinator {
             }
         }
         self.step_tables();
-        self.restore_views(body, planned, &mut files)?;
+        self.restore_views(body, planned, &files)?;
         let kept: Vec<(String, Vec<Saved>)> = files
             .below("kept/")
             .map(|(name, _)| Ok((name.to_string(), files.saved(name)?)))
@@ -225,11 +210,12 @@ impl Coordinator {
         let (setup, connector) = source_setup(object, definition, &self.catalog)?;
         let oid = object.oid;
         let Some(known) = body.sources.iter().find(|source| source.oid == oid) else {
-            self.add_source(object.clone(), NewSource { setup, connector, starts: BTreeMap::new() })?;
+            self.add_source(object.clone(), NewSource { setup, connector, starts: BTreeMap::new(), topic_id: None })?;
             return Ok(());
         };
         let starts = known.starts.iter().copied().collect();
-        self.add_source(object.clone(), NewSource { setup: setup.clone(), connector, starts })?;
+        let topic_id = known.topic_id.clone();
+        self.add_source(object.clone(), NewSource { setup: setup.clone(), connector, starts, topic_id })?;
         let mut saved = SavedSource::default();
         let mut floor_us = None;
         for &partition in &known.partitions {
@@ -269,13 +255,19 @@ impl Coordinator {
             source.begun = true;
             self.broadcast(|| Command::AddSource(Box::new(setup.clone())));
             let saved = Arc::new(saved);
-            let time = known.time;
-            self.broadcast(|| Command::RestoreSource { source: oid, time, floor_us, saved: saved.clone() });
+            let (time, topic_known) = (known.time, known.topic_id.is_some());
+            self.broadcast(|| Command::RestoreSource {
+                source: oid,
+                time,
+                floor_us,
+                topic_known,
+                saved: saved.clone(),
+            });
         }
         Ok(())
     }
 
-    fn restore_views(&mut self, body: &Body, planned: &Planned, files: &mut Files<'_>) -> Result<(), EngineError> {
+    fn restore_views(&mut self, body: &Body, planned: &Planned, files: &Files<'_>) -> Result<(), EngineError> {
         let mut oids: BTreeSet<Oid> = planned.plans.keys().copied().collect();
         oids.extend(planned.ghosts.keys());
         let mut anew = Vec::new();
@@ -294,8 +286,9 @@ impl Coordinator {
                     let (saved, tail) = (files.saved(&format!("rows/{oid}"))?, files.saved(&format!("tail/{oid}"))?);
                     let name = format!("tail/{oid}");
                     let nodes = 0..flow.tail.len();
-                    let closed = nodes
-                        .flat_map(|node| files.closed(&name, node as u32).into_iter().map(move |entry| (node, entry)));
+                    let closed = nodes.flat_map(|node| {
+                        files.slices.entries(&name, node as u32).into_iter().map(move |entry| (node, entry))
+                    });
                     let closed = closed.collect();
                     let took = TookUp { body: view.clone(), rows: saved, tail, closed };
                     self.add_view(object, (*plan).clone(), Some(took))?;
@@ -341,7 +334,7 @@ impl Coordinator {
         feeds: &[Feed],
         body: &Body,
         planned: &Planned,
-        files: &mut Files<'_>,
+        files: &Files<'_>,
     ) -> Result<(), EngineError> {
         for known in body.stores.iter().filter(|store| store.made_by.0 == object.oid) {
             let Some(feed) = feeds.get(known.made_by.1).filter(|feed| feed.source == known.source) else { continue };
@@ -363,7 +356,7 @@ impl Coordinator {
             }
             let mut parts = Vec::new();
             for name in names {
-                parts.push(SavedPart { saved: files.saved(&name)?, closed: files.closed(&name, 0) });
+                parts.push(SavedPart { saved: files.saved(&name)?, closed: files.slices.entries(&name, 0) });
             }
             let saved = Arc::new(SavedStore { parts });
             let (store, source, layout) = (known.id, known.source, feed.layout.clone());

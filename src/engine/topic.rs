@@ -21,6 +21,8 @@ const MOST_PAUSE: Duration = Duration::from_secs(15);
 /// What is known of a topic.
 #[derive(Debug, Clone)]
 pub struct Topic {
+    /// Another topic of the same name has another; `None` if the brokers know none.
+    pub id: Option<String>,
     /// Every partition with where reading begins, in order.
     pub starts: Vec<(i32, i64)>,
     /// The ends as of the question.
@@ -43,17 +45,19 @@ pub struct TopicWatch {
 }
 
 impl TopicWatch {
-    /// `starts` are offsets fixed at CREATE SOURCE; partitions not among them begin at their first record.
+    /// `starts` are offsets fixed at CREATE SOURCE; partitions not among them begin at their first record. So do all if the topic is
+    /// not the one that `starts_of` names, if it names one.
     pub fn start(
         source: Oid,
         options: SourceOptions,
         starts: BTreeMap<i32, i64>,
+        starts_of: Option<String>,
         say: impl Fn(Seen) -> bool + Send + 'static,
     ) -> std::io::Result<TopicWatch> {
         let (asks, asked) = bounded(1);
         thread::Builder::new()
             .name(format!("topic-{source}"))
-            .spawn(move || watch(source, &options, starts, &asked, &say))?;
+            .spawn(move || watch(source, &options, starts, starts_of, &asked, &say))?;
         Ok(TopicWatch { asks })
     }
 
@@ -68,6 +72,7 @@ fn watch(
     source: Oid,
     options: &SourceOptions,
     mut starts: BTreeMap<i32, i64>,
+    mut starts_of: Option<String>,
     asked: &Receiver<()>,
     say: &dyn Fn(Seen) -> bool,
 ) {
@@ -75,7 +80,7 @@ fn watch(
     let mut pause = EVERY;
     loop {
         let asked_us = now_us();
-        let topic = look(options, &mut metadata, &mut starts);
+        let topic = look(options, &mut metadata, &mut starts, &mut starts_of);
         pause = match &topic {
             Ok(_) => EVERY,
             Err(_) => (pause * 2).min(MOST_PAUSE),
@@ -94,44 +99,63 @@ fn look(
     options: &SourceOptions,
     metadata: &mut Option<Metadata>,
     starts: &mut BTreeMap<i32, i64>,
+    starts_of: &mut Option<String>,
 ) -> Result<Topic, ConnectorError> {
     let metadata = match metadata {
         Some(metadata) => metadata,
         None => metadata.insert(options.metadata()?),
     };
     let partitions = metadata.partitions(ASK_TIMEOUT)?;
+    // Before the offsets: what is made anew in between is noticed the next time.
+    let id = metadata.topic_id(ASK_TIMEOUT)?;
+    if is_another(starts_of.as_deref(), id.as_deref()) {
+        starts.clear();
+        *starts_of = id.clone();
+    }
     let watermarks = metadata.watermarks(&partitions, ASK_TIMEOUT)?;
     for Watermarks { partition, low, .. } in &watermarks {
         starts.entry(*partition).or_insert(*low);
     }
     Ok(Topic {
+        id,
         starts: partitions.iter().filter_map(|p| Some((*p, *starts.get(p)?))).collect(),
         ends: watermarks.iter().map(|w| (w.partition, w.high)).collect(),
         lows: watermarks.iter().map(|w| (w.partition, w.low)).collect(),
     })
 }
 
-/// The partitions with their first offsets and ends, asked once. Blocks.
-pub fn spans(options: &SourceOptions) -> Result<Vec<Watermarks>, ConnectorError> {
-    let metadata = options.metadata()?;
-    metadata.watermarks(&metadata.partitions(ASK_TIMEOUT)?, ASK_TIMEOUT)
+/// Are these the ids of two topics?
+pub fn is_another(known: Option<&str>, id: Option<&str>) -> bool {
+    known.zip(id).is_some_and(|(known, id)| known != id)
 }
 
-/// Where a source begins by its options, for one that must be fixed when it is created. Blocks.
-pub fn fixed_starts(options: &SourceOptions) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+/// The topic's id, if it has one, and its partitions with their first offsets and ends, asked once. Blocks.
+pub fn spans(options: &SourceOptions) -> Result<(Option<String>, Vec<Watermarks>), ConnectorError> {
     let metadata = options.metadata()?;
     let partitions = metadata.partitions(ASK_TIMEOUT)?;
+    let id = metadata.topic_id(ASK_TIMEOUT)?;
+    Ok((id, metadata.watermarks(&partitions, ASK_TIMEOUT)?))
+}
+
+/// Where a source begins, and in which topic.
+pub type Beginning = (Option<String>, BTreeMap<i32, i64>);
+
+/// Where a source begins by its options, for one that must be fixed when it is created. Blocks.
+pub fn fixed_starts(options: &SourceOptions) -> Result<Beginning, ConnectorError> {
+    let metadata = options.metadata()?;
+    let partitions = metadata.partitions(ASK_TIMEOUT)?;
+    let id = metadata.topic_id(ASK_TIMEOUT)?;
     let starts = metadata.start_offsets(&partitions, ASK_TIMEOUT)?;
-    Ok(starts.into_iter().map(|PartitionOffset { partition, offset }| (partition, offset)).collect())
+    Ok((id, starts.into_iter().map(|PartitionOffset { partition, offset }| (partition, offset)).collect()))
 }
 
 /// Like [`fixed_starts`] for a source that begins at the first record: also the check that the topic is there.
-pub fn starts_if_reachable(options: &SourceOptions) -> Result<BTreeMap<i32, i64>, ConnectorError> {
+pub fn starts_if_reachable(options: &SourceOptions) -> Result<Beginning, ConnectorError> {
     let topic = look_once(options, &BTreeMap::new())?;
-    Ok(topic.starts.into_iter().collect())
+    Ok((topic.id, topic.starts.into_iter().collect()))
 }
 
 /// Partitions, starts and ends now, asked once. Blocks.
 pub fn look_once(options: &SourceOptions, starts: &BTreeMap<i32, i64>) -> Result<Topic, ConnectorError> {
-    look(options, &mut None, &mut starts.clone())
+    look(options, &mut None, &mut starts.clone(), &mut None)
 }

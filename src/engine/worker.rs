@@ -231,8 +231,11 @@ impl Worker {
                 return self.end_tick(tick, &snapshots, detail, save.as_deref());
             }
             Command::Pause { reading } => self.paused = !reading,
-            Command::RestoreSource { source, time, floor_us, saved } => {
-                self.restore_source(source, time, floor_us, &saved);
+            Command::RestoreSource { source, time, floor_us, topic_known, saved } => {
+                self.restore_source(source, time, floor_us, topic_known, &saved);
+            }
+            Command::LoseTopic { source } => {
+                self.sources.entry(source).and_modify(SourceReader::lose_topic);
             }
             Command::TellLogs(asked) => self.asked_logs.push(asked),
             Command::Hold { source, on } => {

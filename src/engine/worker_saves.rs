@@ -68,7 +68,14 @@ impl Worker {
     }
 
     /// Takes this worker's partitions, and the ids in its buckets.
-    pub(super) fn restore_source(&mut self, source: Oid, time: SourceTime, floor_us: Option<i64>, saved: &SavedSource) {
+    pub(super) fn restore_source(
+        &mut self,
+        source: Oid,
+        time: SourceTime,
+        floor_us: Option<i64>,
+        topic_known: bool,
+        saved: &SavedSource,
+    ) {
         self.times.insert(source, time);
         let (index, workers, buckets) = (self.index, self.workers, self.buckets());
         let Some(reader) = self.sources.get_mut(&source) else { return };
@@ -79,7 +86,7 @@ impl Worker {
             let duplicates = saved.duplicates.get(&partition).map(Vec::as_slice).unwrap_or_default();
             restored = restored.and_then(|()| reader.restore(partition, notes, ids, duplicates));
         }
-        reader.restored(floor_us);
+        reader.restored(floor_us, topic_known);
         let setup = &reader.setup;
         if let (Some(deduplicate), Some(time_column), false) =
             (setup.across_partitions(), setup.time_column, saved.across.is_empty())

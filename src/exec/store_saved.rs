@@ -136,8 +136,7 @@ impl SliceStore {
         for rows in self.open_rows(whole)? {
             saved.push(OPEN, rows);
         }
-        let mut closed: Vec<Arc<ClosedSlice>> =
-            self.closed.iter().filter(|s| s.slice >= given_before).cloned().collect();
+        let mut closed = self.closed[self.closed.partition_point(|s| s.slice < given_before)..].to_vec();
         if whole {
             closed.retain(|slice| renumbered || slice.file().is_none());
             if !self.last_seen.is_empty() {

@@ -23,11 +23,16 @@ pub struct SectionRef {
 }
 
 impl SectionRef {
+    /// What [`SectionRef::checksum`] is of some bytes.
+    pub fn checksum_of(bytes: &[u8]) -> u64 {
+        XxHash3_64::oneshot(bytes)
+    }
+
     /// Reads the section and checks it.
     pub(super) fn read(&self, blobs: &dyn Blobs) -> Result<Bytes, StorageError> {
         let end = self.offset.checked_add(self.bytes).ok_or_else(|| self.corrupt("it lies beyond any file"))?;
         let bytes = blobs.get(&self.file, Some(self.offset..end))?;
-        if XxHash3_64::oneshot(&bytes) != self.checksum {
+        if Self::checksum_of(&bytes) != self.checksum {
             return Err(self.corrupt("its checksum is another"));
         }
         Ok(bytes)
@@ -43,7 +48,7 @@ impl SectionRef {
 pub(super) fn lay_out(file: &str, sections: &[Bytes]) -> (Vec<Bytes>, Vec<SectionRef>) {
     let mut offset = frame::head(&FORM, &vec![0; sections.len() * 3], &[]).len() as u64;
     let place = |section: &Bytes| {
-        let (bytes, checksum) = (section.len() as u64, XxHash3_64::oneshot(section));
+        let (bytes, checksum) = (section.len() as u64, SectionRef::checksum_of(section));
         let place = SectionRef { file: file.to_string(), offset, bytes, checksum };
         offset += bytes;
         place
@@ -67,7 +72,7 @@ pub(super) fn verify(file: &str, bytes: &Bytes) -> Result<Vec<SectionRef>, Stora
         let until = usize::try_from(length).ok().and_then(|length| end.checked_add(length));
         let section = until.filter(|_| offset == end as u64).and_then(|until| bytes.get(end..until));
         let section = section.ok_or_else(|| place.corrupt("it is cut short"))?;
-        if XxHash3_64::oneshot(section) != checksum {
+        if SectionRef::checksum_of(section) != checksum {
             return Err(place.corrupt("its checksum is another"));
         }
         end += section.len();

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use riverrun::connector::{EmbeddedBroker, Producer, create_topic};
 
 use crate::db::Db;
@@ -34,6 +36,15 @@ impl Kafka {
             None => create_topic(&self.servers, &topic, partitions).expect("a topic"),
         }
         topic
+    }
+
+    /// Deletes a topic and makes another of one partition under its name.
+    async fn make_anew(&self, topic: &str) {
+        let admin: AdminClient<DefaultClientContext> =
+            rdkafka::ClientConfig::new().set("bootstrap.servers", &self.servers).create().expect("a client");
+        admin.delete_topics(&[topic], &AdminOptions::new()).await.expect("an answer");
+        // It is gone some time after the answer.
+        while create_topic(&self.servers, topic, 1).is_err() {}
     }
 
     fn send(&self, topic: &str, partition: i32, value: Option<&[u8]>) {
@@ -182,9 +193,6 @@ async fn a_broker_that_is_away_is_a_state_and_not_an_end() {
 /// Only Apache Kafka deletes topics.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_anew_is_read_from_where_one_says() {
-    use rdkafka::admin::{AdminClient, AdminOptions};
-    use rdkafka::client::DefaultClientContext;
-
     let kafka = Kafka::start();
     if kafka.embedded.is_some() {
         return;
@@ -200,11 +208,7 @@ async fn a_topic_made_anew_is_read_from_where_one_says() {
     let db = Db::start(2);
     db.run(&kafka.source(&topic)).await;
     db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, max(ad) AS m FROM e; WAIT FOR v").await;
-    let admin: AdminClient<DefaultClientContext> =
-        rdkafka::ClientConfig::new().set("bootstrap.servers", &kafka.servers).create().expect("a client");
-    admin.delete_topics(&[&topic], &AdminOptions::new()).await.expect("an answer");
-    // It is gone some time after the answer.
-    while create_topic(&kafka.servers, &topic, 1).is_err() {}
+    kafka.make_anew(&topic).await;
     send(50..60);
     loop {
         let state = db.rows("SELECT state FROM riverrun.sources").await;
@@ -219,5 +223,62 @@ async fn a_topic_made_anew_is_read_from_where_one_says() {
     assert_eq!(db.rows("SELECT count(*), min(ad) FROM during").await, ["10|50"]);
     assert_eq!(db.rows("SELECT from_offset, to_offset, lost FROM riverrun.source_gaps").await, ["50|0|NULL"]);
     assert_eq!(db.rows("SELECT read, accepted, \"offset\" FROM riverrun.source_partitions").await, ["60|60|10"]);
+    db.engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_and_refilled_is_told_from_the_old_one() {
+    let kafka = Kafka::start();
+    if kafka.embedded.is_some() {
+        return;
+    }
+    let topic = kafka.topic("refilled", 1);
+    let send = |ads: std::ops::Range<i64>| {
+        for ad in ads {
+            kafka.send(&topic, 0, Some(format!(r#"{{"ad":{ad},"ts":{}}}"#, START_MS + ad * 1000).as_bytes()));
+        }
+        kafka.flush();
+    };
+    send(0..50);
+    let folder = tempfile::tempdir().expect("a folder");
+    let db = Db::start_at(2, folder.path());
+    db.run(&kafka.source(&topic)).await;
+    db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, max(ad) AS m FROM e; WAIT FOR v").await;
+    db.engine.stop().await;
+    // The new log holds the place where reading would go on.
+    kafka.make_anew(&topic).await;
+    send(100..200);
+    let db = Db::start_at(3, folder.path());
+    while db.rows("SELECT state FROM riverrun.sources").await != ["failed"] {}
+    let message = &db.rows("SELECT message FROM riverrun.sources").await[0];
+    assert!(message.contains("the topic was deleted, and another made under its name"), "{message}");
+    assert_eq!(db.rows("SELECT * FROM v").await, ["50|49"]);
+    let error = db.error("WAIT FOR v").await;
+    assert!(error.contains("has failed"), "{error}");
+    // It is remembered.
+    db.engine.stop().await;
+    let db = Db::start_at(2, folder.path());
+    while db.rows("SELECT state FROM riverrun.sources").await != ["failed"] {}
+    db.run("ALTER SOURCE e RESET TO earliest; WAIT FOR e").await;
+    assert_eq!(db.rows("SELECT * FROM v").await, ["150|199"]);
+    assert_eq!(db.rows("SELECT from_offset, to_offset, lost FROM riverrun.source_gaps").await, ["50|0|NULL"]);
+    assert_eq!(db.rows("SELECT read, accepted, \"offset\" FROM riverrun.source_partitions").await, ["150|150|100"]);
+    db.engine.stop().await;
+    // And so is the new one.
+    let db = Db::start_at(2, folder.path());
+    send(200..210);
+    db.run("WAIT FOR v").await;
+    assert_eq!(db.rows("SELECT * FROM v").await, ["160|209"]);
+    db.engine.stop().await;
+    drop(db);
+
+    // A source that nobody has read begins with the first record of the topic that there is.
+    let db = Db::start(2);
+    let latest = kafka.source(&topic).replace("connector =", "scan.startup.mode = 'latest', connector =");
+    db.run(&latest).await;
+    kafka.make_anew(&topic).await;
+    send(300..500);
+    db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, min(ad) AS m FROM e; WAIT FOR v").await;
+    assert_eq!(db.rows("SELECT * FROM v").await, ["200|300"]);
     db.engine.stop().await;
 }

@@ -1,6 +1,7 @@
 //! Questions to the cluster: which partitions there are, where they begin and end.
 
 use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rdkafka_sys as sys;
@@ -9,6 +10,7 @@ use rdkafka_sys::rd_kafka_resp_err_t as Code;
 use super::native::{Client, Queue, Topic, last_error, millis};
 use super::offsets::{self, Spec};
 use super::options::{KafkaOptions, Start};
+use super::topic_id;
 use crate::connector::error::ConnectorError;
 use crate::connector::{PartitionOffset, Watermarks};
 
@@ -18,13 +20,15 @@ pub struct Metadata {
     topic: Topic,
     client: Client,
     options: KafkaOptions,
+    /// One that was there when somebody last asked for partitions; negative if nobody has.
+    broker: AtomicI32,
 }
 
 impl Metadata {
     /// Connects in the background; errors are those of the options.
     pub fn new(options: &KafkaOptions) -> Result<Metadata, ConnectorError> {
         let client = Client::new(options)?;
-        Ok(Metadata { topic: Topic::new(&client)?, client, options: options.clone() })
+        Ok(Metadata { topic: Topic::new(&client)?, client, options: options.clone(), broker: AtomicI32::new(-1) })
     }
 
     /// The partitions of the topic in order. This is also the check that brokers, credentials and topic are right: each has
@@ -44,6 +48,7 @@ impl Metadata {
                 self.client.clear_error();
                 // SAFETY: as above; counts and pointers are the library's.
                 let (code, partitions) = unsafe {
+                    self.broker.store(some_broker(&*metadata), Relaxed);
                     let found = read_topic(&*metadata);
                     sys::rd_kafka_metadata_destroy(metadata);
                     found
@@ -59,6 +64,16 @@ impl Metadata {
                 return Err(self.client.explain(DOING, code, None));
             }
         }
+    }
+
+    /// Another topic of the same name has another. `None`: the brokers know no ids.
+    pub fn topic_id(&self, timeout: Duration) -> Result<Option<String>, ConnectorError> {
+        let deadline = Instant::now() + timeout;
+        // Any broker knows, and this one was there the last time.
+        let broker = Some(self.broker.load(Relaxed)).filter(|broker| *broker >= 0);
+        let replies = Queue::new(&self.client);
+        topic_id::request(&self.client, broker, &self.options.topic, timeout, &replies);
+        self.answer("asking for the topic's id", deadline, |wait| topic_id::reply(&replies, wait))
     }
 
     /// First offset and end of each partition, the end under the source's isolation level: what a reader can reach now.
@@ -118,16 +133,7 @@ impl Metadata {
         let timeout = deadline.saturating_duration_since(Instant::now());
         let options = &self.options;
         offsets::request(&self.client, &options.topic, partitions, spec, options.isolation, timeout, &replies);
-        let reply = loop {
-            if let Some(reply) = offsets::reply(&replies, Duration::from_millis(100)) {
-                break reply;
-            }
-            if self.client.error().is_some_and(|e| e.decisive) || Instant::now() >= deadline {
-                break Err((Code::RD_KAFKA_RESP_ERR__TIMED_OUT, "no answer in time".into()));
-            }
-        };
-        let answers = reply.map_err(|(code, reason)| self.client.explain(DOING, code, Some(reason)))?;
-        self.client.clear_error();
+        let answers = self.answer(DOING, deadline, |wait| offsets::reply(&replies, wait))?;
         partitions
             .iter()
             .map(|partition| {
@@ -138,6 +144,37 @@ impl Metadata {
             })
             .collect()
     }
+
+    fn answer<T>(
+        &self,
+        doing: &'static str,
+        deadline: Instant,
+        reply: impl Fn(Duration) -> Option<Result<T, (Code, String)>>,
+    ) -> Result<T, ConnectorError> {
+        let reply = loop {
+            if let Some(reply) = reply(Duration::from_millis(100)) {
+                break reply;
+            }
+            if self.client.error().is_some_and(|e| e.decisive) || Instant::now() >= deadline {
+                break Err((Code::RD_KAFKA_RESP_ERR__TIMED_OUT, "no answer in time".into()));
+            }
+        };
+        let answer = reply.map_err(|(code, reason)| self.client.explain(doing, code, Some(reason)))?;
+        self.client.clear_error();
+        Ok(answer)
+    }
+}
+
+/// The one that has answered, if it has told its number; negative if there is none.
+///
+/// # Safety
+/// The metadata comes from the library and is alive.
+unsafe fn some_broker(metadata: &sys::rd_kafka_metadata) -> i32 {
+    if metadata.orig_broker_id >= 0 || metadata.broker_cnt == 0 {
+        return metadata.orig_broker_id;
+    }
+    // SAFETY: there is at least one.
+    unsafe { (*metadata.brokers).id }
 }
 
 /// # Safety

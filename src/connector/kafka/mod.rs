@@ -17,6 +17,7 @@ mod options;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod topic_id;
 
 pub use admin::{create_topic, ensure_topic};
 pub use metadata::Metadata;

@@ -1,0 +1,681 @@
+//! Which file each closed slice lies in.
+//!
+//! A file of slices lists them in its last section, so a manifest names files and not slices. What a list says counts unless
+//!
+//! - a file with a higher number lists the same slice: it was packed with others, or made anew;
+//! - the part has begun anew since, and the number is below its [`KeptSlices::first_file`];
+//! - the part has forgotten the slice ([`KeptSlices::first_kept`]), or is no more.
+//!
+//! The sections of a list are called as the parts whose slices follow each other in the file; their columns are `node` UInt32,
+//! `slice` Int64, `rows` UInt64, `in_memory` UInt64 (bytes of the batch), `bytes` UInt64 and `checksum` UInt64 of the slice's
+//! section. Sections lie without gaps before the list, in its order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array, UInt64Array};
+use arrow::datatypes::{Int64Type, UInt32Type, UInt64Type};
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::PartFiles;
+use super::checkpointer::try_read;
+use crate::exec::ExecError;
+use crate::exec::closed_slice::SliceFile;
+use crate::exec::durable::Saved;
+use crate::exec::store_saved::ClosedEntry;
+use crate::storage::{SectionRef, Storage, StorageError, decode, encode};
+
+/// So many files of slices of about one size become one.
+const PACK_FILES: usize = 16;
+/// A larger file of slices is left as it is.
+const PACKED_BYTES: u64 = 256 << 20;
+/// A slice is tried to be read so often.
+const READS: u32 = 5;
+
+/// A file of slices, as a manifest names it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SlicesFile {
+    /// Files that are written later have higher numbers.
+    pub number: u64,
+    /// The list.
+    pub list: SectionRef,
+}
+
+/// Which slices of a part count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptSlices {
+    /// In files with lower numbers none.
+    pub first_file: u64,
+    /// By node: slices before this are forgotten.
+    pub first_kept: Vec<(u32, i64)>,
+}
+
+/// A slice of a part: the node of a tail, 0 for a store, and its number.
+pub(super) type SliceKey = (u32, i64);
+
+/// A slice that is to be written.
+pub(super) struct SliceToWrite {
+    pub part: String,
+    pub key: SliceKey,
+    pub rows: u64,
+    /// Bytes of its batch.
+    pub in_memory: u64,
+    pub section: Bytes,
+}
+
+#[derive(Default)]
+pub(super) struct SliceIndex {
+    parts: BTreeMap<String, PartSlices>,
+    /// By number.
+    files: BTreeMap<u64, Listed>,
+    next: u64,
+    /// Slices that no part has any more, while somebody may still read them.
+    leaving: Vec<Arc<SliceAt>>,
+}
+
+#[derive(Default)]
+struct PartSlices {
+    first_file: u64,
+    first_kept: BTreeMap<u32, i64>,
+    slices: BTreeMap<SliceKey, Slice>,
+}
+
+struct Slice {
+    rows: u64,
+    in_memory: u64,
+    at: Arc<SliceAt>,
+}
+
+/// How much of a file counts.
+struct Listed {
+    list: SectionRef,
+    slices: usize,
+    bytes: u64,
+}
+
+/// A slice in a file, which may move to another.
+pub(super) struct SliceAt {
+    place: Mutex<Place>,
+}
+
+#[derive(Clone)]
+struct Place {
+    file: Arc<FileName>,
+    offset: u64,
+    bytes: u64,
+    checksum: u64,
+}
+
+struct FileName {
+    storage: Storage,
+    number: u64,
+    name: String,
+}
+
+impl Place {
+    fn section(&self) -> SectionRef {
+        let Place { file, offset, bytes, checksum } = self;
+        SectionRef { file: file.name.clone(), offset: *offset, bytes: *bytes, checksum: *checksum }
+    }
+}
+
+impl SliceAt {
+    fn place(&self) -> Place {
+        self.place.lock().clone()
+    }
+}
+
+impl std::fmt::Debug for SliceAt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.place().section().fmt(f)
+    }
+}
+
+impl SliceFile for SliceAt {
+    fn read(&self) -> Result<Saved, ExecError> {
+        let mut tries = 1;
+        loop {
+            let place = self.place();
+            match try_read(&place.file.storage, &place.section()) {
+                // It has moved meanwhile.
+                Err(_) if !Arc::ptr_eq(&self.place().file, &place.file) => {}
+                // Where a view's changes are followed, an error ends the view: clouds have been asked for some seconds by now.
+                Err(error) if error.is_retryable() && tries < READS => tries += 1,
+                outcome => return outcome.map_err(|error| ExecError::Storage { what: error.to_string() }),
+            }
+        }
+    }
+}
+
+impl SliceIndex {
+    /// As a manifest has it. Cost: the lists are read, no slice is. Errors: those of [`Storage::read`]; a list that does not fit its file.
+    pub fn load(
+        storage: &Storage,
+        parts: &BTreeMap<String, PartFiles>,
+        files: &[SlicesFile],
+    ) -> Result<SliceIndex, StorageError> {
+        let mut index = SliceIndex::default();
+        for (name, kept) in parts.iter().filter_map(|(name, files)| Some((name, files.slices.as_ref()?))) {
+            let first_kept = kept.first_kept.iter().copied().collect();
+            let part = PartSlices { first_file: kept.first_file, first_kept, slices: BTreeMap::new() };
+            index.parts.insert(name.clone(), part);
+        }
+        let mut files: Vec<&SlicesFile> = files.iter().collect();
+        files.sort_unstable_by_key(|file| std::cmp::Reverse(file.number));
+        index.next = files.first().map_or(0, |file| file.number + 1);
+        for file in files {
+            index.load_file(storage, file)?;
+        }
+        let first_files = index.parts.values().map(|part| part.first_file).max();
+        index.next = index.next.max(first_files.unwrap_or(0));
+        Ok(index)
+    }
+
+    /// Those with higher numbers have been loaded.
+    fn load_file(&mut self, storage: &Storage, file: &SlicesFile) -> Result<(), StorageError> {
+        let corrupt = |reason: &str| StorageError::Corrupt {
+            file: file.list.file.clone(),
+            place: " (the list of its slices)".into(),
+            reason: reason.into(),
+        };
+        let list = decode(&storage.read(&file.list)?)?;
+        let name = FileName { storage: storage.clone(), number: file.number, name: file.list.file.clone() };
+        let name = Arc::new(name);
+        let mut lines = Vec::new();
+        for section in &list.sections {
+            let columns = Columns::of(&section.rows).ok_or_else(|| corrupt("its columns are others"))?;
+            lines.extend((0..section.rows.num_rows()).map(|row| (&section.name, columns.line(row))));
+        }
+        let mut listed = Listed { list: file.list.clone(), slices: 0, bytes: 0 };
+        let mut offset = file.list.offset;
+        for (part, line) in lines.into_iter().rev() {
+            offset = offset.checked_sub(line.bytes).ok_or_else(|| corrupt("its slices are larger than the file"))?;
+            let Some(part) = self.parts.get_mut(part) else { continue };
+            if file.number < part.first_file || part.is_forgotten(line.key) || part.slices.contains_key(&line.key) {
+                continue;
+            }
+            listed.slices += 1;
+            listed.bytes += line.bytes;
+            let place = Place { file: name.clone(), offset, bytes: line.bytes, checksum: line.checksum };
+            let at = Arc::new(SliceAt { place: Mutex::new(place) });
+            part.slices.insert(line.key, Slice { rows: line.rows, in_memory: line.in_memory, at });
+        }
+        if listed.slices > 0 {
+            self.files.insert(file.number, listed);
+        }
+        Ok(())
+    }
+
+    /// What a store is given of a part's node.
+    pub fn entries(&self, part: &str, node: u32) -> Vec<ClosedEntry> {
+        let slices = self.parts.get(part).map(|part| part.slices.range((node, i64::MIN)..=(node, i64::MAX)));
+        let entry = |(&(_, slice), known): (&SliceKey, &Slice)| ClosedEntry {
+            slice,
+            rows: known.rows as usize,
+            bytes: known.in_memory as usize,
+            file: known.at.clone() as Arc<dyn SliceFile>,
+        };
+        slices.into_iter().flatten().map(entry).collect()
+    }
+
+    /// What a manifest says of a part's slices.
+    pub fn kept(&self, part: &str) -> Option<KeptSlices> {
+        let part = self.parts.get(part)?;
+        let first_kept = part.first_kept.iter().map(|(&node, &first)| (node, first)).collect();
+        Some(KeptSlices { first_file: part.first_file, first_kept })
+    }
+
+    /// The files that a manifest names for them.
+    pub fn files(&self) -> Vec<SlicesFile> {
+        self.files.iter().map(|(&number, file)| SlicesFile { number, list: file.list.clone() }).collect()
+    }
+
+    /// Of slices that have left, while somebody may read them.
+    pub fn leaving_files(&mut self) -> BTreeSet<String> {
+        self.leaving.retain(|at| Arc::strong_count(at) > 1);
+        self.leaving.iter().map(|at| at.place().file.name.clone()).collect()
+    }
+
+    /// Forgets parts that are no more.
+    pub fn retain(&mut self, live: &BTreeSet<String>) {
+        let gone: Vec<String> = self.parts.keys().filter(|name| !live.contains(*name)).cloned().collect();
+        for name in gone {
+            let part = self.parts.remove(&name).unwrap_or_default();
+            part.slices.into_values().for_each(|slice| self.leaves(slice));
+        }
+    }
+
+    pub fn forget(&mut self, part: &str, node: u32, first_kept: i64) {
+        let Some(known) = self.parts.get_mut(part) else { return };
+        let first = known.first_kept.entry(node).or_insert(i64::MIN);
+        if *first >= first_kept {
+            return;
+        }
+        *first = first_kept;
+        let keys: Vec<SliceKey> =
+            known.slices.range((node, i64::MIN)..(node, first_kept)).map(|(key, _)| *key).collect();
+        let gone: Vec<Slice> = keys.iter().filter_map(|key| known.slices.remove(key)).collect();
+        gone.into_iter().for_each(|slice| self.leaves(slice));
+    }
+
+    /// A part that is saved whole has these slices and no others, and has forgotten what lies before `first_kept`. Those in `written`
+    /// come anew. Returns slices that must be written once more, with `written`, as what their files say will not count any more.
+    /// Errors: those of reading them; nothing has changed then.
+    pub fn begin_anew(
+        &mut self,
+        name: &str,
+        there: &BTreeSet<SliceKey>,
+        written: &BTreeSet<SliceKey>,
+        first_kept: &[(u32, i64)],
+    ) -> Result<Vec<SliceToWrite>, StorageError> {
+        let next = self.next;
+        let new = || PartSlices { first_file: next, ..PartSlices::default() };
+        let part = self.parts.entry(name.to_string()).or_insert_with(new);
+        let first_kept: BTreeMap<u32, i64> = first_kept.iter().copied().collect();
+        let first = |node: &u32| first_kept.get(node).copied().unwrap_or(i64::MIN);
+        // What was forgotten is in lists still.
+        let remembers = part.first_kept.iter().any(|(node, before)| first(node) < *before);
+        let stays = |key: &SliceKey| there.contains(key) && !written.contains(key);
+        if !remembers && part.slices.keys().all(|key| stays(key) || key.1 < first(&key.0)) {
+            return Ok(Vec::new());
+        }
+        let copies = part.slices.iter().filter(|(key, _)| stays(key)).map(|(&key, slice)| {
+            let place = slice.at.place();
+            let section = place.file.storage.read(&place.section())?;
+            Ok(SliceToWrite { part: name.to_string(), key, rows: slice.rows, in_memory: slice.in_memory, section })
+        });
+        let copies = copies.collect::<Result<Vec<_>, StorageError>>()?;
+        let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut part.slices).into_iter().partition(|(key, _)| stays(key));
+        *part = PartSlices { first_file: next, first_kept, slices: stay };
+        go.into_values().for_each(|slice| self.leaves(slice));
+        Ok(copies)
+    }
+
+    /// Writes slices into one file. Returns where they are; those that are known move there.
+    pub fn write(&mut self, storage: &Storage, slices: &[SliceToWrite]) -> Result<Written, StorageError> {
+        let number = self.next;
+        let lines = slices.iter().map(|slice| (slice.part.as_str(), Line::of(slice)));
+        let list = list(&lines.collect::<Vec<_>>())?;
+        let sections: Vec<Bytes> = slices.iter().map(|slice| slice.section.clone()).chain([list]).collect();
+        let mut places = storage.write(&sections)?;
+        let list = places.pop().expect("a place for each section");
+        let written = sections.iter().map(|section| section.len() as u64).sum();
+        self.next += 1;
+        let file = Arc::new(FileName { storage: storage.clone(), number, name: list.file.clone() });
+        self.files.insert(number, Listed { list, slices: 0, bytes: 0 });
+        let mut at = Vec::with_capacity(slices.len());
+        for (slice, section) in slices.iter().zip(places) {
+            let place =
+                Place { file: file.clone(), offset: section.offset, bytes: section.bytes, checksum: section.checksum };
+            let part = self
+                .parts
+                .entry(slice.part.clone())
+                .or_insert_with(|| PartSlices { first_file: number, ..PartSlices::default() });
+            if part.is_forgotten(slice.key) {
+                // It is in the file for nobody.
+                at.push(Arc::new(SliceAt { place: Mutex::new(place) }));
+                continue;
+            }
+            let known = part.slices.get(&slice.key).map(|known| known.at.clone());
+            let there = known.unwrap_or_else(|| Arc::new(SliceAt { place: Mutex::new(place.clone()) }));
+            part.slices.insert(slice.key, Slice { rows: slice.rows, in_memory: slice.in_memory, at: there.clone() });
+            let before = std::mem::replace(&mut *there.place.lock(), place.clone());
+            if before.file.number != number {
+                self.uncount(&before);
+            }
+            let listed = self.files.get_mut(&number).expect("it was put in above");
+            listed.slices += 1;
+            listed.bytes += place.bytes;
+            at.push(there);
+        }
+        if self.files.get(&number).is_some_and(|file| file.slices == 0) {
+            self.files.remove(&number);
+            storage.discard(&file.name);
+        }
+        Ok(Written { at, bytes: written })
+    }
+
+    /// Puts small files together.
+    pub fn pack(&mut self, storage: &Storage) -> Result<(), StorageError> {
+        let mut by_size: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        for (&number, file) in self.files.iter().filter(|(_, file)| file.bytes < PACKED_BYTES) {
+            by_size.entry(file.bytes.max(1).ilog2() / PACK_FILES.ilog2()).or_default().push(number);
+        }
+        for files in by_size.into_values().filter(|files| files.len() >= PACK_FILES) {
+            let files: BTreeSet<u64> = files.into_iter().take(PACK_FILES).collect();
+            let mut slices = Vec::new();
+            for (name, part) in &self.parts {
+                for (&key, slice) in &part.slices {
+                    let place = slice.at.place();
+                    if files.contains(&place.file.number) {
+                        let section = storage.read(&place.section())?;
+                        let (rows, in_memory) = (slice.rows, slice.in_memory);
+                        slices.push(SliceToWrite { part: name.clone(), key, rows, in_memory, section });
+                    }
+                }
+            }
+            self.write(storage, &slices)?;
+        }
+        Ok(())
+    }
+
+    fn leaves(&mut self, slice: Slice) {
+        let place = slice.at.place();
+        self.uncount(&place);
+        self.leaving.push(slice.at);
+    }
+
+    fn uncount(&mut self, place: &Place) {
+        let number = place.file.number;
+        let Some(file) = self.files.get_mut(&number) else { return };
+        file.slices -= 1;
+        file.bytes -= place.bytes;
+        if file.slices == 0 {
+            self.files.remove(&number);
+        }
+    }
+}
+
+/// What [`SliceIndex::write`] has done.
+pub(super) struct Written {
+    /// Of each slice.
+    pub at: Vec<Arc<SliceAt>>,
+    pub bytes: u64,
+}
+
+impl PartSlices {
+    fn is_forgotten(&self, (node, slice): SliceKey) -> bool {
+        self.first_kept.get(&node).is_some_and(|first| slice < *first)
+    }
+}
+
+/// What a list says of a slice.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    key: SliceKey,
+    rows: u64,
+    in_memory: u64,
+    bytes: u64,
+    checksum: u64,
+}
+
+impl Line {
+    fn of(slice: &SliceToWrite) -> Line {
+        Line {
+            key: slice.key,
+            rows: slice.rows,
+            in_memory: slice.in_memory,
+            bytes: slice.section.len() as u64,
+            checksum: SectionRef::checksum_of(&slice.section),
+        }
+    }
+}
+
+/// The columns of a section of a list.
+struct Columns<'a> {
+    nodes: &'a [u32],
+    slices: &'a [i64],
+    /// Rows, bytes in memory, bytes, checksums.
+    figures: [&'a [u64]; 4],
+}
+
+const COLUMNS: [&str; 6] = ["node", "slice", "rows", "in_memory", "bytes", "checksum"];
+
+impl<'a> Columns<'a> {
+    fn of(rows: &'a RecordBatch) -> Option<Columns<'a>> {
+        let [nodes, slices, figures @ ..] = rows.columns() else { return None };
+        let figure = |i: usize| Some(&**figures.get(i)?.as_primitive_opt::<UInt64Type>()?.values());
+        Some(Columns {
+            nodes: nodes.as_primitive_opt::<UInt32Type>()?.values(),
+            slices: slices.as_primitive_opt::<Int64Type>()?.values(),
+            figures: [figure(0)?, figure(1)?, figure(2)?, figure(3)?],
+        })
+    }
+
+    fn line(&self, row: usize) -> Line {
+        let [rows, in_memory, bytes, checksum] = self.figures.map(|column| column[row]);
+        Line { key: (self.nodes[row], self.slices[row]), rows, in_memory, bytes, checksum }
+    }
+}
+
+/// The bytes of a list: a section for each run of slices of one part.
+fn list(lines: &[(&str, Line)]) -> Result<Bytes, StorageError> {
+    let wrong = |error: arrow::error::ArrowError| StorageError::Invariant(format!("a list of slices: {error}"));
+    let mut saved = Saved { whole: true, ..Saved::default() };
+    for run in lines.chunk_by(|a, b| a.0 == b.0) {
+        let figure = |of: fn(&Line) -> u64| {
+            Arc::new(run.iter().map(|(_, line)| Some(of(line))).collect::<UInt64Array>()) as ArrayRef
+        };
+        let columns: [ArrayRef; 6] = [
+            Arc::new(UInt32Array::from_iter_values(run.iter().map(|(_, line)| line.key.0))),
+            Arc::new(Int64Array::from_iter_values(run.iter().map(|(_, line)| line.key.1))),
+            figure(|line| line.rows),
+            figure(|line| line.in_memory),
+            figure(|line| line.bytes),
+            figure(|line| line.checksum),
+        ];
+        saved.push(run[0].0, RecordBatch::try_from_iter(COLUMNS.into_iter().zip(columns)).map_err(wrong)?);
+    }
+    encode(&saved)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    use serde_json::json;
+
+    use super::*;
+    use crate::storage::sim::{Kind, SimDisk};
+
+    /// What is to be found: by part and slice a text that its section has.
+    type Model = BTreeMap<(String, SliceKey), String>;
+
+    struct Run {
+        storage: Storage,
+        index: SliceIndex,
+        model: Model,
+        live: BTreeSet<String>,
+        texts: u64,
+    }
+
+    impl Run {
+        fn new() -> Run {
+            let disk = SimDisk::new(Kind::Local, 1);
+            let storage = Storage::open_with(disk.process(), 1, 7).expect("it opens").storage;
+            Run { storage, index: SliceIndex::default(), model: Model::new(), live: BTreeSet::new(), texts: 0 }
+        }
+
+        fn slice(&mut self, part: &str, key: SliceKey) -> SliceToWrite {
+            self.texts += 1;
+            let text = format!("{part} {key:?} as of {}", self.texts);
+            let section = encode(&Saved { notes: json!(text), ..Saved::default() }).expect("encoded");
+            self.model.insert((part.into(), key), text);
+            SliceToWrite { part: part.into(), key, rows: self.texts, in_memory: 8, section }
+        }
+
+        /// A checkpoint of a part that is saved whole, and has `there`.
+        fn anew(&mut self, part: &str, there: &[SliceKey], written: &[SliceKey]) {
+            self.live.insert(part.into());
+            let there: BTreeSet<SliceKey> = there.iter().copied().collect();
+            let copies = self.index.begin_anew(part, &there, &written.iter().copied().collect(), &[]).expect("begun");
+            if !copies.is_empty() {
+                self.index.write(&self.storage, &copies).expect("written");
+            }
+            self.model.retain(|(of, key), _| of != part || there.contains(key));
+            let slices: Vec<SliceToWrite> = written.iter().map(|key| self.slice(part, *key)).collect();
+            self.write(slices);
+        }
+
+        fn write(&mut self, slices: Vec<SliceToWrite>) {
+            if !slices.is_empty() {
+                self.index.write(&self.storage, &slices).expect("written");
+            }
+        }
+
+        fn forget(&mut self, part: &str, node: u32, first: i64) {
+            self.index.forget(part, node, first);
+            let known = self.index.parts.get(part).and_then(|part| part.first_kept.get(&node).copied());
+            let first = known.unwrap_or(i64::MIN);
+            self.model.retain(|(of, key), _| of != part || key.0 != node || key.1 >= first);
+        }
+
+        fn drop_part(&mut self, part: &str) {
+            self.live.remove(part);
+            self.index.retain(&self.live);
+            self.model.retain(|(of, _), _| of != part);
+        }
+
+        /// As a manifest brings it back.
+        fn restarted(&self) -> SliceIndex {
+            let files = |name: &String| PartFiles { saved: Vec::new(), slices: self.index.kept(name) };
+            let parts = self.live.iter().map(|name| (name.clone(), files(name))).collect();
+            SliceIndex::load(&self.storage, &parts, &self.index.files()).expect("loaded")
+        }
+
+        fn check(&self) {
+            for index in [&self.index, &self.restarted()] {
+                assert_eq!(shown(index), self.model);
+                let counted: usize = index.files.values().map(|file| file.slices).sum();
+                assert_eq!(counted, self.model.len());
+                assert!(index.files.values().all(|file| file.slices > 0));
+            }
+        }
+    }
+
+    fn shown(index: &SliceIndex) -> Model {
+        let mut all = Model::new();
+        for (name, part) in &index.parts {
+            let nodes: BTreeSet<u32> = part.slices.keys().map(|key| key.0).collect();
+            for node in nodes {
+                for entry in index.entries(name, node) {
+                    let saved = entry.file.read().expect("read");
+                    let text = saved.notes.as_str().expect("a text").to_string();
+                    all.insert((name.clone(), (node, entry.slice)), text);
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn what_a_part_had_before_it_began_anew_does_not_come_back() {
+        let mut run = Run::new();
+        run.anew("a", &[(0, 1), (0, 2)], &[(0, 1), (0, 2)]);
+        run.anew("b", &[(3, 1)], &[(3, 1)]);
+        run.check();
+        run.drop_part("a");
+        run.check();
+        run.anew("a", &[], &[]);
+        run.check();
+        let slices = vec![run.slice("a", (0, 2)), run.slice("b", (3, 2))];
+        run.write(slices);
+        run.check();
+        assert_eq!(run.index.files().len(), 2, "the file with slice 1 of b, and the last");
+    }
+
+    #[test]
+    fn what_vanishes_leaves_the_others() {
+        let mut run = Run::new();
+        run.anew("a", &[(0, 1), (0, 2), (0, 3)], &[(0, 1), (0, 2), (0, 3)]);
+        run.anew("a", &[(0, 1), (0, 3)], &[(0, 3)]);
+        run.check();
+    }
+
+    #[test]
+    fn files_that_readers_hold_are_named() {
+        let mut run = Run::new();
+        run.anew("a", &[(0, 1)], &[(0, 1)]);
+        let reader = run.index.entries("a", 0).remove(0);
+        run.forget("a", 0, 2);
+        run.check();
+        assert!(run.index.files().is_empty());
+        assert_eq!(run.index.leaving_files().len(), 1);
+        reader.file.read().expect("it is still there");
+        drop(reader);
+        assert!(run.index.leaving_files().is_empty());
+    }
+
+    #[test]
+    fn slices_move_under_their_readers() {
+        let mut run = Run::new();
+        run.anew("a", &[(0, 0)], &[(0, 0)]);
+        let reader = run.index.entries("a", 0).remove(0);
+        for slice in 1..PACK_FILES as i64 {
+            let slice = run.slice("a", (0, slice));
+            run.write(vec![slice]);
+        }
+        let before = reader.file.read().expect("read");
+        run.index.pack(&run.storage).expect("packed");
+        run.check();
+        assert_eq!(run.index.files().len(), 1);
+        assert_eq!(reader.file.read().expect("read"), before);
+    }
+
+    #[test]
+    fn a_list_that_does_not_fit_its_file_is_an_error() {
+        let run = Run::new();
+        let line = Line { key: (0, 1), rows: 1, in_memory: 1, bytes: 1 << 40, checksum: 0 };
+        let wrong = [
+            list(&[("a", line)]).expect("encoded"),
+            encode(&Saved {
+                sections: vec![crate::exec::durable::Section {
+                    name: "a".into(),
+                    rows: RecordBatch::try_from_iter([("node", Arc::new(UInt32Array::from(vec![0])) as ArrayRef)])
+                        .expect("a batch"),
+                }],
+                ..Saved::default()
+            })
+            .expect("encoded"),
+        ];
+        for list in wrong {
+            let list = run.storage.write(&[list]).expect("written").remove(0);
+            let files = PartFiles { saved: Vec::new(), slices: Some(KeptSlices::default()) };
+            let parts = BTreeMap::from([("a".to_string(), files)]);
+            let loaded = SliceIndex::load(&run.storage, &parts, &[SlicesFile { number: 0, list }]);
+            assert!(matches!(loaded, Err(StorageError::Corrupt { .. })));
+        }
+    }
+
+    #[test]
+    fn after_any_changes_a_manifest_brings_the_same_back() {
+        for seed in 0..40 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut run = Run::new();
+            for _ in 0..120 {
+                let part = ["a", "b", "c"][random.random_range(0..3)];
+                let node = random.random_range(0..2);
+                let keys: Vec<SliceKey> = run.model.keys().filter(|(of, _)| of == part).map(|(_, key)| *key).collect();
+                match random.random_range(0..20) {
+                    0 => run.drop_part(part),
+                    1 | 2 => {
+                        let some: Vec<SliceKey> = keys.iter().copied().filter(|_| random.random_bool(0.7)).collect();
+                        let written: Vec<SliceKey> = some.iter().copied().filter(|_| random.random_bool(0.3)).collect();
+                        run.anew(part, &some, &written);
+                    }
+                    3 => {
+                        let first = keys.iter().map(|key| key.1).max().unwrap_or(0) - random.random_range(0..5);
+                        run.forget(part, node, first);
+                    }
+                    4 => run.index.pack(&run.storage).expect("packed"),
+                    5 => run.index = run.restarted(),
+                    _ if run.live.contains(part) => {
+                        let newest = keys.iter().map(|key| key.1).max().unwrap_or(0);
+                        let last = newest + random.random_range(1..4);
+                        let slices = (newest + 1..=last).map(|slice| run.slice(part, (node, slice))).collect();
+                        run.write(slices);
+                    }
+                    _ => run.anew(part, &[], &[]),
+                }
+                if random.random_bool(0.2) {
+                    run.check();
+                }
+            }
+            run.check();
+        }
+    }
+}

@@ -17,7 +17,10 @@ impl Freshness {
     pub fn look(&mut self, asked_us: i64, ends: Vec<(i32, i64)>) {
         if self.looks.len() >= MOST_LOOKS {
             let mut keep = false;
-            self.looks.retain(|_| std::mem::replace(&mut keep, !keep));
+            self.looks.retain(|_| {
+                keep = !keep;
+                keep
+            });
         }
         self.looks.push_back((asked_us, ends));
     }

@@ -132,8 +132,9 @@ pub fn is_another(known: Option<&str>, id: Option<&str>) -> bool {
 /// The topic's id, if it has one, and its partitions with their first offsets and ends, asked once. Blocks.
 pub fn spans(options: &SourceOptions) -> Result<(Option<String>, Vec<Watermarks>), ConnectorError> {
     let metadata = options.metadata()?;
+    let partitions = metadata.partitions(ASK_TIMEOUT)?;
     let id = metadata.topic_id(ASK_TIMEOUT)?;
-    Ok((id, metadata.watermarks(&metadata.partitions(ASK_TIMEOUT)?, ASK_TIMEOUT)?))
+    Ok((id, metadata.watermarks(&partitions, ASK_TIMEOUT)?))
 }
 
 /// Where a source begins, and in which topic.
@@ -142,8 +143,8 @@ pub type Beginning = (Option<String>, BTreeMap<i32, i64>);
 /// Where a source begins by its options, for one that must be fixed when it is created. Blocks.
 pub fn fixed_starts(options: &SourceOptions) -> Result<Beginning, ConnectorError> {
     let metadata = options.metadata()?;
-    let id = metadata.topic_id(ASK_TIMEOUT)?;
     let partitions = metadata.partitions(ASK_TIMEOUT)?;
+    let id = metadata.topic_id(ASK_TIMEOUT)?;
     let starts = metadata.start_offsets(&partitions, ASK_TIMEOUT)?;
     Ok((id, starts.into_iter().map(|PartitionOffset { partition, offset }| (partition, offset)).collect()))
 }

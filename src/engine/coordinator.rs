@@ -289,7 +289,7 @@ impl Coordinator {
         wanted.dedup();
         // Who waits or reads finds the figures of that tick.
         let asked_for = !asked.reads.is_empty() || !asked.explained.is_empty() || !self.waits.is_empty();
-        let detail = tick % DETAIL_EVERY == 1 || asked_for || self.memory.is_near_limit();
+        let detail = tick % DETAIL_EVERY == 1 || asked_for || self.memory.is_limited();
         self.broadcast(|| Command::EndTick {
             tick,
             snapshots: wanted.clone(),

@@ -30,9 +30,9 @@ impl Memory {
 }
 
 impl Memory {
-    /// From here on every tick is looked at: in a second of ticks more may come in than the limit leaves.
-    pub fn is_near_limit(&self) -> bool {
-        self.limit_bytes.is_some_and(|limit| self.state_bytes > limit / 4)
+    /// Then every tick is looked at: in a few of them more may come in than the limit leaves.
+    pub fn is_limited(&self) -> bool {
+        self.limit_bytes.is_some()
     }
 
     pub fn stats(&self) -> MemoryStats {

@@ -151,7 +151,7 @@ async fn over_tables_what_is_shown_is_as_of_the_last_emission() {
         let mut random = StdRng::seed_from_u64(seed);
         let folder = tempfile::tempdir().expect("a folder");
         let clock = clock();
-        let mut db = Db::start_with(lasting(random.random_range(1..4), &clock, folder.path()));
+        let mut db = Db::start_as(lasting(random.random_range(1..4), &clock, folder.path())).expect("an engine");
         db.run("CREATE TABLE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ)").await;
         change(&db, &mut random).await;
         Family::create(&db).await;
@@ -165,7 +165,7 @@ async fn over_tables_what_is_shown_is_as_of_the_last_emission() {
             if random.random_bool(0.4) {
                 db.engine.crash().await;
                 drop(db);
-                db = Db::start_with(lasting(random.random_range(1..4), &clock, folder.path()));
+                db = Db::start_as(lasting(random.random_range(1..4), &clock, folder.path())).expect("an engine");
                 family.check_rows(&db, &format!("seed {seed}, step {step}, restarted")).await;
                 family.listen(&db).await;
             }
@@ -215,7 +215,7 @@ async fn over_topics_what_is_shown_is_as_of_the_last_emission() {
         broker.create_topic(&topic, partitions).expect("a topic");
         let folder = tempfile::tempdir().expect("a folder");
         let clock = clock();
-        let mut db = Db::start_with(lasting(random.random_range(1..4), &clock, folder.path()));
+        let mut db = Db::start_as(lasting(random.random_range(1..4), &clock, folder.path())).expect("an engine");
         db.run(&source_of(&topic, &broker)).await;
         let mut events = Events::new(topic, partitions);
         if random.random_bool(0.7) {
@@ -239,7 +239,7 @@ async fn over_topics_what_is_shown_is_as_of_the_last_emission() {
             if random.random_bool(0.4) {
                 db.engine.crash().await;
                 drop(db);
-                db = Db::start_with(lasting(random.random_range(1..4), &clock, folder.path()));
+                db = Db::start_as(lasting(random.random_range(1..4), &clock, folder.path())).expect("an engine");
                 family.check_rows(&db, &format!("{when}, restarted")).await;
                 assert_eq!(db.rows(times).await, known, "{when}, restarted: times");
                 family.listen(&db).await;

@@ -488,6 +488,10 @@ impl View {
         format!("CREATE MATERIALIZED VIEW v{number}{with} AS {}{emit}", self.query())
     }
 
+    pub fn over_another(&self, over: Option<usize>) -> View {
+        View { over, ..self.clone() }
+    }
+
     pub fn in_any_store(&self) -> View {
         View { store: None, ..self.clone() }
     }

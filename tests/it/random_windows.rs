@@ -9,7 +9,7 @@
 //! alone and made smaller, step by step, row by row, call by call, as long as it fails.
 //! `RIVERRUN_ORACLE_SEEDS=FROM..TO` runs other seeds, [`VIEWS`] cases each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -36,8 +36,8 @@ use crate::random_views::View;
 /// How many views a seed has.
 const VIEWS: usize = 40;
 
-/// What is tried when a case is made smaller, at most.
-const MOST_TRIES: usize = 400;
+/// What is tried when a case is made smaller, at most; a try counts by its views.
+const MOST_TRIES: usize = 600;
 
 #[derive(Clone)]
 struct Case {
@@ -424,16 +424,32 @@ impl Case {
 
     /// The view and what it is over.
     fn alone(&self, view: usize) -> Case {
-        let mut views = vec![self.views[view].clone()];
-        if let Some(over) = views[0].over {
-            views[0].over = Some(0);
-            views.insert(0, self.views[over].clone());
-        }
-        Case { views, ..self.clone() }
+        self.keeping(|i| i == view)
+    }
+
+    /// Of its views those that are chosen, and what they are over.
+    fn keeping(&self, chosen: impl Fn(usize) -> bool) -> Case {
+        let mut kept: BTreeSet<usize> = (0..self.views.len()).filter(|&i| chosen(i)).collect();
+        let beneath: Vec<usize> = kept.iter().filter_map(|&i| self.views[i].over).collect();
+        kept.extend(beneath);
+        let number = |old: usize| kept.iter().take_while(|&&i| i < old).count();
+        let views = kept.iter().map(|&i| self.views[i].over_another(self.views[i].over.map(number)));
+        Case { views: views.collect(), ..self.clone() }
     }
 
     fn simpler(&self) -> Vec<Case> {
         let mut cases = Vec::new();
+        // Halves, quarters, ... single views.
+        let mut part = self.views.len() / 2;
+        while part > 0 {
+            for from in (0..self.views.len()).step_by(part) {
+                let fewer = self.keeping(|i| !(from..from + part).contains(&i));
+                if (1..self.views.len()).contains(&fewer.views.len()) {
+                    cases.push(fewer);
+                }
+            }
+            part /= 2;
+        }
         for i in 0..self.restarts.len() {
             let mut case = self.clone();
             case.restarts.remove(i);
@@ -525,7 +541,7 @@ async fn shrunk(case: Case, like: &Failure, logs: &Logs) -> Option<(Case, Failur
     let (mut case, mut tries) = (case, 0);
     'smaller: loop {
         for simpler in case.simpler() {
-            tries += 1;
+            tries += simpler.views.len();
             if tries > MOST_TRIES {
                 return Some((case, failure));
             }
@@ -546,8 +562,11 @@ async fn report(seed: u64, case: &Case, failure: Failure, logs: &Logs) -> String
             return format!("{whole}\n\nsmaller:\n{case}\n{failure}\n");
         }
     }
+    if let Some((case, failure)) = shrunk(case.clone(), &failure, logs).await {
+        return format!("{whole}\n\nsmaller, of several views:\n{case}\n{failure}\n");
+    }
     let view = failure.view.map_or(String::new(), |view| case.alone(view).to_string());
-    format!("{whole}\n\nnot without the other views:\n{view}\n")
+    format!("{whole}\n\nnot a second time:\n{view}\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! Storage through its public face, and whole engines upon it: in a folder, or in the bucket of the S3 server at S3_ENDPOINT (the variables that
-//! `scripts/s3 start` prints tell how to reach it).
+//! Storage through its public face, and whole engines upon it: in a folder, or in the bucket of the S3 server at S3_ENDPOINT
+//! (the variables that `scripts/s3 start` prints tell how to reach it).
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};

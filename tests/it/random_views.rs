@@ -320,6 +320,7 @@ impl View {
                 temporal: None,
                 retention_ms: None,
                 emit: false,
+                every: false,
                 store: None,
             };
         }

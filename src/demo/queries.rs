@@ -23,6 +23,7 @@ files![
     "minute_history.sql",
     "page_views.sql",
     "rollup.sql",
+    "scoreboard.sql",
     "sessions.sql",
     "top_ads.sql",
     "unique_visitors.sql",

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::coordinator::Coordinator;
 use super::error::EngineError;
+use super::freshness::Freshness;
 use super::orders::Command;
 use super::reader::{Altered, SourceChange};
 use super::request::Request;
@@ -209,6 +210,8 @@ impl Coordinator {
             restarts.insert(partition, (to_offset, span.high));
         }
         (source.topic_id, source.made_anew) = (topic_id.or(source.topic_id.take()), false);
+        // Ends of another log would never be reached.
+        source.freshness = Freshness::default();
         // What was to be reached in the old log ends with it. (Nobody waits for a source that has failed.)
         let targets = self.views.values_mut().filter_map(|view| view.targets.get_mut(&oid)?.as_mut());
         for (partition, end) in targets.flatten() {

@@ -1,11 +1,31 @@
 //! The clock: the one place where the engine learns what time it is.
 #![allow(clippy::disallowed_methods, reason = "this module is what the ban points to")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Microseconds since the epoch by the wall clock; 0 for a clock set before it.
 pub fn now_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The clock of ticks.
+#[derive(Debug, Clone, Default)]
+pub enum TickClock {
+    #[default]
+    System,
+    /// Of a test: microseconds since the epoch. It is to go forward only.
+    Hand(Arc<AtomicI64>),
+}
+
+impl TickClock {
+    pub fn now_us(&self) -> i64 {
+        match self {
+            TickClock::System => now_us(),
+            TickClock::Hand(us) => us.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// Measures durations by the monotonic clock.

@@ -3,7 +3,7 @@
 //! A tick ends every [`TICK`], or at once when somebody waits for one. All that was asked before a tick ends with it: a write is
 //! acknowledged, a read gets the version of that tick, a new view is there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +13,15 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::alter::Change;
-use super::clock::{self, Stopwatch};
-use super::dataflow::{FeedUse, Nowhere, Source, Store, TickData, View, fail, start_of};
+use super::clock::{self, Stopwatch, TickClock};
+use super::dataflow::{Nowhere, Source, Store, TickData, View, fail};
 use super::error::EngineError;
 use super::keeping::{Heard, Keeping};
 use super::kept::Kept;
 use super::memory::Memory;
 use super::orders::{Command, Report};
 use super::reader::Consumer;
+use super::reconcile::{AskedBasis, Basis};
 use super::request::{Asked, Created, Reply, Request};
 use super::stats::Stats;
 use super::subscription::Subscriber;
@@ -32,14 +33,17 @@ use crate::exec::exchange::StoreId;
 use crate::exec::flow::{Input, Output, floor_us};
 use crate::exec::law::SourceTime;
 use crate::exec::tail::Times;
+use crate::sql;
 
 /// How often a tick ends when nobody asks for one.
-pub const TICK: Duration = Duration::from_millis(100);
+pub const TICK: Duration = Duration::from_micros(sql::TICK_US as u64);
 /// Figures of stores are gathered every so many ticks.
 const DETAIL_EVERY: u64 = 10;
 
 struct Wait {
     ends: BTreeMap<Oid, Vec<(i32, i64)>>,
+    /// Then these must show what they hold; ascending, so that those beneath come first.
+    views: Vec<Oid>,
     reply: Reply<()>,
 }
 
@@ -58,8 +62,11 @@ pub(super) struct Coordinator {
     pub times: HashMap<Oid, SourceTime>,
     /// The clock of the tick: what `now()` is in views. Never goes back.
     pub now_us: i64,
+    pub clock: TickClock,
     pub next_id: u64,
     waits: Vec<Wait>,
+    /// Until all EMIT EVERY views among their objects emit in one tick.
+    pub bases_asked: Vec<(AskedBasis, Reply<Basis>)>,
     pub subscribers: Vec<Subscriber>,
     pub kept: Arc<Kept>,
     pub stats: Arc<RwLock<Arc<Stats>>>,
@@ -93,7 +100,7 @@ pub(super) struct Lines {
 }
 
 impl Coordinator {
-    pub fn new(epoch: u64, lines: Lines, stats: Arc<RwLock<Arc<Stats>>>, memory: Memory) -> Self {
+    pub fn new(epoch: u64, lines: Lines, stats: Arc<RwLock<Arc<Stats>>>, memory: Memory, clock: TickClock) -> Self {
         let Lines { requests, say, commands, reports, ended } = lines;
         let kept = stats.read().kept.clone();
         Coordinator {
@@ -109,9 +116,11 @@ impl Coordinator {
             views: BTreeMap::new(),
             stores: BTreeMap::new(),
             times: HashMap::new(),
-            now_us: clock::now_us(),
+            now_us: clock.now_us(),
+            clock,
             next_id: 1,
             waits: Vec::new(),
+            bases_asked: Vec::new(),
             subscribers: Vec::new(),
             kept,
             stats,
@@ -231,12 +240,12 @@ impl Coordinator {
                     Err(error) => drop(reply.send(Err(error))),
                 }
             }
-            Request::Wait { ends, reply } => self.waits.push(Wait { ends, reply }),
-            Request::Repair(step) => self.take_repair(step, &mut asked.repairs),
-            Request::Reconcile { asked: basis, reply } => {
-                let logs = self.ask_for_logs(&basis.objects);
-                asked.bases.push((basis, logs, reply));
+            Request::Wait { ends, views, reply } => {
+                let views = views.into_iter().filter(|oid| self.emits_every(*oid)).collect();
+                self.waits.push(Wait { ends, views, reply });
             }
+            Request::Repair(step) => self.take_repair(step, &mut asked.repairs),
+            Request::Reconcile { asked: basis, reply } => self.bases_asked.push((basis, reply)),
             Request::Explain { what, reply } => asked.explained.push((what, reply)),
         }
     }
@@ -254,6 +263,10 @@ impl Coordinator {
 
     pub(super) fn end_tick(&mut self, mut asked: Asked) -> bool {
         let tick = self.tick;
+        self.now_us = self.now_us.max(self.clock.now_us());
+        let save = self.order_checkpoint(asked.changes_what_lasts());
+        let edges = Arc::new(self.begin_emissions(save.is_some()));
+        self.take_bases(&mut asked);
         let mut wanted: Vec<StoreId> = Vec::new();
         for (objects, _, _) in &asked.reads {
             for oid in objects {
@@ -270,17 +283,20 @@ impl Coordinator {
             if view.made_in == tick {
                 wanted.extend(view.upstream().filter_map(|upstream| self.store_read_by(upstream)));
             }
-            let followed = |feed: &&FeedUse| feed.regrouped.as_ref().is_some_and(|r| r.edge.is_some());
-            wanted.extend(view.feeds.iter().filter(followed).map(|feed| feed.store));
+            wanted.extend(view.followed_stores());
         }
         wanted.sort_unstable();
         wanted.dedup();
         // Who waits or reads finds the figures of that tick.
         let asked_for = !asked.reads.is_empty() || !asked.explained.is_empty() || !self.waits.is_empty();
         let detail = tick % DETAIL_EVERY == 1 || asked_for || self.memory.is_limited();
-        let changes_last = asked.changes_what_lasts();
-        let save = self.order_checkpoint(changes_last);
-        self.broadcast(|| Command::EndTick { tick, snapshots: wanted.clone(), detail, save: save.clone() });
+        self.broadcast(|| Command::EndTick {
+            tick,
+            snapshots: wanted.clone(),
+            detail,
+            asked: edges.clone(),
+            save: save.clone(),
+        });
         let mut data = std::mem::take(&mut asked.data);
         for source in self.sources.values_mut() {
             source.backfills.clear();
@@ -294,7 +310,6 @@ impl Coordinator {
         for parts in data.snapshots.values_mut() {
             parts.sort_by_key(|(worker, _)| *worker);
         }
-        self.now_us = self.now_us.max(clock::now_us());
         self.note_oldest_sessions(&data);
         self.step_tables();
         let oids: Vec<Oid> = self.views.keys().copied().collect();
@@ -560,6 +575,9 @@ impl Coordinator {
                 arrangement.apply(delta)?;
             }
         }
+        if view.tail.emits {
+            view.forget(times)?;
+        }
         Ok(deltas)
     }
 
@@ -618,21 +636,23 @@ impl Coordinator {
         if view.current {
             return;
         }
-        let reached =
-            view.targets.iter().all(|(source, ends)| ends.as_ref().is_some_and(|ends| self.has_reached(*source, ends)));
-        let upstream = view.object.depends_on.iter().all(|up| self.views.get(up).is_none_or(|v| v.current));
-        if reached && upstream && !self.is_held(view) && view.made_in < self.tick {
+        let shows = view.tail.every().is_none_or(|every| every.last_us().is_some());
+        if self.has_all_history(view) && view.made_in < self.tick && shows {
             let view = self.views.get_mut(&oid).expect("looked up above");
             view.current = true;
             tracing::info!(view = view.object.name, "current");
         }
     }
 
+    pub(super) fn has_all_history(&self, view: &View) -> bool {
+        let reached =
+            view.targets.iter().all(|(source, ends)| ends.as_ref().is_some_and(|ends| self.has_reached(*source, ends)));
+        let upstream = view.object.depends_on.iter().all(|up| self.views.get(up).is_none_or(|v| v.current));
+        reached && upstream && !self.is_held(view)
+    }
+
     fn has_reached(&self, source: Oid, ends: &[(i32, i64)]) -> bool {
-        let Some(source) = self.sources.get(&source) else { return true };
-        ends.iter().all(|(partition, end)| {
-            source.partitions.get(partition).map_or(*end <= start_of(source, *partition), |p| p.position >= *end)
-        })
+        self.sources.get(&source).is_none_or(|source| source.has_reached(ends))
     }
 
     fn topic_seen(&mut self, seen: Seen) {
@@ -657,6 +677,7 @@ impl Coordinator {
         } else {
             source.topic_id = source.topic_id.take().or(topic.id);
         }
+        source.freshness.look(seen.asked_us, topic.ends.clone());
         source.ends = topic.ends.clone();
         let mut by_worker: BTreeMap<usize, Vec<(i32, i64)>> = BTreeMap::new();
         for &(partition, start) in &topic.starts {
@@ -709,7 +730,7 @@ impl Coordinator {
             let _ = reply.send(self.explain(&what));
         }
         let waits = std::mem::take(&mut self.waits);
-        for wait in waits {
+        for mut wait in waits {
             if wait.reply.is_closed() {
                 continue;
             }
@@ -717,7 +738,11 @@ impl Coordinator {
                 let reason = source.partitions.values().find_map(|p| p.error.as_deref())?;
                 Some(super::alter::source_failed(&source.object.name, reason))
             });
-            let reached = wait.ends.iter().all(|(source, ends)| self.absorbed(*source, ends));
+            let absorbed = wait.ends.iter().all(|(source, ends)| self.absorbed(*source, ends));
+            if absorbed {
+                self.pass_emissions(&mut wait.views);
+            }
+            let reached = absorbed && wait.views.is_empty();
             if let Some(failed) = failed {
                 let _ = wait.reply.send(Err(failed));
             } else if reached {
@@ -726,6 +751,11 @@ impl Coordinator {
                 self.waits.push(wait);
             }
         }
+    }
+
+    /// Views of which somebody waits for an emission.
+    pub(super) fn awaited_views(&self) -> BTreeSet<Oid> {
+        self.waits.iter().flat_map(|wait| wait.views.iter().copied()).collect()
     }
 
     /// Every view over the source holds it up to these ends.

@@ -9,6 +9,7 @@ use super::alter::{Change, Gap};
 use super::backfill::HistoryProgress;
 use super::checkpoint::PartSave;
 use super::error::EngineError;
+use super::freshness::Freshness;
 use super::orders::{EdgeId, PassId, StoreReport};
 use super::reader::{Consumer, SourceSetup};
 use super::stats::{Ids, PartitionStats};
@@ -51,6 +52,7 @@ pub(super) struct Source {
     pub backfills: HashMap<Consumer, Vec<HistoryProgress>>,
     /// The ends as of the last look at the topic.
     pub ends: Vec<(i32, i64)>,
+    pub freshness: Freshness,
     /// Records that were never read, as reading went on elsewhere.
     pub gaps: Vec<Gap>,
     /// What ALTER SOURCE has changed of the law.
@@ -123,6 +125,12 @@ pub(super) struct View {
     /// When it began to read history, and the records of it that had been read by then.
     pub began: Option<(i64, i64)>,
     pub failed: Option<String>,
+    /// The changes of its feeds are worked out only in ticks that ask for them.
+    pub waits: bool,
+    /// This tick does.
+    pub is_asked: bool,
+    /// EMIT EVERY with a retention: windows that end at or before this are not shown any more.
+    pub forgotten_us: Option<i64>,
     /// Of the passes, before the process began.
     pub short_before: Shortfall,
     /// The time its last step took and the rows it gave, for EXPLAIN ANALYZE.
@@ -131,6 +139,14 @@ pub(super) struct View {
 }
 
 impl View {
+    /// The stores from which the changes of regrouped feeds are worked out in this tick.
+    pub fn followed_stores(&self) -> impl Iterator<Item = StoreId> {
+        self.feeds.iter().filter_map(|feed| {
+            let edge = feed.regrouped.as_ref()?.edge.as_ref()?;
+            (!self.waits || self.is_asked || edge.skips_first).then_some(feed.store)
+        })
+    }
+
     /// Tables and views whose changes it takes.
     pub fn upstream(&self) -> impl Iterator<Item = Oid> {
         self.flow.tail.iter().flat_map(|node| &node.inputs).filter_map(|input| match input {
@@ -148,6 +164,9 @@ impl View {
         let mut deltas = HashMap::new();
         for (i, feed) in self.feeds.iter_mut().enumerate() {
             let Some(edge) = feed.regrouped.as_mut().and_then(|r| r.edge.as_mut()) else { continue };
+            if self.waits && !self.is_asked && !edge.skips_first {
+                continue;
+            }
             let parts = data.snapshots.get(&feed.store).map(Vec::as_slice).unwrap_or_default();
             let parts: Vec<StoreSnapshot> = parts.iter().map(|(_, part)| part.clone()).collect();
             let source = Horizon::Source(self.flow.feeds[i].source);
@@ -189,6 +208,15 @@ impl Times for Nowhere {
 
     fn final_until_us(&self, _: Oid) -> Option<i64> {
         None
+    }
+}
+
+impl Source {
+    /// Have its workers read up to these ends?
+    pub fn has_reached(&self, ends: &[(i32, i64)]) -> bool {
+        ends.iter().all(|(partition, end)| {
+            self.partitions.get(partition).map_or(*end <= start_of(self, *partition), |p| p.position >= *end)
+        })
     }
 }
 

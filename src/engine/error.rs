@@ -70,6 +70,9 @@ pub enum EngineError {
     /// 57014
     #[error("canceling statement due to timeout: {waiting}")]
     Timeout { waiting: String },
+    /// 57014
+    #[error("canceling statement due to CANCEL JOB")]
+    JobCancelled,
     /// 58030: mend the storage.
     #[error("{message}")]
     Storage { message: String },

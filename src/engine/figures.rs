@@ -13,10 +13,16 @@ use super::stats::{SliceStats, SourceStats, Stats, ViewStats};
 use crate::catalog::Oid;
 use crate::exec::arrangement::Arrangement;
 use crate::exec::exchange::StoreId;
+use crate::exec::operator::EmitEvery;
 use crate::exec::tail::Times;
 
 impl Coordinator {
     pub(super) fn publish_stats(&mut self) {
+        for source in self.sources.values_mut() {
+            let mut freshness = std::mem::take(&mut source.freshness);
+            freshness.note(|ends| source.has_reached(ends));
+            source.freshness = freshness;
+        }
         let jobs = self.jobs();
         let stats = Stats {
             tick: (self.epoch, self.tick - 1),
@@ -64,6 +70,21 @@ impl Coordinator {
         }
     }
 
+    /// All that stood in its topics and tables at that moment is in the view. `None` while that is not known.
+    fn fresh_as_of_us(&self, view: &View) -> Option<i64> {
+        if view.failed.is_some() || !view.current {
+            return None;
+        }
+        let read = view.flow.feeds.iter().map(|feed| feed.source).chain(view.flow.passes.iter().map(|p| p.rows.source));
+        let read = read.map(|oid| self.sources.get(&oid)?.freshness.read_as_of_us());
+        let upstream = view.upstream().map(|oid| match self.views.get(&oid) {
+            Some(view) => self.fresh_as_of_us(view),
+            // A statement that changes a table returns when its views have it.
+            None => Some(self.now_us),
+        });
+        read.chain(upstream).try_fold(self.now_us, |least, as_of| Some(least.min(as_of?)))
+    }
+
     fn view_stats(&self, view: &View) -> ViewStats {
         let (state, message) = match (&view.failed, view.current) {
             (Some(reason), _) => ("failed", Some(reason.clone())),
@@ -82,7 +103,8 @@ impl Coordinator {
             }
         }
         let (overflowed, overflow) = overflows(view);
-        let left_out = (shortfall.left_out > 0).then(|| "a row without a time stands in no window".to_string());
+        let left_out =
+            (shortfall.left_out > 0).then(|| "a row without a time, or ages away, stands in no window".to_string());
         let samples: Vec<String> = shortfall.sample.into_iter().chain(overflow).chain(left_out).collect();
         let tail = view.tail.state();
         let stored: usize = stores.values().flat_map(|s| s.reports.values()).map(|r| r.bytes).sum();
@@ -99,7 +121,9 @@ impl Coordinator {
             state,
             message,
             progress: f64::from(u8::from(view.current)),
+            freshness_us: self.fresh_as_of_us(view).map(|as_of| self.now_us - as_of),
             watermark_us: super::version::watermark_of(&view.flow.shown_horizons, &self.times),
+            emitted_us: view.tail.every().and_then(EmitEvery::last_us),
             complete_from_us: stores.values().filter_map(|s| complete_from(s)).chain(view.complete_from_us).max(),
             rows: view.arrangement.as_ref().map(|a| a.rows() as u64),
             state_bytes: (stored + arranged + regrouped + tail.iter().map(|t| t.2).sum::<usize>()) as u64,

@@ -7,8 +7,10 @@ use parking_lot::Mutex;
 
 use super::coordinator::Coordinator;
 use super::dataflow::{FeedUse, RegroupedEdge, RegroupedUse, Source, Store, View};
+use super::emissions::window_end;
 use super::error::EngineError;
 use super::figures::store_name;
+use super::freshness::Freshness;
 use super::orders::{Begins, Command};
 use super::request::{NewSource, Request};
 use super::restore::{TookUp, with_views_below};
@@ -25,7 +27,7 @@ use crate::exec::horizon::Horizon;
 use crate::exec::regroup::Regrouped;
 use crate::exec::regroup_changes::RegroupedChanges;
 use crate::exec::tail::Tail;
-use crate::planner::stream_plan::{Emit, Op, StoreChoice, StreamPlan, Window};
+use crate::planner::stream_plan::{Emit, Op, ScanKind, StoreChoice, StreamPlan, Window};
 
 /// SEMANTICS 3.4: rows of windows are not copied more often than this.
 const MOST_COPIES: i64 = 1000;
@@ -79,6 +81,7 @@ impl Coordinator {
             ids: BTreeMap::new(),
             backfills: Default::default(),
             ends: Vec::new(),
+            freshness: Freshness::default(),
             gaps: Vec::new(),
             changes: Vec::new(),
             late_into_trouble: None,
@@ -157,6 +160,7 @@ impl Coordinator {
         // By source: the ends to be reached, once they are known. A store that is whole already has none to reach.
         let mut targets: BTreeMap<Oid, Option<Vec<(i32, i64)>>> =
             flow.passes.iter().map(|pass| (pass.rows.source, None)).collect();
+        let waits = super::emissions::waits(&flow);
         let mut feeds = Vec::new();
         for (i, feed) in flow.feeds.iter().enumerate() {
             let read_in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
@@ -173,7 +177,7 @@ impl Coordinator {
             if !read_in_place {
                 // What it has been told is in what it took up.
                 let begins = if took_up.is_some() { Begins::Resumed } else { Begins::WithAll };
-                self.add_edge(&mut use_of, plan.retention_us, begins)?;
+                self.add_edge(&mut use_of, plan.retention_us, begins, waits)?;
             }
             feeds.push(use_of);
         }
@@ -219,6 +223,9 @@ impl Coordinator {
             current: false,
             began: None,
             failed: None,
+            waits,
+            is_asked: false,
+            forgotten_us: None,
             short_before: Shortfall::default(),
             step_us: 0,
             rows_out: 0,
@@ -246,7 +253,8 @@ impl Coordinator {
                 .aggregate
                 .as_ref()
                 .is_some_and(|(a, horizon)| a.layout.grid.is_some() && horizon.is_some()),
-            Output::Rows(_) => false,
+            Output::Rows(_) => window_end(plan)
+                .is_some_and(|(column, _)| plan.every_us().is_some() && flow.shown_horizons[column].is_some()),
         };
         if plan.retention_us.is_some() && !windowed {
             return Err(EngineError::Invalid {
@@ -259,8 +267,8 @@ impl Coordinator {
         }
         if plan.store != StoreChoice::Auto && flow.feeds.is_empty() {
             return Err(EngineError::Invalid {
-                message: "store is for a view that groups rows of a source: this one reads no store".into(),
-                hint: "Leave store out.".into(),
+                message: format!("store is for a view that groups rows of a source in slices: {}", no_slices(plan)),
+                hint: "Leave store out: what the view holds is its own.".into(),
             });
         }
         let mut notices = Vec::new();
@@ -271,9 +279,13 @@ impl Coordinator {
         }
         for (i, feed) in flow.feeds.iter().enumerate() {
             let in_place = matches!(flow.output, Output::Feed { feed, .. } if feed == i);
-            if let (Some(window), Emit::OnUpdate, false) =
-                (feed.view.window, plan.emit, in_place || plan.over.is_empty())
-            {
+            let Some(window) = feed.view.window else { continue };
+            if plan.every_us().is_some() {
+                // Its changes are worked out at emissions alone.
+                let stands =
+                    |times| format!("each group stands in {times} windows, and EMIT EVERY keeps the rows it shows");
+                notices.extend(times_in(window).filter(|_| window_end(plan).is_some()).map(stands));
+            } else if plan.emit == Emit::OnUpdate && !in_place && !plan.over.is_empty() {
                 let names: Vec<String> = plan.over.iter().map(|(_, name)| format!("\"{name}\"")).collect();
                 notices.extend(copies(window, &format!("each row of {}", names.join(", ")))?);
             }
@@ -403,7 +415,13 @@ impl Coordinator {
         self.broadcast(|| Command::Keep { store: id, keep_us });
     }
 
-    fn add_edge(&mut self, feed: &mut FeedUse, retention_us: Option<i64>, begins: Begins) -> Result<(), EngineError> {
+    fn add_edge(
+        &mut self,
+        feed: &mut FeedUse,
+        retention_us: Option<i64>,
+        begins: Begins,
+        waits: bool,
+    ) -> Result<(), EngineError> {
         if let Some(used) = &mut feed.regrouped {
             let changes = RegroupedChanges::new(feed.view.clone())?;
             let regrouped = Regrouped::new(used.by.clone())?;
@@ -413,7 +431,7 @@ impl Coordinator {
         let edge = self.fresh_id();
         feed.edge = Some(edge);
         let (store, view) = (feed.store, feed.view.clone());
-        self.broadcast(|| Command::AddEdge { edge, store, view: view.clone(), retention_us, begins });
+        self.broadcast(|| Command::AddEdge { edge, store, view: view.clone(), retention_us, begins, waits });
         Ok(())
     }
 
@@ -426,7 +444,7 @@ impl Coordinator {
         {
             // Whoever begins now is given the content; the stream says what comes after.
             let begins = if self.restoring { Begins::Resumed } else { Begins::WithNothing };
-            added = self.add_edge(&mut view.feeds[feed], view.plan.retention_us, begins);
+            added = self.add_edge(&mut view.feeds[feed], view.plan.retention_us, begins, false);
         }
         self.views.insert(oid, view);
         added
@@ -494,15 +512,37 @@ impl Coordinator {
     }
 }
 
+/// In how many windows a moment is, if in more than one.
+fn times_in(window: Window) -> Option<i64> {
+    Some(window.windows_per_row()).filter(|&times| times > 1)
+}
+
 /// The notice that rows are copied, or the refusal.
 fn copies(window: Window, what: &str) -> Result<Option<String>, EngineError> {
     let times = window.windows_per_row();
     if times > MOST_COPIES {
         return Err(EngineError::Invalid {
             message: format!("{what} would be copied into {times} windows; {MOST_COPIES} is the most"),
-            hint: "Group by the windows themselves, use a larger slide, or EMIT ON WINDOW CLOSE in the inner view."
+            hint: "Group by the windows themselves, use a larger slide, or EMIT ON WINDOW CLOSE or EMIT EVERY in the inner \
+                   view."
                 .into(),
         });
     }
-    Ok((times > 1).then(|| format!("{what} stands in {times} windows and is copied into each")))
+    Ok(times_in(window).map(|times| format!("{what} stands in {times} windows and is copied into each")))
+}
+
+/// Why a view has nothing in slices.
+fn no_slices(plan: &StreamPlan) -> &'static str {
+    let any = |is: fn(&Op) -> bool| plan.nodes.iter().any(|node| is(&node.op));
+    if !any(|op| matches!(op, Op::Scan { kind: ScanKind::Source, .. })) {
+        "this one reads no source"
+    } else if !any(|op| matches!(op, Op::Aggregate(_) | Op::Sessions(_))) {
+        "this one does not group"
+    } else if any(|op| matches!(op, Op::AssignWindows { window, .. } if window.cumulates)) {
+        "its groups do not name one window each, as windows of CUMULATE share their start"
+    } else if any(|op| matches!(op, Op::AssignWindows { .. })) {
+        "its groups do not name one window each"
+    } else {
+        "what it groups are not the rows of a source as they come"
+    }
 }

@@ -18,6 +18,8 @@ const MOST_REPLAY: Duration = Duration::from_secs(2);
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 /// A checkpoint that nobody waits for begins when so many times as long as the last took have passed.
 const RESTS: u32 = 2;
+/// When a checkpoint has failed so often, some seconds, those who wait are told that it is not known when it will be there.
+const PATIENCE: u32 = 6;
 /// `riverrun.checkpoints` lists so many.
 const LISTED: usize = 100;
 
@@ -225,8 +227,8 @@ impl Keeping {
             Said::Failed { tick, error, tries } => {
                 tracing::error!(%error, tries, "a checkpoint cannot be written; nothing is read meanwhile");
                 let message = error.to_string();
-                if !error.is_retryable() {
-                    // The checkpointer has given up: whoever waits would wait for ever.
+                // Who waits for a checkpointer that has given up would wait for ever.
+                if !error.is_retryable() || tries >= PATIENCE {
                     for (_, then) in std::mem::take(&mut self.waiting) {
                         then(Err(EngineError::Unknown { cause: message.clone() }));
                     }

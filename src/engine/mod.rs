@@ -17,8 +17,11 @@ mod clock;
 mod coordinator;
 mod dataflow;
 mod duplicates;
+mod edge;
+mod emissions;
 mod error;
 mod figures;
+mod freshness;
 mod install;
 mod jobs;
 mod judge;
@@ -63,7 +66,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use crate::connector::ConnectorError;
 pub use api::{DdlOutcome, Engine, ReadVersion, TableChange, TickId, WriteOutcome};
-pub use clock::{Stopwatch, now_us};
+pub use clock::{Stopwatch, TickClock, now_us};
 pub use error::{EngineError, tick_number, tick_of_number};
 pub use keeping::CHECKPOINT_INTERVAL;
 pub use reconcile::{Comparable, ShownWindows};
@@ -103,6 +106,8 @@ pub struct EngineOptions {
     pub memory_limit_bytes: Option<usize>,
     /// After the storage has failed; it doubles with each failure that follows, up to ten seconds.
     pub retry_pause: Duration,
+    /// What `now()` is in views, and what EMIT EVERY goes by.
+    pub clock: TickClock,
 }
 
 impl Default for EngineOptions {
@@ -114,6 +119,7 @@ impl Default for EngineOptions {
             checkpoint_interval: CHECKPOINT_INTERVAL,
             memory_limit_bytes: None,
             retry_pause: FIRST_PAUSE,
+            clock: TickClock::System,
         }
     }
 }
@@ -179,7 +185,7 @@ impl Inner {
         drop(reports);
         let (ended, end) = watch::channel(None);
         let lines = Lines { requests: asked, say: requests.clone(), commands, reports: reported, ended };
-        let mut coordinator = Coordinator::new(epoch, lines, stats.clone(), memory);
+        let mut coordinator = Coordinator::new(epoch, lines, stats.clone(), memory, options.clock);
         let mut plans = planner::Plans::default();
         if let Some(opened) = opened {
             plans = coordinator.take_up(opened, checkpoint, options.checkpoint_interval, options.retry_pause)?;
@@ -368,34 +374,39 @@ impl Inner {
 
     async fn wait_for(&self, name: &Name, names: &NameContext, timeout: Option<Duration>) -> Result<(), EngineError> {
         let object = self.catalog().resolve(name, names)?;
-        let sources = self.sources_under(object.oid);
-        within(timeout, format!("WAIT FOR {name}"), self.wait_for_sources(sources)).await
+        let (sources, views) = self.beneath(object.oid);
+        within(timeout, format!("WAIT FOR {name}"), self.wait_for_sources(sources, views)).await
     }
 
     async fn flush(&self) -> Result<(), EngineError> {
         let catalog = self.catalog();
         let all = catalog.databases().into_iter().flat_map(|d| catalog.objects(&d.name).collect::<Vec<_>>());
         let sources = all.filter(|o| matches!(o.kind, ObjectKind::Source(_))).map(|o| o.oid).collect();
-        self.wait_for_sources(sources).await
+        self.wait_for_sources(sources, BTreeSet::new()).await
     }
 
-    fn sources_under(&self, oid: Oid) -> BTreeSet<Oid> {
+    /// The sources that an object stands on, and the materialized views among it and those beneath.
+    fn beneath(&self, oid: Oid) -> (BTreeSet<Oid>, BTreeSet<Oid>) {
         let catalog = self.catalog();
-        let mut sources = BTreeSet::new();
+        let (mut sources, mut views) = (BTreeSet::new(), BTreeSet::new());
         let mut left = vec![oid];
         while let Some(object) = left.pop().and_then(|oid| catalog.get(oid)) {
             match object.kind {
                 ObjectKind::Source(_) => {
                     sources.insert(object.oid);
                 }
-                _ => left.extend(&object.depends_on),
+                ObjectKind::MaterializedView(_) => {
+                    views.insert(object.oid);
+                    left.extend(&object.depends_on);
+                }
+                ObjectKind::Table(_) | ObjectKind::View { .. } => left.extend(&object.depends_on),
             }
         }
-        sources
+        (sources, views)
     }
 
     /// Ends are taken now; a source that no view reads has nothing to wait for.
-    async fn wait_for_sources(&self, sources: BTreeSet<Oid>) -> Result<(), EngineError> {
+    async fn wait_for_sources(&self, sources: BTreeSet<Oid>, views: BTreeSet<Oid>) -> Result<(), EngineError> {
         let catalog = self.catalog();
         let stats = self.stats();
         let read: BTreeSet<Oid> = stats.sources.iter().filter(|s| s.state != "idle").map(|s| s.oid).collect();
@@ -412,7 +423,7 @@ impl Inner {
             let topic = tokio::task::spawn_blocking(look).await.map_err(|_| EngineError::Stopped)??;
             ends.insert(oid, topic.ends);
         }
-        self.ask(|reply| Request::Wait { ends, reply }).await
+        self.ask(|reply| Request::Wait { ends, views: views.into_iter().collect(), reply }).await
     }
 
     async fn stop(&self) {

@@ -98,6 +98,8 @@ pub(super) enum Command {
         view: WindowView,
         retention_us: Option<i64>,
         begins: Begins,
+        /// It says what has changed only in ticks that ask for it.
+        waits: bool,
     },
     DropEdge {
         edge: EdgeId,
@@ -127,6 +129,8 @@ pub(super) enum Command {
         tick: u64,
         snapshots: Vec<StoreId>,
         detail: bool,
+        /// The change streams, of those that wait, which are to say what has changed. A checkpoint asks all.
+        asked: Arc<Vec<EdgeId>>,
         /// A checkpoint is due.
         save: Option<Arc<SaveOrder>>,
     },

@@ -26,7 +26,7 @@ use crate::exec::dedup::OffsetSet;
 use crate::exec::flow::Output;
 use crate::exec::horizon::Horizon;
 use crate::exec::law::PartitionLaw;
-use crate::exec::tail::{Times, shown};
+use crate::exec::tail::shown;
 use crate::planner::EventTimes;
 use crate::planner::stream_plan::Emit;
 
@@ -108,8 +108,12 @@ impl Inner {
     async fn comparable(&self, view: &Object) -> Result<Comparable, EngineError> {
         let running = self.stats().kept.reconciliations.begin(view);
         let asked = AskedBasis { view: view.oid, objects: self.all_beneath(view.oid)? };
-        let Basis { now_us, version, sources, mut shown, finals_us } =
-            self.ask(|reply| Request::Reconcile { asked, reply }).await?;
+        // It waits for an emission where there is EMIT EVERY.
+        let basis = tokio::select! {
+            basis = self.ask(|reply| Request::Reconcile { asked, reply }) => basis?,
+            () = running.cancelled() => return Err(EngineError::JobCancelled),
+        };
+        let Basis { now_us, version, sources, mut shown, finals_us } = basis;
         let mut tables: HashMap<Oid, Arc<dyn TableProvider>> = version.tables().collect();
         for (name, setup, logs) in sources {
             let oid = setup.source;
@@ -225,7 +229,7 @@ impl Coordinator {
             Horizon::WindowStart(time, _) | Horizon::WindowEnd(time, _) | Horizon::SessionStart(time, _) => Some(time),
             _ => None,
         })?;
-        Some(time.evaluate(&|source| self.times.final_until_us(source)))
+        Some(time.final_until_us(&self.times))
     }
 
     fn shown_windows(&mut self, asked: &AskedBasis, data: &TickData) -> Result<ShownWindows, EngineError> {
@@ -257,7 +261,7 @@ impl Coordinator {
                 };
                 (aggregate.and_then(|(_, horizon)| horizon), first)
             }
-            Output::Rows(_) if view.plan.retention_us.is_some() => {
+            Output::Rows(_) if view.plan.retention_us.is_some() && view.plan.every_us().is_none() => {
                 return Err(EngineError::Unsupported {
                     message:
                         "RECONCILE of a view with a retention that does not end in an aggregation is not supported"
@@ -268,7 +272,8 @@ impl Coordinator {
             Output::Rows(_) => (None, None),
         };
         windows.from_us = windows.from_us.max(first_kept_us);
-        windows.after_us = shown(horizon.as_ref(), &self.times, view.plan.retention_us).horizon_us;
+        windows.after_us =
+            view.forgotten_us.or(shown(horizon.as_ref(), &self.times, view.plan.retention_us).horizon_us);
         Ok(windows)
     }
 }

@@ -68,9 +68,12 @@ pub(super) enum Request {
         changes: Vec<TableChange>,
         reply: Reply<WriteOutcome>,
     },
-    /// Until the sources are read to these ends and every view over them has absorbed that.
+    /// Until the sources are read to these ends and every view over them has absorbed that, and those of `views` that are EMIT
+    /// EVERY have emitted it.
     Wait {
         ends: BTreeMap<Oid, Vec<(i32, i64)>>,
+        /// Ascending.
+        views: Vec<Oid>,
         reply: Reply<()>,
     },
     Topic(Seen),

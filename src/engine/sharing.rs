@@ -168,7 +168,8 @@ impl Coordinator {
             lines.push(format!("Store: {}", self.store_line(used.store, Some(view.object.oid))));
             lines.extend(self.regrouping_line(used.store, &derived));
             if used.is_followed() {
-                lines.push("  changes are followed tick by tick".into());
+                let how = if view.waits { "worked out at each emission" } else { "followed tick by tick" };
+                lines.push(format!("  changes are {how}"));
             }
             // What else reads this very view.
             let reads_it = |other: &&View| other.upstream().any(|oid| oid == view.object.oid);

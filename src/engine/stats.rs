@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, IntervalMonthDayNanoArray, RecordBatch,
+    StringArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, IntervalUnit, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 
@@ -191,7 +191,11 @@ pub struct ViewStats {
     pub message: Option<String>,
     /// 1 for one that is current, 0 for one that was not known to read history.
     pub progress: f64,
+    /// How long ago all that then stood in its topics and tables is in it; `None` while that is not known.
+    pub freshness_us: Option<i64>,
     pub watermark_us: Option<i64>,
+    /// The clock at the last emission of an EMIT EVERY view.
+    pub emitted_us: Option<i64>,
     /// Event time from which on the view is whole; `None`: from the beginning of its sources.
     pub complete_from_us: Option<i64>,
     pub rows: Option<u64>,
@@ -270,7 +274,9 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("records_to_read", Int64),
             ("records_per_second", Float64),
             ("seconds_left", Float64),
+            ("freshness", DataType::Interval(IntervalUnit::MonthDayNano)),
             ("watermark", time()),
+            ("emitted_at", time()),
             ("complete_from", time()),
             ("rows", Int64),
             ("state_bytes", Int64),
@@ -428,6 +434,10 @@ fn times(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
 }
 
+fn interval(us: i64) -> IntervalMonthDayNano {
+    IntervalMonthDayNano::new(0, 0, us.saturating_mul(1_000))
+}
+
 impl Stats {
     fn name_of(&self, source: Oid) -> Option<&str> {
         let sources = self.sources.iter().map(|s| (s.oid, s.name.as_str()));
@@ -490,7 +500,11 @@ impl Stats {
                 int(self.views.iter().map(|v| Some(self.job(v.oid)?.to_read))),
                 float(self.views.iter().map(|v| self.job(v.oid)?.records_per_second)),
                 float(self.views.iter().map(|v| self.job(v.oid)?.seconds_left)),
+                Arc::new(
+                    self.views.iter().map(|v| v.freshness_us.map(interval)).collect::<IntervalMonthDayNanoArray>(),
+                ),
                 times(self.views.iter().map(|v| v.watermark_us)),
+                times(self.views.iter().map(|v| v.emitted_us)),
                 times(self.views.iter().map(|v| v.complete_from_us)),
                 int(self.views.iter().map(|v| v.rows.map(|r| r as i64))),
                 count(self.views.iter().map(|v| v.state_bytes)),

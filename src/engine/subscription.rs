@@ -77,7 +77,8 @@ impl Queue {
             waiting.bytes += bytes(deltas);
             waiting.updates.push_back(Update { tick, deltas: deltas.to_vec() });
         }
-        if waiting.bytes > self.most_bytes {
+        // One update is no sign of a slow reader, however much it is.
+        if waiting.bytes > self.most_bytes && waiting.updates.len() > 1 {
             waiting.updates.clear();
             waiting.end = Some(EngineError::TooSlow { name: name.to_string(), most_bytes: self.most_bytes });
         }
@@ -298,6 +299,15 @@ mod tests {
         assert!(!queue.push("v", 9, &[delta(100)]));
         assert!(next(&mut subscription, false).starts_with("the subscription to \"v\" was too slow"));
         assert!(!queue.push("v", 10, &[]));
+    }
+
+    #[test]
+    fn one_large_change_is_sent() {
+        let (mut subscription, queue) = subscription(bytes(&[delta(100)]));
+        assert!(queue.push("v", 6, &[delta(500)]));
+        assert_eq!(next(&mut subscription, false), "500 rows of 6, all up to 6");
+        assert!(queue.push("v", 7, &[delta(500)]));
+        assert!(!queue.push("v", 8, &[delta(1)]));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::clock::now_us;
 use crate::catalog::Oid;
 use crate::connector::{ConnectorError, Metadata, PartitionOffset, SourceOptions, Watermarks};
 
@@ -33,6 +34,8 @@ pub struct Topic {
 /// What a watcher says.
 pub struct Seen {
     pub source: Oid,
+    /// When the brokers were asked.
+    pub asked_us: i64,
     pub topic: Result<Topic, ConnectorError>,
 }
 
@@ -76,12 +79,13 @@ fn watch(
     let mut metadata: Option<Metadata> = None;
     let mut pause = EVERY;
     loop {
+        let asked_us = now_us();
         let topic = look(options, &mut metadata, &mut starts, &mut starts_of);
         pause = match &topic {
             Ok(_) => EVERY,
             Err(_) => (pause * 2).min(MOST_PAUSE),
         };
-        if !say(Seen { source, topic }) {
+        if !say(Seen { source, asked_us, topic }) {
             return;
         }
         match asked.recv_timeout(pause) {
@@ -128,8 +132,9 @@ pub fn is_another(known: Option<&str>, id: Option<&str>) -> bool {
 /// The topic's id, if it has one, and its partitions with their first offsets and ends, asked once. Blocks.
 pub fn spans(options: &SourceOptions) -> Result<(Option<String>, Vec<Watermarks>), ConnectorError> {
     let metadata = options.metadata()?;
+    let partitions = metadata.partitions(ASK_TIMEOUT)?;
     let id = metadata.topic_id(ASK_TIMEOUT)?;
-    Ok((id, metadata.watermarks(&metadata.partitions(ASK_TIMEOUT)?, ASK_TIMEOUT)?))
+    Ok((id, metadata.watermarks(&partitions, ASK_TIMEOUT)?))
 }
 
 /// Where a source begins, and in which topic.
@@ -138,8 +143,8 @@ pub type Beginning = (Option<String>, BTreeMap<i32, i64>);
 /// Where a source begins by its options, for one that must be fixed when it is created. Blocks.
 pub fn fixed_starts(options: &SourceOptions) -> Result<Beginning, ConnectorError> {
     let metadata = options.metadata()?;
-    let id = metadata.topic_id(ASK_TIMEOUT)?;
     let partitions = metadata.partitions(ASK_TIMEOUT)?;
+    let id = metadata.topic_id(ASK_TIMEOUT)?;
     let starts = metadata.start_offsets(&partitions, ASK_TIMEOUT)?;
     Ok((id, starts.into_iter().map(|PartitionOffset { partition, offset }| (partition, offset)).collect()))
 }

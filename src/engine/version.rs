@@ -122,7 +122,7 @@ impl EventTimes for ObjectTimes {
 
 /// The furthest-reaching word on how far a view's times have come: that of its window ends, else of any column.
 pub(super) fn watermark_of(horizons: &[Option<Horizon>], times: &dyn Times) -> Option<i64> {
-    base_of(horizons)?.evaluate(&|source| times.watermark_us(source))
+    base_of(horizons)?.watermark_us(times)
 }
 
 /// What lies under the windows of a column.
@@ -318,8 +318,8 @@ impl Coordinator {
 fn view_time(view: &View, times: &HashMap<Oid, SourceTime>) -> ObjectTime {
     let horizons = &view.flow.shown_horizons;
     let windows = windows_of(horizons).map(|(base, window)| {
-        let closed_us = base.evaluate(&|source| times.watermark_us(source));
-        let final_us = base.evaluate(&|source| times.final_until_us(source));
+        let closed_us = base.watermark_us(times);
+        let final_us = base.final_until_us(times);
         (window, closed_us, final_us, view.plan.emit)
     });
     ObjectTime {

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::checkpoint::SaveOrder;
 use super::clock::{self, Stopwatch};
+use super::edge::Edge;
 use super::orders::{Begins, Command, EdgeId, PassId, Report, StoreReport};
 use super::owners::{buckets_of, by_owner, holds_empty_key, select_partial, select_raw};
 use super::reader::{Attached, Consumer, Out, SourceChange, SourceReader};
@@ -70,16 +71,6 @@ pub(super) struct Part {
     pub failed: bool,
     /// The tick in which rows last came.
     pub generation: u64,
-}
-
-pub(super) struct Edge {
-    pub id: EdgeId,
-    pub changes: Changes,
-    pub retention_us: Option<i64>,
-    /// Of a window.
-    pub size_us: i64,
-    pub is_new: bool,
-    tells_all: bool,
 }
 
 struct PreAggregate {
@@ -229,8 +220,8 @@ impl Worker {
     fn handle(&mut self, command: Command) -> bool {
         match command {
             Command::Stop => return false,
-            Command::EndTick { tick, snapshots, detail, save } => {
-                return self.end_tick(tick, &snapshots, detail, save.as_deref());
+            Command::EndTick { tick, snapshots, detail, asked, save } => {
+                return self.end_tick(tick, &snapshots, detail, &asked, save.as_deref());
             }
             Command::Pause { reading } => self.paused = !reading,
             Command::TickBytes { most } => self.most_tick_bytes = most,
@@ -293,8 +284,8 @@ impl Worker {
                     self.fail(Consumer::Store(store), &error);
                 }
             }
-            Command::AddEdge { edge, store, view, retention_us, begins } => {
-                if let Err(error) = self.add_edge(edge, store, view, retention_us, begins) {
+            Command::AddEdge { edge, store, view, retention_us, begins, waits } => {
+                if let Err(error) = self.add_edge(edge, store, view, retention_us, begins, waits) {
                     self.fail(Consumer::Store(store), &error);
                 }
             }
@@ -374,6 +365,7 @@ impl Worker {
         view: WindowView,
         retention_us: Option<i64>,
         begins: Begins,
+        waits: bool,
     ) -> Result<(), ExecError> {
         let size_us = view.window.map_or(0, |window| window.size_us);
         let mut changes = Changes::new(self.own_view(view))?;
@@ -387,7 +379,8 @@ impl Worker {
         }
         let is_new = begins != Begins::Resumed;
         let tells_all = begins == Begins::WithAll;
-        part.edges.push(Edge { id, changes, retention_us, size_us, is_new, tells_all });
+        let dirty = Default::default();
+        part.edges.push(Edge { id, changes, retention_us, size_us, is_new, tells_all, waits, dirty });
         Ok(())
     }
 
@@ -619,7 +612,14 @@ impl Worker {
         Ok(())
     }
 
-    fn end_tick(&mut self, tick: u64, snapshots: &[StoreId], detail: bool, save: Option<&SaveOrder>) -> bool {
+    fn end_tick(
+        &mut self,
+        tick: u64,
+        snapshots: &[StoreId],
+        detail: bool,
+        asked: &[EdgeId],
+        save: Option<&SaveOrder>,
+    ) -> bool {
         let now_us = clock::now_us();
         let mut rows = Vec::new();
         if !self.deduplications.is_empty() {
@@ -651,8 +651,10 @@ impl Worker {
         }
         self.advance_times(&input.progress);
         let mut edges = Vec::new();
+        // What is saved, and what a repair begins with, has been told.
+        let asks_all = save.is_some() || !self.replacements.is_empty();
         for &id in &ids {
-            if let Err(error) = self.step_store(id, &mut edges) {
+            if let Err(error) = self.step_store(id, &|edge| asks_all || asked.contains(&edge), &mut edges) {
                 self.fail(Consumer::Store(id), &error);
             }
         }
@@ -692,7 +694,12 @@ impl Worker {
         }
     }
 
-    fn step_store(&mut self, id: StoreId, out: &mut Vec<(EdgeId, Delta)>) -> Result<(), ExecError> {
+    fn step_store(
+        &mut self,
+        id: StoreId,
+        is_asked: &dyn Fn(EdgeId) -> bool,
+        out: &mut Vec<(EdgeId, Delta)>,
+    ) -> Result<(), ExecError> {
         let Some(part) = self.stores.get_mut(&id) else { return Ok(()) };
         if part.failed {
             return Ok(());
@@ -701,7 +708,16 @@ impl Worker {
         let held = HashMap::new();
         let times: &HashMap<Oid, SourceTime> = if part.held { &held } else { &self.times };
         let dirty = part.store.take_dirty();
+        let now = shown(Some(&horizon), times, part.keep_us);
+        let forgets_us = least(now.horizon_us, part.floor_us);
+        let grid = part.store.layout().grid;
         for edge in &mut part.edges {
+            if edge.waits && !is_asked(edge.id) {
+                edge.note(&dirty);
+                if !edge.loses(grid, forgets_us) {
+                    continue;
+                }
+            }
             let floor_us = part.floor_us.map(|us| us.saturating_add(edge.size_us));
             let shown = shown(Some(&horizon), times, edge.retention_us).above(floor_us);
             let delta = if edge.is_new {
@@ -713,18 +729,18 @@ impl Worker {
                     None
                 }
             } else {
-                Some(edge.changes.step(&mut part.store, &dirty, &shown)?)
+                let noted = edge.noted(&dirty);
+                Some(edge.changes.step(&mut part.store, noted.as_deref().unwrap_or(&dirty), &shown)?)
             };
             out.extend(delta.filter(|d| !d.is_empty()).map(|d| (edge.id, d)));
         }
-        let now = shown(Some(&horizon), times, part.keep_us);
         if let Some(final_until_us) = now.final_until_us {
             part.store.close(final_until_us)?;
         }
-        if let Some(horizon_us) = least(now.horizon_us, part.floor_us)
+        if let Some(horizon_us) = forgets_us
             && let Some(renumbered) = part.store.forget(horizon_us)?
         {
-            part.edges.iter_mut().for_each(|edge| edge.changes.renumber(&renumbered));
+            part.edges.iter_mut().for_each(|edge| edge.renumber(&renumbered));
         }
         Ok(())
     }
@@ -770,7 +786,7 @@ impl Worker {
                     slices: part.store.slices().collect(),
                     sessions: Vec::new(),
                     keys: part.store.num_keys(),
-                    bytes: part.store.bytes() + part.edges.iter().map(|e| e.changes.bytes()).sum::<usize>(),
+                    bytes: part.store.bytes() + part.edges.iter().map(Edge::bytes).sum::<usize>(),
                     generation: part.generation,
                     forgotten_rows: part.store.forgotten_rows(),
                     first_kept: part.store.first_kept(),

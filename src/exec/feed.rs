@@ -11,6 +11,7 @@ use super::expr::Evaluator;
 use super::flow::{Feed, Pass, TailAggregate, over_present};
 use super::slice_store::{Grid, StoreRows};
 use super::{Delta, ExecError};
+use crate::planner::stream_plan::stands_in_windows;
 
 type Expr = Arc<dyn PhysicalExpr>;
 
@@ -22,7 +23,7 @@ pub struct FeedStep {
     keys: Vec<Evaluator>,
     args: Vec<Vec<Evaluator>>,
     call_filters: Vec<Option<Evaluator>>,
-    null_times: u64,
+    nowhere: u64,
 }
 
 impl FeedStep {
@@ -36,7 +37,7 @@ impl FeedStep {
             keys: feed.keys.iter().map(at).collect::<Result<_, _>>()?,
             args: feed.args.iter().map(|args| args.iter().map(at).collect()).collect::<Result<_, _>>()?,
             call_filters: feed.call_filters.iter().map(|f| f.as_ref().map(at).transpose()).collect::<Result<_, _>>()?,
-            null_times: 0,
+            nowhere: 0,
         })
     }
 
@@ -49,21 +50,21 @@ impl FeedStep {
             keys: aggregate.keys.iter().map(at).collect(),
             args: aggregate.args.iter().map(|args| args.iter().map(at).collect()).collect(),
             call_filters: aggregate.call_filters.iter().map(|f| f.as_ref().map(at)).collect(),
-            null_times: 0,
+            nowhere: 0,
         }
     }
 
-    /// Rows whose time is NULL belong to no window; they are left out and counted in [`FeedStep::shortfall`].
+    /// Rows whose time is NULL or too far away belong to no window; they are left out and counted in [`FeedStep::shortfall`].
     pub fn rows(&mut self, delta: &Delta) -> Result<StoreRows, ExecError> {
         let mut delta = keep(delta, &mut self.filters)?;
         let slices = match (&mut self.time, self.grid) {
             (Some(time), Some(grid)) => {
                 let mut times = micros(&time.evaluate(&delta.rows)?)?;
-                if times.null_count() > 0 {
+                if times.null_count() > 0 || !times.values().iter().all(|&us| stands_in_windows(us)) {
+                    let there: BooleanArray = times.iter().map(|us| Some(us.is_some_and(stands_in_windows))).collect();
                     // What is taken back was counted when it came.
-                    let came = |row: &usize| times.is_null(*row) && delta.weight(*row) > 0;
-                    self.null_times += (0..times.len()).filter(came).count() as u64;
-                    let there = arrow::compute::is_not_null(&times)?;
+                    let came = |row: &usize| !there.value(*row) && delta.weight(*row) > 0;
+                    self.nowhere += (0..times.len()).filter(came).count() as u64;
                     delta = retain(&delta, &there)?;
                     times = micros(&filter(&times, &there)?)?;
                 }
@@ -90,7 +91,7 @@ impl FeedStep {
 
     pub fn shortfall(&self) -> Shortfall {
         let all = self.filters.iter().chain(&self.time).chain(&self.keys).chain(self.args.iter().flatten());
-        Shortfall { left_out: self.null_times, ..shortfall(all.chain(self.call_filters.iter().flatten())) }
+        Shortfall { left_out: self.nowhere, ..shortfall(all.chain(self.call_filters.iter().flatten())) }
     }
 }
 
@@ -101,7 +102,7 @@ pub struct Shortfall {
     pub errors: u64,
     /// What the first of them said.
     pub sample: Option<String>,
-    /// Rows that no window could take: those without a time, or at the ends of its range.
+    /// Rows that no window could take: those without a time, or with one too far away.
     pub left_out: u64,
 }
 

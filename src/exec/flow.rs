@@ -11,6 +11,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 
 use super::ExecError;
+use super::emitted_times::EmittedTimes;
 use super::horizon::{Horizon, OldestSession};
 use super::session_store::SessionLayout;
 use super::slice_store::{Grid, StoreLayout};
@@ -95,6 +96,8 @@ pub struct TailNode {
     pub aggregate: Option<(TailAggregate, Option<Horizon>)>,
     /// For a TemporalFilter.
     pub clock: Option<ClockReader>,
+    /// For an EmitEvery: to be moved on at each emission.
+    pub emitted: Option<EmittedTimes>,
 }
 
 /// What reads a temporal filter's clock.
@@ -118,7 +121,7 @@ impl ClockReader {
     pub fn read_us(&self, now_us: i64, times: &dyn Times) -> Option<i64> {
         match self {
             ClockReader::Now => Some(now_us),
-            ClockReader::EventTime(horizon) => horizon.evaluate(&|source| times.watermark_us(source)),
+            ClockReader::EventTime(horizon) => horizon.watermark_us(times),
         }
     }
 }
@@ -200,15 +203,18 @@ impl Flow {
         let mut horizons: Vec<Vec<Option<Horizon>>> = Vec::new();
         let mut shown = horizons.clone();
         for node in &plan.nodes {
-            let oldest = OldestSession::default();
-            shown.push(node_horizons(node, &shown, &oldest, objects));
+            let (oldest, emitted) = (OldestSession::default(), EmittedTimes::default());
+            shown.push(node_horizons(node, &shown, &oldest, &emitted, objects));
             horizons.push(match &node.op {
                 Op::TemporalFilter { .. } => vec![None; node.schema.fields().len()],
-                _ => node_horizons(node, &horizons, &oldest, objects),
+                _ => node_horizons(node, &horizons, &oldest, &emitted, objects),
             });
             let stream = flow.add(node, plan, &streams, &horizons, oldest)?;
             if let (Op::TemporalFilter { clock, .. }, Some(last)) = (&node.op, flow.tail.last_mut()) {
                 last.clock = Some(ClockReader::of(clock, objects)?);
+            }
+            if let (Op::EmitEvery { .. }, Some(last)) = (&node.op, flow.tail.last_mut()) {
+                last.emitted = Some(emitted);
             }
             streams.push(stream);
         }
@@ -301,7 +307,15 @@ impl Flow {
         append_only_inputs: bool,
         aggregate: Option<(TailAggregate, Option<Horizon>)>,
     ) -> Stream {
-        self.tail.push(TailNode { node, inputs, input_schemas, append_only_inputs, aggregate, clock: None });
+        self.tail.push(TailNode {
+            node,
+            inputs,
+            input_schemas,
+            append_only_inputs,
+            aggregate,
+            clock: None,
+            emitted: None,
+        });
         Stream::Tail(Input::Node(self.tail.len() - 1))
     }
 
@@ -400,7 +414,7 @@ fn floors_above(
 }
 
 /// The column under casts from one kind of timestamp to another, which move no moment.
-fn without_casts(expr: &Expr) -> Option<usize> {
+pub fn without_casts(expr: &Expr) -> Option<usize> {
     match expr.downcast_ref::<CastExpr>() {
         Some(cast) if matches!(cast.cast_type(), DataType::Timestamp(..)) => without_casts(cast.expr()),
         Some(_) => None,
@@ -583,6 +597,7 @@ fn node_horizons(
     node: &Node,
     before: &[Vec<Option<Horizon>>],
     oldest: &OldestSession,
+    emitted: &EmittedTimes,
     objects: &dyn Objects,
 ) -> Vec<Option<Horizon>> {
     let width = node.schema.fields().len();
@@ -597,6 +612,7 @@ fn node_horizons(
             projection.iter().map(|&i| all.get(i).cloned().flatten()).collect()
         }
         Op::Filter { .. } | Op::TemporalFilter { .. } => input(0).to_vec(),
+        Op::EmitEvery { .. } => input(0).iter().map(|live| Some(emitted.of(live.as_ref()?))).collect(),
         Op::Project { exprs } => exprs.iter().map(through).collect(),
         Op::AssignWindows { time_column, window } => {
             let time = input(0).get(*time_column).cloned().flatten();

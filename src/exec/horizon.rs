@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::emitted_times::{EmittedMarks, Marks};
+use super::tail::Times;
 use crate::planner::stream_plan::Oid;
 use crate::planner::stream_plan::Window;
 
@@ -21,6 +23,15 @@ pub enum Horizon {
     SessionStart(Box<Horizon>, OldestSession),
     /// Of several inputs.
     Least(Vec<Horizon>),
+    /// As it stood at the last emission of an EMIT EVERY view. Only that of what is no bound of a window is kept.
+    Emitted(Box<Horizon>, EmittedMarks),
+}
+
+/// By which of the two times of a source a horizon is evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Watermark,
+    FinalUntil,
 }
 
 /// The start of the oldest session of one aggregation that is not final. Whoever steps the aggregation sets it, in each tick
@@ -65,17 +76,33 @@ impl Horizon {
         if distinct.len() == 1 { distinct.remove(0) } else { Horizon::Least(distinct) }
     }
 
-    /// `None` while a source has none.
-    pub fn evaluate(&self, source_us: &dyn Fn(Oid) -> Option<i64>) -> Option<i64> {
-        match self {
-            Horizon::Source(oid) => source_us(*oid),
-            Horizon::WindowStart(inner, window) => {
-                Some(window.start_of(oldest_open_end(*window, inner.evaluate(source_us)?)))
+    /// What is closed by now. `None` while a source has no watermark.
+    pub fn watermark_us(&self, times: &dyn Times) -> Option<i64> {
+        self.evaluate(Mark::Watermark, times)
+    }
+
+    /// What is final by now. `None` while nothing of a source is.
+    pub fn final_until_us(&self, times: &dyn Times) -> Option<i64> {
+        self.evaluate(Mark::FinalUntil, times)
+    }
+
+    fn evaluate(&self, mark: Mark, times: &dyn Times) -> Option<i64> {
+        match (self, mark) {
+            (Horizon::Source(oid), Mark::Watermark) => times.watermark_us(*oid),
+            (Horizon::Source(oid), Mark::FinalUntil) => times.final_until_us(*oid),
+            (Horizon::WindowStart(inner, window), _) => {
+                Some(window.start_of(oldest_open_end(*window, inner.evaluate(mark, times)?)))
             }
-            Horizon::WindowEnd(inner, window) => Some(oldest_open_end(*window, inner.evaluate(source_us)?)),
-            Horizon::SessionStart(inner, oldest) => Some(inner.evaluate(source_us)?.min(oldest.start_us())),
-            Horizon::Least(all) => {
-                all.iter().map(|one| one.evaluate(source_us)).collect::<Option<Vec<_>>>()?.into_iter().min()
+            (Horizon::WindowEnd(inner, window), _) => Some(oldest_open_end(*window, inner.evaluate(mark, times)?)),
+            (Horizon::SessionStart(inner, oldest), _) => Some(inner.evaluate(mark, times)?.min(oldest.start_us())),
+            (Horizon::Least(all), _) => {
+                all.iter().map(|one| one.evaluate(mark, times)).collect::<Option<Vec<_>>>()?.into_iter().min()
+            }
+            (Horizon::Emitted(live, marks), _) => {
+                // Who is told of no time now, because history is still to come, has none.
+                live.evaluate(mark, times)?;
+                let Marks { watermark_us, final_until_us } = marks.get();
+                if mark == Mark::Watermark { watermark_us } else { final_until_us }
             }
         }
     }
@@ -103,9 +130,10 @@ impl Horizon {
     pub fn sources(&self) -> Vec<Oid> {
         match self {
             Horizon::Source(oid) => vec![*oid],
-            Horizon::WindowStart(inner, _) | Horizon::WindowEnd(inner, _) | Horizon::SessionStart(inner, _) => {
-                inner.sources()
-            }
+            Horizon::WindowStart(inner, _)
+            | Horizon::WindowEnd(inner, _)
+            | Horizon::SessionStart(inner, _)
+            | Horizon::Emitted(inner, _) => inner.sources(),
             Horizon::Least(all) => all.iter().flat_map(Horizon::sources).collect(),
         }
     }
@@ -123,8 +151,24 @@ pub fn newest_closed_end(window: Window, now_us: i64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// Of every source.
+    pub struct At {
+        pub watermark_us: Option<i64>,
+        pub final_until_us: Option<i64>,
+    }
+
+    impl Times for At {
+        fn watermark_us(&self, _: Oid) -> Option<i64> {
+            self.watermark_us
+        }
+
+        fn final_until_us(&self, _: Oid) -> Option<i64> {
+            self.final_until_us
+        }
+    }
 
     #[test]
     fn ends_lie_on_the_slide_whatever_the_size() {
@@ -148,8 +192,9 @@ mod tests {
     fn a_rollup_is_final_only_with_the_windows_under_it() {
         let minute = Window::hop(60, 60, 0);
         let start = Horizon::WindowStart(Box::new(Horizon::Source(1)), minute);
-        assert_eq!(start.evaluate(&|_| Some(119)), Some(60));
-        assert_eq!(start.evaluate(&|_| Some(120)), Some(120));
-        assert_eq!(start.evaluate(&|_| None), None);
+        let at = |now_us| At { watermark_us: now_us, final_until_us: now_us };
+        assert_eq!(start.watermark_us(&at(Some(119))), Some(60));
+        assert_eq!(start.final_until_us(&at(Some(120))), Some(120));
+        assert_eq!(start.watermark_us(&at(None)), None);
     }
 }

@@ -338,8 +338,8 @@ pub struct PartitionProgress {
 /// A source's event time. From the same progress every worker comes to the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceTime {
-    /// The minimum over the partitions that are not idle; with every partition idle it stays, or moves on by the clock. It
-    /// goes back only when it is taken back.
+    /// The minimum over the partitions that are not idle; with every partition idle it stays, or moves on by the clock, and if
+    /// there is none yet, it is the minimum over those that have one. It goes back only when it is taken back.
     pub watermark_us: Option<i64>,
     /// No row of an earlier event time is accepted any more. Never goes back.
     pub final_until_us: Option<i64>,
@@ -364,10 +364,12 @@ impl SourceTime {
 
     /// One tick.
     pub fn advance(&mut self, bounds: &Bounds, partitions: impl IntoIterator<Item = PartitionProgress>) {
-        let (mut least_us, mut furthest_us, mut idle_us) = (None, None, None::<i64>);
+        let (mut least_us, mut idle_us) = (None, None::<i64>);
+        let (mut nearest_us, mut furthest_us) = (None, None::<i64>);
         let mut any_busy = false;
         for p in partitions {
             furthest_us = furthest_us.max(p.watermark_us);
+            nearest_us = [nearest_us, p.watermark_us].into_iter().flatten().min();
             match p.idle_us {
                 Some(us) => idle_us = Some(idle_us.map_or(us, |least| least.min(us))),
                 None if any_busy => least_us = std::cmp::min(least_us, p.watermark_us),
@@ -383,6 +385,8 @@ impl SourceTime {
                 before_us.max(furthest_us).map(|us| us.saturating_add(passed_us))
             }
             (Some(_), _) if before_us < self.watermark_us => furthest_us.min(self.watermark_us),
+            // Those without any hold nobody back.
+            (Some(_), _) if before_us.is_none() => nearest_us,
             (Some(_), _) => None,
         };
         self.idle_us = idle_us;
@@ -655,6 +659,25 @@ mod tests {
         assert_eq!(tick(&mut time, &BOUNDS, &[(Some(5), None)]), Some(7), "never back");
         assert_eq!(tick(&mut time, &BOUNDS, &[(Some(9), Some(100))]), Some(7), "with all idle it stays");
         assert_eq!(time.final_until_us, Some(2));
+    }
+
+    /// A topic that nobody writes to any more, one of its partitions empty: all are idle at the same look.
+    #[test]
+    fn who_has_no_rows_holds_nobody_back_when_all_are_idle_at_once() {
+        let idle = |watermarks: &[Option<i64>]| watermarks.iter().map(|&us| (us, Some(100))).collect::<Vec<_>>();
+        let mut time = SourceTime::default();
+        assert_eq!(tick(&mut time, &BOUNDS, &[(Some(9), None), (Some(5), None), (None, None)]), None);
+        assert_eq!(tick(&mut time, &BOUNDS, &idle(&[Some(9), Some(5), None])), Some(5), "the fewest rows are late");
+        assert_eq!(time.final_until_us, Some(0));
+        assert_eq!(tick(&mut time, &BOUNDS, &idle(&[Some(9), Some(5), None])), Some(5), "and there it stays");
+        assert_eq!(tick(&mut time, &BOUNDS, &idle(&[Some(9), Some(5), Some(2)])), Some(5));
+        assert_eq!(tick(&mut time, &BOUNDS, &[(Some(9), Some(100)), (Some(7), None), (None, Some(100))]), Some(7));
+        assert_eq!(tick(&mut SourceTime::default(), &BOUNDS, &idle(&[None, None])), None);
+        // A partition that still may have rows is waited for, idle or not the others.
+        assert_eq!(tick(&mut SourceTime::default(), &BOUNDS, &[(Some(9), Some(100)), (None, None)]), None);
+        let advancing = Bounds { idle_advance: true, ..BOUNDS };
+        let mut time = SourceTime::default();
+        assert_eq!(tick(&mut time, &advancing, &idle(&[Some(9), Some(5), None])), Some(109), "on from the furthest");
     }
 
     #[test]

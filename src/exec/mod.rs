@@ -8,6 +8,7 @@ pub mod dedup;
 pub mod delta;
 pub mod derive;
 pub mod durable;
+pub mod emitted_times;
 mod error;
 pub mod exchange;
 pub mod expr;

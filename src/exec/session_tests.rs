@@ -18,7 +18,7 @@ use super::state::Measure;
 use super::window_view::{Group, Shown, WindowView, Within};
 use crate::exec::id_set::IdSet;
 use crate::exec::text::print;
-use crate::planner::stream_plan::{Call, Emit, Function, Session};
+use crate::planner::stream_plan::{Call, Emit, Function, LONGEST_US, Session};
 
 /// Key, time, value, weight.
 type Row = (i64, i64, i64, i64);
@@ -477,11 +477,15 @@ fn final_sessions_are_compact_and_forgotten_with_their_keys() {
 #[test]
 fn rows_at_the_end_of_time_are_in_no_session() {
     let mut case = Case::new(Session { gap_us: 10, max_us: None }, false, Emit::OnUpdate);
-    case.tick(&[(1, i64::MAX, 1, 1), (1, i64::MAX - 11, 2, 1), (1, i64::MIN, 3, 1), (1, i64::MIN + 5, 4, 1)], None);
-    assert_eq!(case.store.left_out(), 1);
+    let (first, last) = (i64::MIN + 2 * LONGEST_US, i64::MAX - 2 * LONGEST_US);
+    case.tick(
+        &[(1, last + 1, 1, 1), (1, last, 2, 1), (1, first, 3, 1), (1, first + 5, 4, 1), (1, first - 1, 5, 1)],
+        None,
+    );
+    assert_eq!(case.store.left_out(), 2);
     let read = case.read(&Shown::default(), &Within::default(), None);
     assert_eq!(
         read.into_iter().collect::<Vec<_>>(),
-        [((1, i64::MIN, i64::MIN + 15), (2, 7, 4)), ((1, i64::MAX - 11, i64::MAX - 1), (1, 2, 2))]
+        [((1, first, first + 15), (2, 7, 4)), ((1, last, last + 10), (1, 2, 2))]
     );
 }

@@ -10,7 +10,7 @@ use datafusion::physical_expr::expressions::Column;
 use super::feed::{FeedStep, Shortfall};
 use super::flow::{ClockReader, Flow, Input, Output, TailNode, floor_us};
 use super::horizon::{Horizon, OldestSession};
-use super::operator::{self, Operator, TemporalFilter};
+use super::operator::{self, EmitEvery, Operator, TemporalFilter};
 use super::session_batch::{SessionSnapshot, forgotten_until};
 use super::session_changes::{SessionChanges, joined};
 use super::session_store::SessionStore;
@@ -30,6 +30,8 @@ pub struct Tail {
     pub(super) before: Vec<Shortfall>,
     /// By node, as it was saved; nothing while the next save is to give all.
     pub(super) said: Option<Vec<Said>>,
+    /// Of EMIT EVERY: the next step is an emission.
+    pub emits: bool,
 }
 
 pub(super) enum Stage {
@@ -37,6 +39,7 @@ pub(super) enum Stage {
     Aggregate(Box<AggregateStage>),
     Sessions(Box<SessionStage>),
     TemporalFilter(Box<TemporalFilter>, ClockReader),
+    EmitEvery(Box<EmitEvery>),
 }
 
 pub(super) struct SessionStage {
@@ -84,6 +87,11 @@ impl Tail {
                         let filter = TemporalFilter::new(bounds, node.node.schema.clone())?;
                         Stage::TemporalFilter(Box::new(filter), clock.clone())
                     }
+                    (Op::EmitEvery { interval_us }, _) => {
+                        let emitted = node.emitted.clone().unwrap_or_default();
+                        let (schema, append_only) = (node.node.schema.clone(), node.append_only_inputs);
+                        Stage::EmitEvery(Box::new(EmitEvery::new(*interval_us, schema, append_only, emitted)))
+                    }
                     _ => Stage::Operator(operator::build(&node.node, node.append_only_inputs)?),
                 },
                 Some((aggregate, horizon)) => {
@@ -126,7 +134,7 @@ impl Tail {
             };
             nodes.push((node.clone(), stage));
         }
-        Ok(Tail { before: vec![Shortfall::default(); nodes.len()], said: None, nodes })
+        Ok(Tail { before: vec![Shortfall::default(); nodes.len()], said: None, emits: false, nodes })
     }
 
     /// One tick, at `now_us` by the clock. `external` gives the deltas of what is not a node of this tail. Returns each node's
@@ -139,6 +147,7 @@ impl Tail {
         retention_us: Option<i64>,
     ) -> Result<Vec<Delta>, ExecError> {
         let mut outputs: Vec<Delta> = Vec::with_capacity(self.nodes.len());
+        let emission = self.emits.then_some(now_us);
         for (node, stage) in &mut self.nodes {
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for (i, input) in node.inputs.iter().enumerate() {
@@ -160,6 +169,7 @@ impl Tail {
             }
             outputs.push(match stage {
                 Stage::TemporalFilter(filter, clock) => filter.step(&inputs[0], clock.read_us(now_us, times))?,
+                Stage::EmitEvery(every) => every.step(&inputs[0], emission, times)?,
                 stage => {
                     let floors = node.aggregate.as_ref().map_or(&[][..], |(aggregate, _)| &aggregate.floors);
                     stage.step(node, &inputs, times, retention_us, floor_us(floors, now_us, times))?
@@ -185,7 +195,7 @@ impl Tail {
                 stage.changes = Some(changes);
                 return Ok(all);
             }
-            Stage::Operator(_) | Stage::TemporalFilter(..) => {
+            Stage::Operator(_) | Stage::TemporalFilter(..) | Stage::EmitEvery(_) => {
                 return Err(ExecError::Invariant("changes were asked of a node that keeps no store".into()));
             }
         };
@@ -205,11 +215,19 @@ impl Tail {
         }
     }
 
+    /// What holds back the changes of an EMIT EVERY view.
+    pub fn every(&self) -> Option<&EmitEvery> {
+        match self.nodes.last() {
+            Some((_, Stage::EmitEvery(every))) => Some(every),
+            _ => None,
+        }
+    }
+
     pub fn gives_changes(&self, node: usize) -> bool {
         match &self.nodes[node].1 {
             Stage::Aggregate(stage) => stage.changes.is_some(),
             Stage::Sessions(stage) => stage.changes.is_some(),
-            Stage::Operator(_) | Stage::TemporalFilter(..) => false,
+            Stage::Operator(_) | Stage::TemporalFilter(..) | Stage::EmitEvery(_) => false,
         }
     }
 
@@ -239,6 +257,7 @@ impl Tail {
                     ("Aggregate".to_string(), rows, stage.store.bytes() + changes)
                 }
                 Stage::TemporalFilter(filter, _) => ("TemporalFilter".to_string(), filter.rows(), filter.bytes()),
+                Stage::EmitEvery(every) => ("EmitEvery".to_string(), every.rows(), every.bytes()),
                 Stage::Sessions(stage) => {
                     let changes = stage.changes.as_ref().map_or(0, SessionChanges::bytes);
                     ("Sessions".to_string(), stage.store.rows(), stage.store.bytes() + changes)
@@ -272,6 +291,7 @@ impl Tail {
                 let (errors, sample) = filter.errors();
                 Shortfall { errors, sample, left_out: 0 }
             }
+            Stage::EmitEvery(_) => Shortfall::default(),
         });
         shortfall
     }
@@ -286,10 +306,10 @@ impl AggregateStage {
 /// What a window view over `horizon` shows.
 pub fn shown(horizon: Option<&Horizon>, times: &dyn Times, retention_us: Option<i64>) -> Shown {
     let Some(horizon) = horizon else { return Shown::default() };
-    let watermark_us = horizon.evaluate(&|source| times.watermark_us(source));
+    let watermark_us = horizon.watermark_us(times);
     Shown {
         horizon_us: retention_us.zip(watermark_us).map(|(kept, now)| now.saturating_sub(kept)),
-        final_until_us: horizon.evaluate(&|source| times.final_until_us(source)),
+        final_until_us: horizon.final_until_us(times),
     }
 }
 
@@ -309,8 +329,8 @@ impl Stage {
                 Ok(empty())
             }
             Stage::Operator(operator) => operator.step(inputs),
-            Stage::TemporalFilter(..) => {
-                Err(ExecError::Invariant("a temporal filter was stepped without a clock".into()))
+            Stage::TemporalFilter(..) | Stage::EmitEvery(_) => {
+                Err(ExecError::Invariant("what goes by the clock was stepped without it".into()))
             }
             Stage::Sessions(stage) => {
                 if !inputs[0].is_empty() {
@@ -398,5 +418,6 @@ fn op_name(op: &Op) -> &'static str {
         Op::TemporalFilter { .. } => "TemporalFilter",
         Op::UnionAll => "UnionAll",
         Op::TopN { .. } => "TopN",
+        Op::EmitEvery { .. } => "EmitEvery",
     }
 }

@@ -80,6 +80,7 @@ impl Tail {
                 Stage::Aggregate(stage) => stage.store.track_saves(EVERY_BUCKET),
                 Stage::Sessions(stage) => stage.store.track_saves(EVERY_BUCKET),
                 Stage::TemporalFilter(filter, _) => filter.track_saves(),
+                Stage::EmitEvery(every) => every.track_saves(),
             }
         }
     }
@@ -102,6 +103,7 @@ impl Tail {
                 }
                 Stage::Sessions(stage) => Some(stage.store.save(whole)?),
                 Stage::TemporalFilter(filter, _) => Some(filter.save(whole)?),
+                Stage::EmitEvery(every) => Some(every.save(whole)?),
             };
             let saved = saved.unwrap_or_default();
             let sections = saved.sections.len();
@@ -130,7 +132,7 @@ impl Tail {
         let told = match stage {
             Stage::Aggregate(stage) => stage.changes.as_ref().map(Changes::told),
             Stage::Sessions(stage) => stage.changes.as_ref().map(|_| Told::default()),
-            Stage::Operator(_) | Stage::TemporalFilter(..) => None,
+            Stage::Operator(_) | Stage::TemporalFilter(..) | Stage::EmitEvery(_) => None,
         };
         let overflows = of.aggregate.as_ref().map(|(aggregate, _)| aggregate.view.overflows.get()).unwrap_or_default();
         Said { shortfall: self.shortfall_of(node), overflows, told }
@@ -186,6 +188,7 @@ impl Tail {
                     }
                 }
                 Stage::TemporalFilter(filter, _) => filter.load(&part.saved)?,
+                Stage::EmitEvery(every) => every.load(&part.saved)?,
             }
             if let Some((aggregate, _)) = &node.aggregate {
                 let (count, sample) = said[i].overflows.clone();

@@ -124,6 +124,11 @@ impl Plan {
         self
     }
 
+    fn every(self, interval_us: i64) -> Self {
+        let Node { schema, append_only, .. } = self.nodes.last().unwrap().clone();
+        self.push(Op::EmitEvery { interval_us }, schema, append_only)
+    }
+
     fn done(self, emit: Emit, retention_us: Option<i64>) -> StreamPlan {
         StreamPlan { nodes: self.nodes, retention_us, emit, store: StoreChoice::Auto, over: Vec::new() }
     }
@@ -250,6 +255,7 @@ fn run(plan: &StreamPlan, append_only: bool, seed: u64, seen: &mut Seen) {
             other => panic!("{other:?}"),
         };
         let mut told = [&mut straight, &mut cut].map(|tail| {
+            tail.emits = tail.every().is_some_and(|every| every.is_due(now.clock_us));
             let outputs = tail.step(&external, &now, now.clock_us, plan.retention_us).unwrap();
             outputs.iter().map(print).collect::<Vec<String>>()
         });
@@ -359,6 +365,8 @@ fn plans(random: &mut StdRng) -> Vec<(StreamPlan, bool)> {
                 new().temporal("ts", Comparison::LessOrEqual, 5 * SECOND, watermark()).top(vec![0], 1, false).doubled(),
                 by_window(new()).temporal("window_end", Comparison::Greater, -15 * SECOND, watermark()),
                 new().dividing().top(vec![], 1, true),
+                by_window(new()).every(10 * SECOND),
+                new().sessions(session, emit).every(15 * SECOND),
             ];
             all.extend(plans.into_iter().map(|plan| (plan.done(emit, keeps), append_only)));
         }
@@ -368,7 +376,7 @@ fn plans(random: &mut StdRng) -> Vec<(StreamPlan, bool)> {
 
 #[test]
 fn a_tail_that_was_saved_goes_on_as_it_was() {
-    let mut seen = vec![Seen::default(); 40];
+    let mut seen = vec![Seen::default(); 48];
     for seed in 0..25 {
         let mut random = StdRng::seed_from_u64(1000 + seed);
         for (i, (plan, append_only)) in plans(&mut random).iter().enumerate() {

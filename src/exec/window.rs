@@ -91,6 +91,8 @@ impl ExactSizeIterator for Windows {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::slice_store::Grid;
+    use crate::planner::stream_plan::{LONGEST_US, stands_in_windows};
     use proptest::prelude::*;
 
     fn check(ts_us: i64, (slide_us, size_us, offset_us): (i64, i64, i64), starts: &[i64]) {
@@ -159,6 +161,27 @@ mod tests {
                 .collect();
             prop_assert_eq!(windows_of(ts, window).collect::<Vec<_>>(), naive.clone());
             prop_assert_eq!(window.ends(ts).collect::<Vec<_>>(), naive);
+        }
+
+        /// Also where time ends: what stands in windows stands in all of them, and so does the slice it is kept in.
+        #[test]
+        fn wherever_one_stands_all_windows_fit(
+            near in 0i64..1_000_000, size in 1..=LONGEST_US, times in 1i64..60, offset in any::<i64>(), of in 0..4,
+        ) {
+            let ts = if of % 2 == 0 { i64::MIN + 2 * LONGEST_US + near } else { i64::MAX - 2 * LONGEST_US - near };
+            prop_assert!(stands_in_windows(ts) && !stands_in_windows(i64::MIN + near) && !stands_in_windows(i64::MAX - near));
+            let slide = (size / times).max(1);
+            let window = match of / 2 {
+                0 => Window::hop(size, slide, offset.rem_euclid(slide)),
+                _ => Window { cumulates: true, ..Window::hop(size / slide * slide, slide, offset.rem_euclid(size / slide * slide)) },
+            };
+            let ends: Vec<i64> = windows_of(ts, window).collect();
+            prop_assert_eq!(&window.ends(ts).collect::<Vec<_>>(), &ends);
+            prop_assert!(ends.iter().all(|&end| (window.start_of(end)..end).contains(&ts)));
+            prop_assert!(!ends.is_empty());
+            let width_us = window.slice_us();
+            let grid = Grid { width_us, phase_us: window.offset_us % width_us };
+            prop_assert_eq!(windows_of(grid.start_us(grid.slice_of(ts)), window).collect::<Vec<_>>(), ends);
         }
 
         #[test]

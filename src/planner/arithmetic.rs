@@ -31,6 +31,12 @@ impl CheckedArithmetic {
     }
 }
 
+/// As it was written.
+fn infix(op: Operator, args: &[Expr]) -> Option<String> {
+    let [left, right] = args else { return None };
+    Some(format!("{left} {op} {right}"))
+}
+
 impl ScalarUDFImpl for CheckedArithmetic {
     fn name(&self) -> &str {
         match self.op {
@@ -41,10 +47,7 @@ impl ScalarUDFImpl for CheckedArithmetic {
     }
 
     fn display_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(match args {
-            [left, right] => format!("{left} {} {right}", self.op),
-            _ => self.name().to_string(),
-        })
+        Ok(infix(self.op, args).unwrap_or_else(|| self.name().to_string()))
     }
 
     fn signature(&self) -> &Signature {
@@ -111,10 +114,7 @@ impl ScalarUDFImpl for DecimalArithmetic {
     }
 
     fn display_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(match args {
-            [left, right] => format!("{left} {} {right}", self.op),
-            _ => self.name().to_string(),
-        })
+        Ok(infix(self.op, args).unwrap_or_else(|| self.name().to_string()))
     }
 
     fn signature(&self) -> &Signature {
@@ -205,10 +205,7 @@ impl ScalarUDFImpl for FloatDivision {
     }
 
     fn display_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(match args {
-            [left, right] => format!("{left} / {right}"),
-            _ => self.name().to_string(),
-        })
+        Ok(infix(Operator::Divide, args).unwrap_or_else(|| self.name().to_string()))
     }
 
     fn signature(&self) -> &Signature {

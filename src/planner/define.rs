@@ -19,15 +19,15 @@ use super::relations::references;
 use super::scope::Scope;
 use super::session::planning_state;
 use super::show_create;
-use super::stream_plan::{Emit, StoreChoice, StreamPlan};
+use super::stream_plan::{StoreChoice, StreamPlan};
 use super::types::{arrow_type, output_type, sql_name, timestamptz};
 use crate::catalog::{
     Catalog, Deduplicate, LateColumn, LateRows, MaterializedView, NameContext, Object, ObjectKind, Oid, PG_TYPE,
     PgType, Source, Table, Watermark, with_pg_type,
 };
 use crate::sql::{
-    ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, Include, Name,
-    OnConflict, Statement, WatermarkDef, interval_us,
+    ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, EmitClause, Include,
+    Name, OnConflict, Statement, WatermarkDef, interval_us,
 };
 
 /// What a CREATE makes.
@@ -250,7 +250,6 @@ impl Definer<'_> {
                 }
             }
         }
-        let emit = if create.emit_on_window_close { Emit::OnWindowClose } else { Emit::OnUpdate };
         let scope = self.scope()?;
         let mut query = create.query.as_ref().clone();
         name_columns(&mut query);
@@ -258,7 +257,7 @@ impl Definer<'_> {
         let names = column_names(&analyzed, &create.columns)?;
         let sql_types = Arc::clone(analyzed.schema());
         let Lowered { plan, event_time, mut notices } =
-            lower::lower(analyzed, &names, emit, retention_us, store, &scope)?;
+            lower::lower(analyzed, &names, &create.emit, retention_us, store, &scope)?;
         notices.dedup();
         if let (Some(_), true) = (retention_us, event_time.is_empty()) {
             return Err(PlanError::Invalid(
@@ -271,7 +270,7 @@ impl Definer<'_> {
         let view = MaterializedView {
             query: query.clone(),
             options: create.options.clone(),
-            emit_on_window_close: create.emit_on_window_close,
+            emit_on_window_close: create.emit == EmitClause::OnWindowClose,
             append_only: plan.output().append_only,
             event_time,
         };

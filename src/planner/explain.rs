@@ -99,6 +99,7 @@ impl Explain<'_> {
                 write!(out, "Sessions: {session} of {time}, {}", aggregate_text(aggregate, input, &node.schema))
             }
             Op::UnionAll => write!(out, "UnionAll"),
+            Op::EmitEvery { interval_us } => write!(out, "EmitEvery: {}", Micros(*interval_us)),
             Op::TopN { partition_by, order_by, offset, limit, row_number } => {
                 write!(out, "TopN: ")?;
                 if !partition_by.is_empty() {

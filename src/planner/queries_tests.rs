@@ -120,6 +120,22 @@ fn top_ads() {
 }
 
 #[test]
+fn scoreboard() {
+    assert_snapshot!(check("scoreboard.sql"), @r"
+    scoreboard
+    EmitEvery: 5s
+      Project: country, window_start, window_end, count(*) FILTER (event_type = 'click') AS clicks, count(*) FILTER (event_type = 'impression') AS impressions
+        Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[country, window_start, window_end], calls=[count(*) FILTER (event_type = 'click'), count(*) FILTER (event_type = 'impression')]
+          Scan: source ad_events (oid 16384), columns=[event_type, country, ts] append-only
+
+    scoreboard_leader
+    Project: window_end, country, clicks
+      TopN: partition=[window_end], order=[clicks DESC, country], limit=1
+        Scan: materialized view scoreboard (oid 16385), columns=[country, window_end, clicks]
+    ");
+}
+
+#[test]
 fn ctr_per_ad() {
     assert_snapshot!(check("ctr_per_ad.sql"), @r"
     ad_ctr

@@ -8,8 +8,8 @@ use arrow::datatypes::{DataType, IntervalUnit};
 use super::stream_plan::Micros;
 use crate::catalog::{Object, PUBLIC};
 use crate::sql::{
-    ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, Include, Name,
-    OnConflict, WatermarkDef, quote,
+    ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, EmitClause, Include,
+    Name, OnConflict, WatermarkDef, quote,
 };
 
 pub(super) fn source(object: &Object, create: &CreateSource, late_into: Option<&Object>) -> String {
@@ -73,8 +73,12 @@ pub(super) fn materialized_view(object: &Object, create: &CreateMaterializedView
     let mut sql = format!("CREATE MATERIALIZED VIEW {}{}", name(object), column_list(&create.columns));
     with(&mut sql, &create.options);
     let _ = write!(sql, " AS\n{query}");
-    if create.emit_on_window_close {
-        sql.push_str("\nEMIT ON WINDOW CLOSE");
+    match &create.emit {
+        EmitClause::OnUpdate => {}
+        EmitClause::OnWindowClose => sql.push_str("\nEMIT ON WINDOW CLOSE"),
+        EmitClause::Every { text, .. } => {
+            let _ = write!(sql, "\nEMIT EVERY INTERVAL '{}'", text.replace('\'', "''"));
+        }
     }
     sql
 }

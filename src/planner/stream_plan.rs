@@ -97,6 +97,11 @@ pub enum Op {
         limit: u64,
         row_number: bool,
     },
+    /// Passes on what has changed at most once in each interval of the tick's clock, which are counted from the epoch. Stands
+    /// at the top of a plan alone.
+    EmitEvery {
+        interval_us: i64,
+    },
 }
 
 /// What moves a temporal filter. It never goes back.
@@ -233,6 +238,16 @@ pub enum Function {
     DataFusion(Arc<AggregateFunctionExpr>),
 }
 
+/// No window, slide or gap of a session is longer: ten thousand years of 365.25 days.
+pub const LONGEST_US: i64 = 3_652_500 * 86_400_000_000;
+
+/// Whether a moment stands in windows, of whatever length: one so far away, some 272 000 years, that a window over it could end
+/// outside the range of a timestamp stands in none.
+#[inline]
+pub fn stands_in_windows(time_us: i64) -> bool {
+    (i64::MIN + 2 * LONGEST_US..=i64::MAX - 2 * LONGEST_US).contains(&time_us)
+}
+
 impl Window {
     /// Slices of this width, aligned to `offset_us`, tile every window of the family.
     pub fn slice_us(&self) -> i64 {
@@ -258,8 +273,8 @@ impl Window {
         start.max(i128::from(i64::MIN)) as i64
     }
 
-    /// The ends of the windows that contain `time_us`, oldest first. Windows that would leave the range of a timestamp
-    /// are left out; between windows, where the slide is longer than the size, there are none.
+    /// The ends of the windows that contain `time_us`, oldest first. There are none for a moment too far away
+    /// ([`stands_in_windows`]) nor between windows, where the slide is longer than the size.
     pub fn ends(&self, time_us: i64) -> impl Iterator<Item = i64> + use<> {
         let Window { size_us, slide_us, offset_us, cumulates } = *self;
         let (time, slide, size) = (i128::from(time_us), i128::from(slide_us), i128::from(size_us));
@@ -271,12 +286,8 @@ impl Window {
             let last = time - past(slide) + size;
             (last - (last - time - 1).div_euclid(slide) * slide, last)
         };
-        let first_start = if cumulates { last - size } else { first - size };
-        let count = if last > time { (last - first) / slide + 1 } else { 0 };
-        (0..count).map(move |n| first + n * slide).filter_map(move |end| {
-            let start = if cumulates { first_start } else { end - size };
-            i64::try_from(start).ok().and(i64::try_from(end).ok())
-        })
+        let count = if last > time && stands_in_windows(time_us) { (last - first) / slide + 1 } else { 0 };
+        (0..count).map(move |n| (first + n * slide) as i64)
     }
 
     /// The most windows that one moment can be in.
@@ -295,13 +306,22 @@ impl Session {
     /// Whether a session of a row at this time would end within the range of a timestamp. Rows that have none are in no
     /// session.
     pub fn takes(&self, time_us: i64) -> bool {
-        time_us.checked_add(self.gap_us.max(self.max_us.unwrap_or(0))).is_some_and(|end_us| end_us < i64::MAX)
+        let end_us = time_us.checked_add(self.gap_us.max(self.max_us.unwrap_or(0)));
+        stands_in_windows(time_us) && end_us.is_some_and(|end_us| end_us < i64::MAX)
     }
 }
 
 impl StreamPlan {
     pub fn output(&self) -> &Node {
         self.nodes.last().expect("a plan has at least a scan")
+    }
+
+    /// The interval of an EMIT EVERY view.
+    pub fn every_us(&self) -> Option<i64> {
+        match self.output().op {
+            Op::EmitEvery { interval_us } => Some(interval_us),
+            _ => None,
+        }
     }
 }
 

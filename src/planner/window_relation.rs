@@ -16,12 +16,14 @@ use super::assign_windows::AssignWindows;
 use super::error::{At, PlanError, Refusal};
 use super::relations::{relation_argument, window_function};
 use super::select::table;
-use super::stream_plan::{Micros, Session, Window};
+use super::stream_plan::{LONGEST_US, Micros, Session, Window};
+use super::text_input::interval_value;
 use super::types::{self, sql_name};
-use crate::sql::{fold, interval_us};
+use crate::sql::fold;
 
 /// More windows to a row than anybody means; a slide of a second under a size of a day has 86 400.
 const MOST_WINDOWS_PER_ROW: i64 = 100_000;
+const DAY_US: i64 = 86_400_000_000;
 
 /// Plans calls of window functions in FROM as [`AssignWindows`] or [`AssignSessions`]. The relation may be a source, table, view, CTE or a
 /// subquery in brackets.
@@ -260,55 +262,42 @@ fn length(expr: &ast::Expr, upper: &str, what: &str, context: &mut dyn RelationP
         let message = format!("the {what} of {upper} must be longer than zero: {expr}");
         return Err(PlanError::Invalid(Refusal::new(message).at(At::of(expr))).into());
     }
-    Ok(micros)
+    if micros > LONGEST_US { Err(too_long(expr, upper).into()) } else { Ok(micros) }
+}
+
+fn too_long(expr: &ast::Expr, upper: &str) -> PlanError {
+    let hint = format!("{} days are the longest.", LONGEST_US / DAY_US);
+    PlanError::Invalid(Refusal::new(format!("{upper} cannot use {expr}: it is too long")).hint(hint).at(At::of(expr)))
 }
 
 /// A constant interval, in microseconds.
 fn interval(expr: &ast::Expr, upper: &str, context: &mut dyn RelationPlannerContext) -> Result<i64> {
-    let constant = |value: &ScalarValue| -> Result<Option<i64>, PlanError> {
-        match value {
-            ScalarValue::IntervalMonthDayNano(Some(value)) => {
-                if value.months != 0 {
-                    return Err(PlanError::Invalid(
-                        Refusal::new(format!("{upper} cannot use {expr}: months and years have no fixed length"))
-                            .hint("Write it in days, such as INTERVAL '30 days'.")
-                            .at(At::of(expr)),
-                    ));
-                }
-                if value.nanoseconds % 1000 != 0 {
-                    return Err(PlanError::Invalid(
-                        Refusal::new(format!("{upper} cannot use {expr}: time is in microseconds")).at(At::of(expr)),
-                    ));
-                }
-                let days = i64::from(value.days).checked_mul(86_400_000_000);
-                Ok(days.and_then(|days| days.checked_add(value.nanoseconds / 1000)))
-            }
-            // A bare literal takes the type that is wanted here, as any literal does in Postgres.
-            ScalarValue::Utf8(Some(text)) => match interval_us(text) {
-                Ok(micros) => Ok(Some(micros)),
-                Err(e) => Err(PlanError::InvalidText(Refusal::new(e.to_string()).at(At::of(expr)))),
-            },
-            _ => Ok(None),
-        }
-    };
     let planned = context.sql_to_expr(expr.clone(), &DFSchema::empty()).map_err(|e| not_constant(expr, upper, e))?;
     let simplifier = ExprSimplifier::new(SimplifyContext::builder().build());
     let schema = DFSchema::empty();
     let planned = simplifier.coerce(planned, &schema).and_then(|expr| simplifier.simplify(expr))?;
-    let micros = match &planned {
-        Expr::Literal(value, _) => constant(value)?,
-        _ => None,
-    };
-    match micros {
-        Some(micros) => Ok(micros),
-        None => {
-            let message = format!("{upper} takes constant intervals, not {expr}");
-            Err(PlanError::Invalid(
-                Refusal::new(message).hint("Write INTERVAL '10 seconds' or the like.").at(At::of(expr)),
-            )
-            .into())
+    let value = match &planned {
+        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) => *value,
+        // A bare literal takes the type that is wanted here, as any literal does in Postgres.
+        Expr::Literal(ScalarValue::Utf8(Some(text)), _) => interval_value(text).map_err(|e| e.or_at(At::of(expr)))?,
+        _ => {
+            let refusal = Refusal::new(format!("{upper} takes constant intervals, not {expr}"));
+            return Err(
+                PlanError::Invalid(refusal.hint("Write INTERVAL '10 seconds' or the like.").at(At::of(expr))).into()
+            );
         }
+    };
+    let cannot = |why: &str| Refusal::new(format!("{upper} cannot use {expr}: {why}")).at(At::of(expr));
+    if value.months != 0 {
+        let refusal = cannot("months and years have no fixed length");
+        return Err(PlanError::Invalid(refusal.hint("Write it in days, such as INTERVAL '30 days'.")).into());
     }
+    if value.nanoseconds % 1000 != 0 {
+        return Err(PlanError::Invalid(cannot("time is in microseconds")).into());
+    }
+    let days_us = i64::from(value.days).checked_mul(DAY_US);
+    let micros = days_us.and_then(|us| us.checked_add(value.nanoseconds / 1000));
+    Ok(micros.ok_or_else(|| too_long(expr, upper))?)
 }
 
 /// A column where a constant should be is an error of its own, whatever the planner says of it.

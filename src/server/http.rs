@@ -169,6 +169,13 @@ fn metrics(stats: &Stats, resident_bytes: Option<u64>) -> String {
     for view in &stats.views {
         page.value("riverrun_view_state_bytes", &[("view", &view.name)], view.state_bytes);
     }
+    let help = "How long ago all that then stood in a view's topics and tables is in it.";
+    page.family("riverrun_view_freshness_seconds", "gauge", help);
+    for view in &stats.views {
+        if let Some(us) = view.freshness_us {
+            page.value("riverrun_view_freshness_seconds", &[("view", &view.name)], us as f64 / 1e6);
+        }
+    }
     page.family("riverrun_view_late_rows_total", "counter", "Rows that came too late for a materialized view.");
     for view in &stats.views {
         page.value("riverrun_view_late_rows_total", &[("view", &view.name)], view.late_rows);

@@ -312,7 +312,7 @@ impl Session {
         })?;
         let of_reads = reads.clone();
         let plan = self.work(async move { recomputed.comparison(live, &within, &of_reads) }).await?.map_err(failed)?;
-        let batches = self.run(plan, &reads, &[], "").await.map_err(of_view_expression)?;
+        let batches = self.run(plan, &reads, &[], "").await.map_err(of_comparison)?;
         Ok(Compared {
             shape,
             windows,
@@ -357,7 +357,7 @@ impl Compared {
         };
         match batch {
             Some(batch) => {
-                let batch = batch.map_err(of_view_expression)?;
+                let batch = batch.map_err(of_comparison)?;
                 self.shape.differing(&batch, &self.totals).map(Some)
             }
             None => {
@@ -386,8 +386,14 @@ fn span(batches: &[RecordBatch], column: Option<usize>) -> Option<(i64, i64)> {
     spans.reduce(|all, (from, to)| (all.0.min(from), all.1.max(to)))
 }
 
-/// What is NULL in a view where an expression fails is an error in a query.
-fn of_view_expression(error: PgError) -> PgError {
+/// What ends a comparison: with what can be done of it. What is NULL in a view where an expression fails is an error in a query.
+fn of_comparison(error: PgError) -> PgError {
+    if error.code == code::OUT_OF_MEMORY {
+        return error.hint(
+            "Compare fewer windows at once with FROM and TO, or start the server with more memory for queries \
+             (--query-memory-mib).",
+        );
+    }
     if error.code.starts_with("22") && error.hint.is_none() {
         return error.hint(
             "An expression of the view fails on a row: the view takes NULL for it and counts it in expression_errors of \

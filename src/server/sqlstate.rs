@@ -189,7 +189,7 @@ impl From<EngineError> for PgError {
             EngineError::NoSuchTick { newest, .. } => PgError::new(OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .detail(format!("The newest, and the only one that is kept, is {}.", tick_number(newest)))
                 .hint("Leave AS OF out to begin at the newest."),
-            EngineError::Timeout { .. } => PgError::new(QUERY_CANCELED, message),
+            EngineError::Timeout { .. } | EngineError::JobCancelled => PgError::new(QUERY_CANCELED, message),
             EngineError::Storage { .. } | EngineError::Kept(_) => PgError::new(IO_ERROR, message)
                 .hint("riverrun.checkpoints says how it stands; the storage is tried again by itself."),
             EngineError::Unknown { .. } => PgError::new(STATEMENT_COMPLETION_UNKNOWN, message)

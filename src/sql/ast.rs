@@ -314,7 +314,19 @@ pub struct CreateMaterializedView {
     pub columns: Vec<String>,
     pub query: Box<ast::Query>,
     pub options: BTreeMap<String, String>,
-    pub emit_on_window_close: bool,
+    pub emit: EmitClause,
+}
+
+/// When a materialized view shows what has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum EmitClause {
+    /// At every tick.
+    #[default]
+    OnUpdate,
+    /// A window once, when it is final.
+    OnWindowClose,
+    /// At most once in an interval. `text` is the interval as it was written.
+    Every { text: String, interval_us: i64 },
 }
 
 /// What `INCLUDE` can bring into a column.

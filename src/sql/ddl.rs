@@ -8,7 +8,7 @@ use sqlparser::tokenizer::Token;
 use super::parser::Cursor;
 use super::{
     AlterSource, ColumnDef, CreateMaterializedView, CreateSource, CreateTable, CreateView, DeduplicateDef, Drop,
-    Include, ObjectType, OnConflict, Place, SqlError, Statement, WatermarkDef, interval_us, name, refusals,
+    EmitClause, Include, ObjectType, OnConflict, Place, SqlError, Statement, WatermarkDef, interval_us, name, refusals,
 };
 
 impl Cursor<'_> {
@@ -52,7 +52,7 @@ impl Cursor<'_> {
     }
 
     /// The next words in upper case, for refusals.
-    fn upcoming(&self, count: usize) -> Vec<String> {
+    pub(super) fn upcoming(&self, count: usize) -> Vec<String> {
         (0..count).map_while(|n| self.word(n).map(|word| word.to_ascii_uppercase())).collect()
     }
 
@@ -210,57 +210,14 @@ impl Cursor<'_> {
         let emit = self.emit_at().map(|at| self.split_off(at));
         let query = self.query()?;
         self.with_data()?;
-        let mut emit_on_window_close = false;
+        let mut clause = EmitClause::OnUpdate;
         if let Some(mut emit) = emit {
             self.expect_end()?;
             std::mem::swap(self, &mut emit);
-            emit_on_window_close = self.emit()?;
+            clause = self.emit()?;
         }
-        let view = CreateMaterializedView { name, if_not_exists, columns, query, options, emit_on_window_close };
+        let view = CreateMaterializedView { name, if_not_exists, columns, query, options, emit: clause };
         Ok(Statement::CreateMaterializedView(view))
-    }
-
-    /// Where the EMIT clause begins, counted from the next token. EMIT is no reserved word: `FROM t emit` is an alias.
-    fn emit_at(&self) -> Option<usize> {
-        let is = |token: &Token, word: &str| matches!(token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word));
-        let tokens: Vec<&Token> = self.coming().collect();
-        let (mut depth, mut found) = (0usize, None);
-        for (i, token) in tokens.iter().enumerate() {
-            match token {
-                Token::LParen => depth += 1,
-                Token::RParen => depth = depth.saturating_sub(1),
-                token if depth == 0 && is(token, "EMIT") => {
-                    let behind = |n: usize, words: &[&str]| {
-                        tokens.get(i + n).is_some_and(|token| words.iter().any(|word| is(token, word)))
-                    };
-                    if (behind(1, &["ON"]) && behind(2, &["WINDOW", "UPDATE", "DELTA"]))
-                        || behind(1, &["EVERY", "CHANGES", "AFTER", "FINAL", "IMMEDIATELY", "WITH"])
-                    {
-                        found = Some(i);
-                    }
-                }
-                _ => {}
-            }
-        }
-        found
-    }
-
-    /// True for ON WINDOW CLOSE, false for the default, ON UPDATE.
-    fn emit(&mut self) -> Result<bool, SqlError> {
-        let at = self.position();
-        self.expect("EMIT")?;
-        if self.take("ON WINDOW CLOSE") {
-            return Ok(true);
-        }
-        if self.take("ON UPDATE") {
-            return Ok(false);
-        }
-        let form: Vec<String> = self.upcoming(2);
-        Err(SqlError::unsupported(
-            format!("EMIT {}", form.join(" ")),
-            "use EMIT ON WINDOW CLOSE, or no EMIT clause for a view that is always current",
-        )
-        .at(at))
     }
 
     /// `WITH DATA` says what happens anyway.
@@ -585,18 +542,22 @@ struct Body {
 }
 
 /// The text of an interval literal: `INTERVAL '10 seconds'`, `INTERVAL '10' SECOND`, `'10 seconds'::interval`.
-fn interval_text(expr: &ast::Expr) -> Option<String> {
-    let string = |expr: &ast::Expr| match expr {
-        ast::Expr::Value(value) => value.value.clone().into_string(),
-        _ => None,
-    };
+pub(super) fn interval_text(expr: &ast::Expr) -> Option<String> {
     match expr {
         ast::Expr::Interval(ast::Interval { value, leading_field, last_field: None, .. }) => {
-            let text = string(value)?;
+            let text = string_of(value)?;
             Some(leading_field.as_ref().map_or(text.clone(), |unit| format!("{text} {unit}")))
         }
-        ast::Expr::Cast { expr, data_type: ast::DataType::Interval { .. }, .. } => string(expr),
+        ast::Expr::Cast { expr, data_type: ast::DataType::Interval { .. }, .. } => string_of(expr),
         ast::Expr::Nested(inner) => interval_text(inner),
+        _ => None,
+    }
+}
+
+/// The text of a literal in quotes.
+pub(super) fn string_of(expr: &ast::Expr) -> Option<String> {
+    match expr {
+        ast::Expr::Value(value) => value.value.clone().into_string(),
         _ => None,
     }
 }

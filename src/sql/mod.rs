@@ -19,6 +19,7 @@ mod ast;
 mod commands;
 mod ddl;
 mod dialect;
+mod emit;
 mod error;
 mod interval;
 mod name;
@@ -37,6 +38,9 @@ pub use interval::{Interval, IntervalFault, interval, interval_us};
 pub use name::{fold, quote};
 pub use parser::parse;
 pub use windows::PARTITION_BY;
+
+/// How often a tick of the engine ends when nobody asks for one, in microseconds.
+pub const TICK_US: i64 = 100_000;
 
 #[cfg(test)]
 mod tests;

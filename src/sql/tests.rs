@@ -60,8 +60,8 @@ fn one(statement: &Statement) -> String {
             format!("view {} or_replace={} ?={} {:?} as {}", v.name, v.or_replace, v.if_not_exists, v.columns, v.query)
         }
         Statement::CreateMaterializedView(v) => format!(
-            "materialized view {} ?={} {:?} with={:?} close={} as {}",
-            v.name, v.if_not_exists, v.columns, v.options, v.emit_on_window_close, v.query
+            "materialized view {} ?={} {:?} with={:?} emit={:?} as {}",
+            v.name, v.if_not_exists, v.columns, v.options, v.emit, v.query
         ),
         Statement::Drop(d) => {
             let names: Vec<String> = d.names.iter().map(Name::to_string).collect();
@@ -252,6 +252,22 @@ fn views() {
         CREATE MATERIALIZED VIEW v AS SELECT a, count(*) FROM SESSION(u PARTITION BY (a, b), at, INTERVAL '1 hour') GROUP BY a, b, window_start
         CREATE MATERIALIZED VIEW v AS SELECT a FROM SESSION(u, at PARTITION BY a, INTERVAL '1 hour') GROUP BY a, window_start
         CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY INTERVAL '1 s'
+        CREATE MATERIALIZED VIEW v AS SELECT * FROM t emit EMIT EVERY '1 minute 30 s'
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY INTERVAL '10' SECONDS
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY 10 SECONDS
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY now()
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY INTERVAL '1 month'
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY '0 s'
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY '-1 s'
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY '99 ms'
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY 'soon'
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY '1 s' EMIT ON WINDOW CLOSE
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT ON WINDOW CLOSE EMIT EVERY INTERVAL '1 s'
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT ON WINDOW CLOSE EVERY INTERVAL '1 s'
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY INTERVAL '1 s' ON WINDOW CLOSE
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT EVERY INTERVAL '1 s' please
+        CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT FINAL
         CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT ON WINDOW CLOSE EMIT
         CREATE MATERIALIZED VIEW v AS SELECT 1 + EMIT ON WINDOW CLOSE
         CREATE MATERIALIZED VIEW v AS SELECT 1 WITH NO DATA
@@ -264,16 +280,32 @@ fn views() {
     "), @r#"
     view v or_replace=true ?=false ["a", "b"] as SELECT 1, 2
     view v or_replace=false ?=true [] as (SELECT 1)
-    materialized view v ?=true ["a"] with={"retention": "2 days"} close=true as SELECT count(*) FROM HOP(s.ads, ts, INTERVAL '10 seconds', INTERVAL '1 minute')
-    materialized view v ?=false [] with={} close=false as SELECT * FROM t emit
-    materialized view v ?=false [] with={} close=false as SELECT * FROM t JOIN u emit ON emit.a = t.a
-    materialized view v ?=false [] with={} close=false as SELECT window_start FROM HOP(t, ts, INTERVAL '10' SECONDS, INTERVAL '1' MINUTE) GROUP BY window_start
-    materialized view v ?=false [] with={} close=false as SELECT * FROM TUMBLE(a.t, ts, INTERVAL '1 minute') AS w, (SELECT * FROM SESSION(u, at, INTERVAL '1 hour'))
-    materialized view v ?=false [] with={} close=false as SELECT a, count(*) FROM SESSION(u, partition_by(a, b + 1), at, INTERVAL '1 hour') GROUP BY a, window_start
-    materialized view v ?=false [] with={} close=false as SELECT a, count(*) FROM SESSION(u, partition_by(a), at, INTERVAL '1 hour') GROUP BY a, window_start
-    materialized view v ?=false [] with={} close=false as SELECT a, count(*) FROM SESSION(u, partition_by(a, b), at, INTERVAL '1 hour') GROUP BY a, b, window_start
+    materialized view v ?=true ["a"] with={"retention": "2 days"} emit=OnWindowClose as SELECT count(*) FROM HOP(s.ads, ts, INTERVAL '10 seconds', INTERVAL '1 minute')
+    materialized view v ?=false [] with={} emit=OnUpdate as SELECT * FROM t emit
+    materialized view v ?=false [] with={} emit=OnUpdate as SELECT * FROM t JOIN u emit ON emit.a = t.a
+    materialized view v ?=false [] with={} emit=OnUpdate as SELECT window_start FROM HOP(t, ts, INTERVAL '10' SECONDS, INTERVAL '1' MINUTE) GROUP BY window_start
+    materialized view v ?=false [] with={} emit=OnUpdate as SELECT * FROM TUMBLE(a.t, ts, INTERVAL '1 minute') AS w, (SELECT * FROM SESSION(u, at, INTERVAL '1 hour'))
+    materialized view v ?=false [] with={} emit=OnUpdate as SELECT a, count(*) FROM SESSION(u, partition_by(a, b + 1), at, INTERVAL '1 hour') GROUP BY a, window_start
+    materialized view v ?=false [] with={} emit=OnUpdate as SELECT a, count(*) FROM SESSION(u, partition_by(a), at, INTERVAL '1 hour') GROUP BY a, window_start
+    materialized view v ?=false [] with={} emit=OnUpdate as SELECT a, count(*) FROM SESSION(u, partition_by(a, b), at, INTERVAL '1 hour') GROUP BY a, b, window_start
     59: syntax error at or near "PARTITION" at <PARTITION BY>
-    40: EMIT EVERY INTERVAL is not supported (Use EMIT ON WINDOW CLOSE, or no EMIT clause for a view that is always current.) at <EMIT EVERY I>
+    materialized view v ?=false [] with={} emit=Every { text: "1 s", interval_us: 1000000 } as SELECT 1
+    materialized view v ?=false [] with={} emit=Every { text: "1 minute 30 s", interval_us: 90000000 } as SELECT * FROM t emit
+    materialized view v ?=false [] with={} emit=Every { text: "10 SECONDS", interval_us: 10000000 } as SELECT 1
+    51: EMIT EVERY 10 is not supported (Write EMIT EVERY INTERVAL '10 seconds' or the like.) at <10 SECONDS>
+    51: EMIT EVERY now() is not supported (Write EMIT EVERY INTERVAL '10 seconds' or the like.) at <now()>
+    50: syntax error at end of input at <>
+    51: an interval of months has no fixed length here: "1 month" (Write it in days, such as '30 days'.) at <INTERVAL '1 >
+    51: the interval of EMIT EVERY must be longer than zero at <'0 s'>
+    51: the interval of EMIT EVERY must be longer than zero at <'-1 s'>
+    51: the interval of EMIT EVERY is shorter than a tick (Leave EMIT EVERY out: a view changes at most once a tick, which is every 100 milliseconds.) at <'99 ms'>
+    51: invalid input syntax for type interval: "soon" at <'soon'>
+    57: more than one way to EMIT is not supported (Choose ON WINDOW CLOSE, which shows a window once when it is final, or EVERY, which shows what there is at most once in an interval.) at <EMIT ON WIND>
+    61: more than one way to EMIT is not supported (Choose ON WINDOW CLOSE, which shows a window once when it is final, or EVERY, which shows what there is at most once in an interval.) at <EMIT EVERY I>
+    61: more than one way to EMIT is not supported (Choose ON WINDOW CLOSE, which shows a window once when it is final, or EVERY, which shows what there is at most once in an interval.) at <EVERY INTERV>
+    66: more than one way to EMIT is not supported (Choose ON WINDOW CLOSE, which shows a window once when it is final, or EVERY, which shows what there is at most once in an interval.) at <ON WINDOW CL>
+    66: syntax error at or near "please" at <please>
+    40: EMIT FINAL is not supported (Use EMIT ON WINDOW CLOSE, EMIT EVERY INTERVAL '10 seconds', or no EMIT clause for a view that is always current.) at <EMIT FINAL>
     61: syntax error at or near "EMIT" at <EMIT>
     42: syntax error at or near "EMIT" at <EMIT ON WIND>
     40: WITH NO DATA is not supported (Leave it out: the object is filled when it is created.) at <WITH NO DATA>
@@ -395,7 +427,7 @@ fn commands() {
     explain analyze=true verbose=false (SELECT 1)
     explain analyze=false verbose=false (SELECT 1)
     ExplainView { name: Name(["s", "v"]), analyze: true }
-    explain analyze=false verbose=false materialized view v ?=false [] with={} close=true as SELECT 1
+    explain analyze=false verbose=false materialized view v ?=false [] with={} emit=OnWindowClose as SELECT 1
     10: this FORMAT option of EXPLAIN is not supported (The options are ANALYZE, VERBOSE, COSTS OFF and FORMAT TEXT.) at <FORMAT JSON)>
     9: syntax error at or near "EXPLAIN" at <EXPLAIN SELE>
     WaitFor { name: Name(["ad_events"]), timeout_ms: None }

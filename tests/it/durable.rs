@@ -13,6 +13,15 @@ use crate::oracle::{
     create_views, over_rows, seeds, source_of,
 };
 
+/// An engine that keeps its state in the folder, with the source `r` over a topic of its own, and what is to be sent there.
+async fn begun(topic: String, broker: &EmbeddedBroker, random: &mut StdRng, folder: &Path) -> (Db, Events) {
+    let partitions = random.random_range(1..4);
+    broker.create_topic(&topic, partitions).expect("a topic");
+    let db = Db::start_at(random.random_range(1..4), folder);
+    db.run(&source_of(&topic, broker)).await;
+    (db, Events::new(topic, partitions))
+}
+
 /// Ends the engine, mostly as a crash does, and starts it again.
 async fn restarted(db: Db, random: &mut StdRng, folder: &Path) -> Db {
     if random.random_bool(0.8) {
@@ -62,13 +71,8 @@ async fn sources_and_views_over_them_survive_crashes() {
     let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
     for seed in seeds(0..2) {
         let mut random = StdRng::seed_from_u64(seed);
-        let topic = format!("durable{seed}");
-        let partitions = random.random_range(1..4);
-        broker.create_topic(&topic, partitions).expect("a topic");
         let folder = tempfile::tempdir().expect("a folder");
-        let mut db = Db::start_at(random.random_range(1..4), folder.path());
-        db.run(&source_of(&topic, &broker)).await;
-        let mut events = Events::new(topic, partitions);
+        let (mut db, mut events) = begun(format!("durable{seed}"), &broker, &mut random, folder.path()).await;
         let created_after = random.random_range(0..3);
         for step in 0..6 {
             if step == created_after {
@@ -117,13 +121,8 @@ async fn shared_stores_survive_crashes() {
     let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
     for seed in seeds(0..2) {
         let mut random = StdRng::seed_from_u64(seed);
-        let topic = format!("durable_shared{seed}");
-        let partitions = random.random_range(1..4);
-        broker.create_topic(&topic, partitions).expect("a topic");
         let folder = tempfile::tempdir().expect("a folder");
-        let mut db = Db::start_at(random.random_range(1..4), folder.path());
-        db.run(&source_of(&topic, &broker)).await;
-        let mut events = Events::new(topic, partitions);
+        let (mut db, mut events) = begun(format!("durable_shared{seed}"), &broker, &mut random, folder.path()).await;
         // It makes the store, and goes again.
         db.run(&format!("CREATE MATERIALIZED VIEW first AS {}", FINE[0])).await;
         create_derived(&db).await;

@@ -143,6 +143,22 @@ async fn while_nothing_can_be_written_reading_rests_and_reads_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_checkpoint_that_fails_is_told() {
+    let mut scene = Scene::new(Kind::Local, 3).await;
+    let error = StorageError::Full { doing: "writing".into(), reason: "simulated".into() };
+    scene.disk.refuse_puts(Some(error.clone()));
+    let told = refusal(&scene.db, "CREATE TABLE u (v INT)").await;
+    assert!(matches!(told, EngineError::Unknown { .. }), "{told:?}");
+    assert!(scene.db.rows("SELECT * FROM u").await.is_empty());
+    scene.disk.refuse_puts(None);
+    scene.goes_on(2).await;
+    scene.crash(2).await;
+    scene.check(&["1", "2"]).await;
+    assert!(scene.db.rows("SELECT * FROM u").await.is_empty());
+    scene.db.engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_corrupt_is_read_as_good() {
     let mut scene = Scene::new(Kind::Local, 2).await;
     scene.goes_on(2).await;

@@ -4,6 +4,7 @@ mod db;
 mod demo;
 mod duplicates;
 mod durable;
+mod emit_every;
 mod engine;
 mod faults;
 mod house;

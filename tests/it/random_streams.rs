@@ -302,9 +302,9 @@ impl Stream {
         }
     }
 
-    /// Whether views hold their rows in stores: not where rows are taken back.
+    /// Whether views hold their rows in stores.
     pub fn keeps_stores(&self) -> bool {
-        self.kind == Kind::Source && self.deduplicate.is_none_or(|(_, same_partition)| same_partition)
+        self.kind == Kind::Source
     }
 
     pub fn with_steps(&self, steps: Vec<Step>) -> Stream {

@@ -1,5 +1,5 @@
 //! Random definitions of views over `r` and over each other, as SQL: windows of any kind, size and offset, or none, keys, calls,
-//! filters, temporal ones among them, HAVING, EMIT ON WINDOW CLOSE, retention, Top-N, DISTINCT, what `row_number` leaves, unions. A
+//! filters, temporal ones among them, HAVING, EMIT ON WINDOW CLOSE, EMIT EVERY, retention, Top-N, DISTINCT, what `row_number` leaves, unions. A
 //! definition knows what a simpler one would be, for shrinking.
 
 use rand::Rng;
@@ -86,6 +86,8 @@ pub struct View {
     temporal: Option<String>,
     retention_ms: Option<i64>,
     pub emit: bool,
+    /// EMIT EVERY.
+    pub every: bool,
     pub store: Option<&'static str>,
 }
 
@@ -258,6 +260,7 @@ impl View {
             temporal: None,
             retention_ms: None,
             emit: false,
+            every: false,
             store: None,
         };
         view.filter = random.random_bool(0.3).then(|| condition(random, &conditions)).flatten();
@@ -293,6 +296,7 @@ impl View {
         if stream.keeps_stores() && whole && view.input == Input::All && view.temporal.is_none() {
             view.store = *[None, None, None, Some("own"), Some("shared")].choose(random).expect("some");
         }
+        view.every = !view.emit && random.random_bool(0.15);
         view
     }
 
@@ -316,6 +320,7 @@ impl View {
                 temporal: None,
                 retention_ms: None,
                 emit: false,
+                every: false,
                 store: None,
             };
         }
@@ -349,12 +354,14 @@ impl View {
             temporal: None,
             retention_ms: None,
             emit: false,
+            every: false,
             store: None,
         };
         // Up to when sessions are final no function says.
         let ends_together = view.windows.as_ref().is_some_and(|windows| windows.function != "SESSION");
         let closes = self.temporal.is_none() && self.input != Input::First && stream.kind != Kind::Table;
         view.emit = closes && ends_together && random.random_bool(0.25);
+        view.every = !view.emit && random.random_bool(0.15);
         view
     }
 
@@ -474,7 +481,11 @@ impl View {
         ];
         let options: Vec<String> = options.into_iter().flatten().collect();
         let with = if options.is_empty() { String::new() } else { format!(" WITH ({})", options.join(", ")) };
-        let emit = if self.emit { " EMIT ON WINDOW CLOSE" } else { "" };
+        let emit = match (self.emit, self.every) {
+            (true, _) => " EMIT ON WINDOW CLOSE",
+            (false, true) => " EMIT EVERY INTERVAL '200 milliseconds'",
+            (false, false) => "",
+        };
         format!("CREATE MATERIALIZED VIEW v{number}{with} AS {}{emit}", self.query())
     }
 
@@ -516,6 +527,9 @@ impl View {
         }
         if self.emit {
             push(&|view| view.emit = false);
+        }
+        if self.every {
+            push(&|view| view.every = false);
         }
         if self.temporal.is_some() {
             push(&|view| view.temporal = None);

@@ -309,6 +309,9 @@ async fn compare(case: &Case, db: &Db, at: usize, reference: Option<&[Vec<Line>]
     let mut shown = Vec::new();
     for (i, view) in case.views.iter().enumerate() {
         let failure = |kind, said| Failure { view: Some(i), kind, said: format!("after {at} steps: {said}") };
+        if view.every || view.over.is_some_and(|over| case.views[over].every) {
+            db.try_run(&format!("WAIT FOR v{i}")).await.map_err(|e| failure("does not emit", e.to_string()))?;
+        }
         let kept =
             db.try_run(&format!("SELECT * FROM v{i}")).await.map_err(|e| failure("unreadable", e.to_string()))?;
         let kept = as_lines(&kept);

@@ -265,6 +265,56 @@ async fn a_stream_that_stops_does_not_hide_its_end() {
     db.engine.stop().await;
 }
 
+/// All partitions become idle at once, before the source has had a watermark, since one of them is empty and another holds only
+/// what does not count.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_writes_to_has_a_watermark_though_a_partition_is_empty() {
+    let topic = Topic::new(4);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut db = Db::start_at(2, folder.path());
+    db.run(&topic.source(", idle_timeout = '1 day'", "")).await;
+    db.run("CREATE MATERIALIZED VIEW v AS SELECT window_end, count(*) AS n FROM TUMBLE(e, ts, INTERVAL '1 minute') GROUP BY window_end").await;
+    db.run("CREATE MATERIALIZED VIEW ids AS SELECT id FROM e").await;
+    for (partition, id, at) in [(0, 1, 100), (0, 2, 300), (1, 3, 40), (1, 4, 200)] {
+        topic.send(partition, id, Some(second(at)), 0);
+    }
+    topic.send(2, 5, None, 0);
+    topic.flush();
+    db.run("WAIT FOR e").await;
+    let watermark = "SELECT watermark FROM riverrun.sources";
+    for workers in [1, 3] {
+        assert_eq!(db.rows(watermark).await, ["NULL"]);
+        db.engine.crash().await;
+        drop(db);
+        db = Db::start_at(workers, folder.path());
+        db.run("WAIT FOR e").await;
+    }
+    assert_eq!(db.rows(watermark).await, ["NULL"]);
+    db.run("ALTER SOURCE e SET (idle_timeout = '0 s')").await;
+    // That of partition 1: no row that it may still get is late because of the others.
+    until(&db, watermark, &["2026-01-01T00:03:10Z"]).await;
+    let live = "SELECT live_window_end('v'), closed_window_end('v'), sum(n) FROM v";
+    assert_eq!(db.rows(live).await, ["2026-01-01T00:04:00Z|2026-01-01T00:03:00Z|4"]);
+    db.run("ALTER SOURCE e SET (idle_timeout = '1 day')").await;
+    // Below it is late what comes to the partitions that had none.
+    for (partition, id, at) in [(2, 6, 189), (2, 7, 190), (3, 8, 189), (3, 9, 191), (1, 10, 190), (0, 11, 291)] {
+        topic.send(partition, id, Some(second(at)), 0);
+    }
+    topic.flush();
+    db.run("WAIT FOR e; CREATE MATERIALIZED VIEW again AS SELECT id + 0 AS id FROM e; WAIT FOR e").await;
+    let accepted = ["1", "10", "11", "2", "3", "4", "7", "9"];
+    for _ in 0..2 {
+        assert_eq!(db.rows("SELECT id FROM ids").await, accepted);
+        assert_eq!(db.rows("SELECT id FROM again").await, accepted);
+        assert_eq!(db.rows(COUNTS).await, ["11|8|3|0"]);
+        assert_eq!(db.rows(watermark).await, ["2026-01-01T00:03:10Z"]);
+        db.engine.crash().await;
+        drop(db);
+        db = Db::start_at(2, folder.path());
+    }
+    db.engine.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn late_rows_go_into_a_table_of_ones_own() {
     let topic = Topic::new(2);
@@ -401,5 +451,62 @@ async fn views_made_in_the_middle_join_without_gap_or_overlap() {
             .await;
         assert_eq!(counted, expected, "w{round}");
     }
+    db.engine.stop().await;
+}
+
+/// Who begins downstream of a view that shows what is final, while some of its history is still to come: what that view tells
+/// later must not be in what it began with.
+#[tokio::test(flavor = "multi_thread")]
+async fn downstream_of_final_windows_that_lack_history_nothing_counts_twice() {
+    let (here, away) = (Topic::new(1), Topic::new(1));
+    let db = Db::start(2);
+    db.run(&here.source("", "")).await;
+    db.run(&away.source("", "").replace("SOURCE e", "SOURCE f")).await;
+    db.run("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM e").await;
+    db.run("CREATE MATERIALIZED VIEW m AS SELECT count(*) AS n FROM f").await;
+    for topic in [&here, &away] {
+        (0..300).for_each(|id| topic.send(0, id, Some(second(id)), 0));
+        topic.flush();
+    }
+    db.run("WAIT FOR e; WAIT FOR f").await;
+    // Both have passed four minutes. The history of one cannot be read now, that of the other is there.
+    away.broker.take_down().expect("down");
+    db.run(
+        "CREATE MATERIALIZED VIEW v AS SELECT window_end, count(*) AS n
+         FROM TUMBLE((SELECT ts FROM e UNION ALL SELECT ts FROM f), ts, INTERVAL '1 minute') GROUP BY window_end EMIT ON WINDOW CLOSE",
+    )
+    .await;
+    until(&db, "SELECT records_read, records_to_read FROM riverrun.jobs WHERE name = 'v'", &["300|600"]).await;
+    db.run("CREATE MATERIALIZED VIEW over_v AS SELECT count(*) AS windows, sum(n) AS n FROM v").await;
+    db.run("CREATE MATERIALIZED VIEW beside_v AS SELECT window_end, n FROM v WHERE n > 0").await;
+    away.broker.bring_up().expect("up");
+    db.run("WAIT FOR over_v; WAIT FOR beside_v").await;
+    assert_eq!(db.rows("SELECT count(*), sum(n) FROM v").await, ["4|480"]);
+    assert_eq!(db.rows("SELECT windows, n FROM over_v").await, ["4|480"]);
+    assert_eq!(db.rows("SELECT * FROM beside_v").await, db.rows("SELECT * FROM v").await);
+    db.engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_is_as_fresh_as_the_last_look_at_a_topic_that_was_read_to_its_end() {
+    let topic = Topic::new(2);
+    let db = Db::start(2);
+    db.run(&topic.source("", "")).await;
+    db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM e").await;
+    db.run("CREATE MATERIALIZED VIEW over_v AS SELECT max(n) AS n FROM v WHERE n > 0").await;
+    (0..100).for_each(|id| topic.send((id % 2) as i32, id, Some(second(id)), 0));
+    topic.flush();
+    db.run("WAIT FOR e").await;
+    let among = |condition: &str| format!("SELECT name FROM riverrun.materialized_views WHERE freshness {condition}");
+    let (fresh, old) = (among("BETWEEN INTERVAL '0 s' AND INTERVAL '1500 ms'"), among("> INTERVAL '1500 ms'"));
+    until(&db, &fresh, &["over_v", "v"]).await;
+    // Nobody tells where the topic ends: what is known grows old.
+    topic.broker.take_down().expect("down");
+    until(&db, &old, &["over_v", "v"]).await;
+    // What reads history is not known to have anything.
+    db.run("CREATE MATERIALIZED VIEW h AS SELECT id FROM e; CREATE MATERIALIZED VIEW over_h AS SELECT count(*) AS n FROM h").await;
+    assert_eq!(db.rows(&among("IS NULL")).await, ["h", "over_h"]);
+    topic.broker.bring_up().expect("up");
+    until(&db, &fresh, &["h", "over_h", "over_v", "v"]).await;
     db.engine.stop().await;
 }

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::fmt::Write;
 
-use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime};
+use chrono::{DateTime, Datelike, Duration, NaiveDate, NaiveDateTime};
 use tokio_postgres::types::{FromSql, Type};
 
 pub struct Text(pub String);
@@ -29,14 +29,14 @@ impl<'a> FromSql<'a> for Text {
             }),
             Type::DATE => {
                 let days = i32::from_be_bytes(raw.try_into()?);
-                (epoch().date() + Duration::days(days.into())).to_string()
+                of_era(epoch().date() + Duration::days(days.into()), "")
             }
             Type::TIME => {
                 let time = epoch() + Duration::microseconds(i64::from_be_bytes(raw.try_into()?));
                 time.format("%H:%M:%S").to_string() + &fraction(time.and_utc().timestamp_subsec_micros())
             }
-            Type::TIMESTAMP => timestamp(raw)?,
-            Type::TIMESTAMPTZ => timestamp(raw)? + "+00",
+            Type::TIMESTAMP => timestamp(raw, "")?,
+            Type::TIMESTAMPTZ => timestamp(raw, "+00")?,
             Type::INTERVAL => interval(raw)?,
             _ => String::from_utf8(raw.to_vec())?,
         }))
@@ -72,10 +72,18 @@ fn epoch() -> NaiveDateTime {
     NaiveDate::from_ymd_opt(2000, 1, 1).and_then(|day| day.and_hms_opt(0, 0, 0)).expect("a date that exists")
 }
 
-fn timestamp(raw: &[u8]) -> Fallible<String> {
+fn timestamp(raw: &[u8], zone: &str) -> Fallible<String> {
     let micros = i64::from_be_bytes(raw.try_into()?) + epoch().and_utc().timestamp_micros();
     let time = DateTime::from_timestamp_micros(micros).ok_or("a timestamp out of range")?;
-    Ok(time.format("%Y-%m-%d %H:%M:%S").to_string() + &fraction(time.timestamp_subsec_micros()))
+    let clock = time.format("%H:%M:%S").to_string() + &fraction(time.timestamp_subsec_micros());
+    Ok(of_era(time.date_naive(), &format!(" {clock}{zone}")))
+}
+
+/// A date and what stands behind it; before the year 1 the era comes last.
+fn of_era(day: NaiveDate, rest: &str) -> String {
+    let (is_ad, year) = day.year_ce();
+    let (month, day) = (day.month(), day.day());
+    format!("{year:04}-{month:02}-{day:02}{rest}{}", if is_ad { "" } else { " BC" })
 }
 
 /// `.5` for 500000, nothing for 0.

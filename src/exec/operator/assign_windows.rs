@@ -8,7 +8,7 @@ use super::Operator;
 use crate::exec::rows::{batch_of, take_rows};
 use crate::exec::window::windows_of;
 use crate::exec::{Delta, ExecError};
-use crate::planner::stream_plan::{Window, window_type};
+use crate::planner::stream_plan::{Window, stands_in_windows, window_type};
 
 /// Copies each row into every window that covers its time.
 ///
@@ -16,8 +16,8 @@ use crate::planner::stream_plan::{Window, window_type};
 ///   `window_end`, both of the type [`window_type`] gives.
 /// - State: none. Cost: a copy of the row per window, so size / slide of them: only for what cannot be kept in slices.
 /// - Deletions are copied into the same windows, with their weight.
-/// - A row whose time is NULL is in no window; it is left out and counted, as is one with a window that would leave the range
-///   of a timestamp. A row between windows (slide longer than size) is left out as the query says.
+/// - A row whose time is NULL is in no window; it is left out and counted, as is one too far away ([`stands_in_windows`]). A row
+///   between windows (slide longer than size) is left out as the query says.
 pub struct AssignWindows {
     time_column: usize,
     window: Window,
@@ -56,13 +56,11 @@ impl Operator for AssignWindows {
         for row in 0..times.len() {
             // What is taken back was counted when it came.
             let comes = input.weight(row) > 0;
-            if times.is_null(row) {
+            if times.is_null(row) || !stands_in_windows(times.value(row)) {
                 self.left_out += u64::from(comes);
                 continue;
             }
             let windows = windows_of(times.value(row), self.window);
-            let nowhere = windows.len() == 0 && self.window.slide_us <= self.window.size_us;
-            self.left_out += u64::from(nowhere && comes);
             rows.resize(rows.len() + windows.len(), row as u32);
             ends.extend(windows);
         }

@@ -1,6 +1,7 @@
 //! The operators that fit one short file each. Every tick an operator takes one delta per input and returns one.
 
 mod assign_windows;
+mod emit_every;
 mod filter;
 #[cfg(test)]
 mod law;
@@ -10,6 +11,7 @@ mod top_n;
 mod union_all;
 
 pub use assign_windows::AssignWindows;
+pub use emit_every::EmitEvery;
 pub use filter::Filter;
 pub use project::Project;
 pub use temporal_filter::TemporalFilter;
@@ -79,6 +81,9 @@ pub fn build(node: &Node, append_only: bool) -> Result<Box<dyn Operator>, ExecEr
             return Err(ExecError::Invariant(
                 "a temporal filter was to be built as an operator without a clock".into(),
             ));
+        }
+        Op::EmitEvery { .. } => {
+            return Err(ExecError::Invariant("EMIT EVERY was to be built as an operator without a clock".into()));
         }
         Op::Filter { predicate } => Box::new(Filter::new(Arc::clone(predicate))),
         Op::Project { exprs } => Box::new(Project::new(exprs, schema)),

@@ -1,10 +1,16 @@
-//! What EMIT ON WINDOW CLOSE asks of a plan.
+//! What EMIT ON WINDOW CLOSE asks of a plan, and what EMIT EVERY adds to it.
 
 use super::Lowering;
 use crate::planner::error::{PlanError, Refusal};
-use crate::planner::stream_plan::{Aggregate, NodeId, Op};
+use crate::planner::stream_plan::{Aggregate, Node, NodeId, Op};
 
 impl Lowering {
+    pub(super) fn emit_every(&mut self, input: NodeId, interval_us: i64) -> NodeId {
+        let Node { schema, append_only, .. } = &self.nodes[input];
+        let (schema, append_only, event_time) = (schema.clone(), *append_only, self.event_time[input].clone());
+        self.add(Op::EmitEvery { interval_us }, vec![input], schema, append_only, event_time)
+    }
+
     /// Every row of the output must belong to a window that will close.
     pub(super) fn check_emit(&self, node: NodeId) -> Result<(), PlanError> {
         let inputs = &self.nodes[node].inputs;
@@ -36,7 +42,7 @@ impl Lowering {
                      the time of the windows.",
                 ))
             }
-            Op::Scan { .. } | Op::AssignWindows { .. } => Err(no_window()),
+            Op::Scan { .. } | Op::AssignWindows { .. } | Op::EmitEvery { .. } => Err(no_window()),
         }
     }
 }

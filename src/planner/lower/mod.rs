@@ -44,6 +44,7 @@ use super::scope::{ObjectSource, Scope};
 use super::stream_plan::{Clock, Comparison, Emit, Node, NodeId, Op, ScanKind, StoreChoice, StreamPlan, TimeBound};
 use super::types::{output_type, sql_name};
 use crate::catalog::ObjectKind;
+use crate::sql::EmitClause;
 
 /// Rows are copied into the windows that cover them only up to this many each.
 const MOST_COPIES_PER_ROW: i64 = 1000;
@@ -61,19 +62,23 @@ pub(super) struct Lowered {
 pub(super) fn lower(
     analyzed: LogicalPlan,
     names: &[String],
-    emit: Emit,
+    clause: &EmitClause,
     retention_us: Option<i64>,
     store: StoreChoice,
     scope: &Scope,
 ) -> Result<Lowered, PlanError> {
     refuse::refuse(&analyzed)?;
+    let emit = if *clause == EmitClause::OnWindowClose { Emit::OnWindowClose } else { Emit::OnUpdate };
     let plan = optimize(distinct_on::rewrite(analyzed)?, scope)?;
     let mut lowering =
         Lowering { nodes: Vec::new(), event_time: Vec::new(), notices: Vec::new(), emit, props: ExecutionProps::new() };
     let root = lowering.lower(&plan)?;
-    let root = lowering.output(root, &plan, names)?;
+    let mut root = lowering.output(root, &plan, names)?;
     if emit == Emit::OnWindowClose {
         lowering.check_emit(root)?;
+    }
+    if let EmitClause::Every { interval_us, .. } = *clause {
+        root = lowering.emit_every(root, interval_us);
     }
     debug_assert_eq!(root + 1, lowering.nodes.len(), "the output is the last node");
     let event_time = lowering.event_time[root].clone();

@@ -22,6 +22,8 @@
 //! then EMIT ON WINDOW CLOSE itself. Larger windows over it are merged only if the outer view is that too: else they would
 //! show what the inner one holds back.
 //!
+//! An inner view EMIT EVERY is taken as it is: what it shows is behind the slices. One above is put onto them below its emissions.
+//!
 //! Retention forgets without a word (SEMANTICS 3.5): an outer view keeps what its own retention says, and the store what the
 //! longest wish says.
 
@@ -81,8 +83,10 @@ impl Rewriting<'_> {
         // What only filters and projects another view can be read in place of it where that is read from a store of a source. An
         // operator that follows it takes the inner view's rows, which others may take as well; but not if it needs fewer of its
         // aggregates, some of which cost much to follow.
+        // Under EMIT EVERY it follows the store by itself, as that costs once an emission and the view's rows come at every tick.
         let reads_store = grouped.is_over_view() && grouped.is_over_source();
-        emits_alike && (grouped.is_merged || (reads_store && (is_root || grouped.has_unused_calls())))
+        let is_alone = is_root || self.plan.every_us().is_some() && self.plan.output().inputs.contains(&node);
+        emits_alike && (grouped.is_merged || (reads_store && (is_alone || grouped.has_unused_calls())))
     }
 
     /// Writes a node and what it reads.

@@ -26,6 +26,8 @@ CREATE MATERIALIZED VIEW closed AS
 SELECT ad, window_start, count(*) AS rows FROM TUMBLE(e, ts, INTERVAL '1 minute') GROUP BY ad, window_start EMIT ON WINDOW CLOSE;
 CREATE MATERIALIZED VIEW busy AS
 SELECT ad, window_start, count(*) AS rows FROM TUMBLE(e, ts, INTERVAL '1 minute') GROUP BY ad, window_start HAVING count(*) > 10;
+CREATE MATERIALIZED VIEW every_10s AS
+SELECT ad, window_start, count(*) AS rows FROM TUMBLE(e, ts, INTERVAL '1 minute') GROUP BY ad, window_start EMIT EVERY INTERVAL '10 seconds';
 CREATE MATERIALIZED VIEW of_table AS SELECT k, window_start, sum(v) AS s FROM TUMBLE(t, ts, INTERVAL '1 minute') GROUP BY k, window_start;
 ";
 
@@ -64,7 +66,7 @@ fn filters_and_projections_read_the_inner_store() {
     ");
     assert_snapshot!(check("SELECT k, s FROM of_table WHERE s > 0"), @r"
     Filter: s > 0
-      Scan: materialized view of_table (oid 16392), columns=[k, s]
+      Scan: materialized view of_table (oid 16393), columns=[k, s]
     ");
 }
 
@@ -138,6 +140,30 @@ fn larger_windows() {
       Project: window_start, CAST(count(*) AS Decimal128(29, 0)) AS rows append-only
         Aggregate: TUMBLE(size=1h) of ts, slice=1h, group=[window_start], calls=[count(*)] append-only
           Scan: source e (oid 16385), columns=[ad, ts] append-only
+    ");
+}
+
+/// What emits is behind the slices beneath it, and is read by its rows; below its own emissions it is read from slices.
+#[test]
+fn emissions() {
+    assert_snapshot!(check("SELECT ad, window_start, clicks FROM minutes WHERE ad > 7 EMIT EVERY INTERVAL '10 seconds'"), @r"
+    View: read through the slices of [minutes]
+      EmitEvery: 10s
+        Project: ad, window_start, count(*) FILTER (kind = 'click') AS clicks
+          Filter: ad > 7
+            Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[ad, country, window_start, window_end], calls=[count(*) FILTER (kind = 'click')]
+              Scan: source e (oid 16385), columns=[ad, country, kind, price, n, ts] append-only
+    ");
+    assert_snapshot!(check("SELECT window_start, sum(rows) AS rows FROM closed GROUP BY window_start EMIT EVERY INTERVAL '10 seconds'"), @r"
+    EmitEvery: 10s
+      Project: window_start, sum(CAST(rows AS Decimal128(19, 0))) AS rows
+        Aggregate: group=[window_start], calls=[sum(CAST(rows AS Decimal128(19, 0)))]
+          Scan: materialized view closed (oid 16390), columns=[window_start, rows] append-only
+    ");
+    assert_snapshot!(check("SELECT window_start, sum(rows) AS rows FROM TUMBLE(every_10s, window_start, INTERVAL '1 hour') GROUP BY window_start"), @r"
+    Project: window_start, sum(CAST(rows AS Decimal128(19, 0))) AS rows
+      Aggregate: TUMBLE(size=1h) of window_start, slice=1h, group=[window_start], calls=[sum(CAST(rows AS Decimal128(19, 0)))]
+        Scan: materialized view every_10s (oid 16392), columns=[window_start, rows]
     ");
 }
 

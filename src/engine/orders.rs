@@ -61,6 +61,10 @@ pub(super) enum Command {
     Pause {
         reading: bool,
     },
+    /// What a worker may read in one tick, from here on.
+    TickBytes {
+        most: usize,
+    },
     AddStore {
         store: StoreId,
         source: Oid,

@@ -35,7 +35,7 @@ use crate::exec::{Delta, ExecError};
 /// While nothing is to be read, a worker looks again after this long.
 const IDLE_WAIT: Duration = Duration::from_millis(5);
 /// A worker reads at most this much in a tick, so that what a tick merges is bounded.
-const MAX_TICK_BYTES: usize = 64 << 20;
+pub(super) const MAX_TICK_BYTES: usize = 64 << 20;
 /// A read that brought less has left nothing waiting.
 const CAUGHT_UP_BYTES: usize = 256 << 10;
 /// While there are current views, history comes in pieces of this size, so that the end of a tick waits for little,
@@ -112,6 +112,7 @@ pub(super) struct Worker {
     busy: Duration,
     /// Nothing is read.
     paused: bool,
+    most_tick_bytes: usize,
     /// State is kept on disk, so that parts note what changes.
     pub(super) lasts: bool,
     pub(super) cache: Arc<SliceCache>,
@@ -168,6 +169,7 @@ impl Worker {
             bytes_this_tick: 0,
             busy: Duration::ZERO,
             paused: false,
+            most_tick_bytes: MAX_TICK_BYTES,
             lasts,
             cache,
             fatal: None,
@@ -190,7 +192,7 @@ impl Worker {
                     return;
                 }
             }
-            let may_read = !self.paused && self.bytes_this_tick < MAX_TICK_BYTES;
+            let may_read = !self.paused && self.bytes_this_tick < self.most_tick_bytes;
             if may_read && self.read() {
                 continue;
             }
@@ -222,6 +224,7 @@ impl Worker {
                 return self.end_tick(tick, &snapshots, detail, &asked, save.as_deref());
             }
             Command::Pause { reading } => self.paused = !reading,
+            Command::TickBytes { most } => self.most_tick_bytes = most,
             Command::RestoreSource { source, time, floor_us, topic_known, saved } => {
                 self.restore_source(source, time, floor_us, topic_known, &saved);
             }

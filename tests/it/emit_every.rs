@@ -444,7 +444,7 @@ async fn who_waits_for_a_view_waits_for_an_emission_of_what_is_there() {
         producer.flush(Duration::from_secs(30)).expect("everything delivered");
     };
     let clock = clock();
-    let db = Db::start_with(options(2, &clock));
+    let db = Db::start_as(options(2, &clock)).expect("an engine");
     db.run(&format!(
         "CREATE SOURCE p (k VARCHAR) WITH (connector = 'kafka', topic = 'plain', properties.bootstrap.server = '{}')
          FORMAT PLAIN ENCODE JSON",

@@ -413,7 +413,9 @@ impl Run<'_> {
                 true
             }
             Err(error) => {
-                assert!(may_fail(&*error), "seed {}: {error}\n{sql}", self.seed);
+                // Or it could not read what it is to stand on, and was never made.
+                let unread = error.to_string().contains("simulated");
+                assert!(may_fail(&*error) || unread, "seed {}: {error}\n{sql}", self.seed);
                 false
             }
         }

@@ -111,8 +111,8 @@ impl Inner {
         };
         let next = Arc::new(catalog.with_replaced(object.clone()));
         let catalog = next.clone();
-        let notices = self.ask(|reply| Request::Alter { object, alteration, catalog, reply }).await?;
-        *self.catalog.write() = next;
+        let altered = self.ask(|reply| Request::Alter { object, alteration, catalog, reply }).await;
+        let notices = self.in_force(altered, next)?;
         Ok(DdlOutcome { tag, notices, created: None })
     }
 }

@@ -35,8 +35,8 @@ impl Inner {
         let next = catalog.after_drop(&plan)?;
         let (oids, next) = (plan.oids.clone(), std::sync::Arc::new(next));
         let catalog = next.clone();
-        self.ask(|reply| Request::Cancel { oids, catalog, reply }).await?;
-        *self.catalog.write() = next;
+        let cancelled = self.ask(|reply| Request::Cancel { oids, catalog, reply }).await;
+        self.in_force(cancelled, next)?;
         Ok(DdlOutcome { tag: "CANCEL JOB".into(), notices: plan.notices, created: None })
     }
 }

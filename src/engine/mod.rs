@@ -273,11 +273,11 @@ impl Inner {
         let running = plan.clone().map(Box::new);
         let next = Arc::new(next);
         let catalog = next.clone();
-        notices.extend(self.ask(|reply| Request::Create { object, setup, plan: running, catalog, reply }).await?);
+        let made = self.ask(|reply| Request::Create { object, setup, plan: running, catalog, reply }).await;
         if let Some(plan) = plan {
             self.plans.write().insert(oid, Arc::new(plan));
         }
-        *self.catalog.write() = next;
+        notices.extend(self.in_force(made, next)?);
         Ok(DdlOutcome { tag, notices, created: Some(oid) })
     }
 
@@ -293,8 +293,8 @@ impl Inner {
             Ok(next) => {
                 let next = Arc::new(next);
                 let catalog = next.clone();
-                self.ask(|reply| Request::Namespaces { catalog, reply }).await?;
-                *self.catalog.write() = next;
+                let done = self.ask(|reply| Request::Namespaces { catalog, reply }).await;
+                self.in_force(done, next)?;
             }
             Err(error) if if_not_exists && error.is_already_there() => {
                 notices.push(format!("\"{name}\" already exists, skipping"));
@@ -328,6 +328,16 @@ impl Inner {
         Ok(NewSource { setup, connector, starts, topic_id })
     }
 
+    /// Takes the catalog that a statement has made, also where it was done and nobody knows whether it outlives a restart.
+    fn in_force<T>(&self, outcome: Result<T, EngineError>, next: Arc<Catalog>) -> Result<T, EngineError> {
+        if matches!(outcome, Ok(_) | Err(EngineError::Unknown { .. })) {
+            *self.catalog.write() = next;
+        }
+        let catalog = self.catalog();
+        self.plans.write().retain(|oid, _| catalog.get(*oid).is_some());
+        outcome
+    }
+
     async fn drop_objects(&self, statement: &Drop, names: &NameContext) -> Result<DdlOutcome, EngineError> {
         let _one_at_a_time = self.ddl.lock().await;
         let catalog = self.catalog();
@@ -335,9 +345,8 @@ impl Inner {
             catalog.drop_plan(statement.kind, &statement.names, statement.if_exists, statement.cascade, names)?;
         let next = Arc::new(catalog.after_drop(&plan)?);
         let (oids, catalog) = (plan.oids.clone(), next.clone());
-        self.ask(|reply| Request::Drop { oids, catalog, reply }).await?;
-        *self.catalog.write() = next;
-        self.plans.write().retain(|oid, _| !plan.oids.contains(oid));
+        let dropped = self.ask(|reply| Request::Drop { oids, catalog, reply }).await;
+        self.in_force(dropped, next)?;
         let kind = match statement.kind {
             crate::sql::ObjectType::Source => "SOURCE",
             crate::sql::ObjectType::Table => "TABLE",

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::alter::{Change, Gap};
+use super::former_format::SliceEntry;
 use super::slice_index::{KeptSlices, SlicesFile};
 use super::verdicts::Counts;
 use crate::catalog::{CatalogText, Oid};
@@ -21,8 +22,8 @@ use crate::exec::law::SourceTime;
 use crate::exec::store_saved::SavedPart;
 use crate::storage::SectionRef;
 
-/// Of [`Body`]. One that is newer is refused.
-pub const FORMAT: u32 = 1;
+/// Of [`Body`]. Older ones are read ([`super::former_format`]), one that is newer is refused.
+pub const FORMAT: u32 = 2;
 
 /// Everything but the parts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -163,6 +164,9 @@ pub struct Checkpoint {
     pub parts: BTreeMap<String, PartFiles>,
     /// The files of the slices of all parts.
     pub slice_files: Vec<SlicesFile>,
+    /// By part, slices of a former format, which no file lists.
+    #[serde(skip)]
+    pub unlisted: BTreeMap<String, Vec<SliceEntry>>,
 }
 
 /// A source's partitions as they were saved, by partition.

@@ -231,7 +231,12 @@ impl Writer {
             .parts
             .iter()
             .map(|(name, saved)| (name.clone(), PartFiles { saved: saved.clone(), slices: self.slices.kept(name) }));
-        let checkpoint = Checkpoint { body: attempt.job.body.clone(), parts: parts.collect(), slice_files };
+        let checkpoint = Checkpoint {
+            body: attempt.job.body.clone(),
+            parts: parts.collect(),
+            slice_files,
+            unlisted: BTreeMap::new(),
+        };
         let mut files = self.slices.leaving_files();
         files.extend(checkpoint.parts.values().flat_map(|part| &part.saved).map(|at| at.file.clone()));
         files.extend(checkpoint.slice_files.iter().map(|file| file.list.file.clone()));
@@ -293,7 +298,7 @@ impl Writer {
             }
             attempt.indexed += 1;
         }
-        Ok(())
+        self.slices.list_all(&self.storage, SLICES_FILE_BYTES as u64)
     }
 
     fn write_slices(&mut self, attempt: &mut Attempt) -> Result<(), StorageError> {

@@ -21,6 +21,7 @@ mod edge;
 mod emissions;
 mod error;
 mod figures;
+mod former_format;
 mod freshness;
 mod install;
 mod jobs;

@@ -10,6 +10,7 @@ use super::checkpointer::{Checkpointer, read};
 use super::coordinator::Coordinator;
 use super::dataflow::Store;
 use super::error::EngineError;
+use super::former_format;
 use super::keeping::Keeping;
 use super::orders::Command;
 use super::request::{Asked, NewSource, Request};
@@ -109,7 +110,10 @@ pub(super) fn checkpoint_of(manifest: &Manifest) -> Result<Option<Checkpoint>, E
             format!("the data is of format {format}; this version reads up to {FORMAT}: start a newer version");
         return Err(EngineError::Restore { message });
     }
-    let checkpoint = serde_json::from_value(manifest.body.clone());
+    let checkpoint = match format.as_u64() {
+        Some(1) => former_format::checkpoint(manifest.body.clone()),
+        _ => serde_json::from_value(manifest.body.clone()),
+    };
     checkpoint.map(Some).map_err(|error| EngineError::Restore {
         message: format!("manifest {} cannot be understood: {error}", manifest.number),
     })
@@ -173,8 +177,9 @@ impl Coordinator {
         checkpoint: &Checkpoint,
         planned: &Planned,
     ) -> Result<SliceIndex, EngineError> {
-        let Checkpoint { body, parts, slice_files } = checkpoint;
-        let slices = SliceIndex::load(storage, parts, slice_files)?;
+        let Checkpoint { body, parts, slice_files, unlisted } = checkpoint;
+        let mut slices = SliceIndex::load(storage, parts, slice_files)?;
+        slices.add_unlisted(storage, unlisted);
         let files = Files { storage, parts, slices };
         self.catalog = Arc::new(planned.catalog.clone());
         self.now_us = self.now_us.max(body.now_us);

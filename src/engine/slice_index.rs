@@ -22,16 +22,19 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::PartFiles;
 use super::checkpointer::try_read;
+use super::former_format::SliceEntry;
 use crate::exec::ExecError;
 use crate::exec::closed_slice::SliceFile;
 use crate::exec::durable::Saved;
 use crate::exec::store_saved::ClosedEntry;
 use crate::storage::{SectionRef, Storage, StorageError, decode, encode};
 
+/// For a file that lists nothing.
+const UNLISTED: u64 = u64::MAX;
 /// So many files of slices of about one size become one.
 const PACK_FILES: usize = 16;
-/// A larger file of slices is left as it is.
-const PACKED_BYTES: u64 = 256 << 20;
+/// A larger file of slices is left as it is: those that are put together are held in memory.
+const PACKED_BYTES: u64 = 16 << 20;
 /// A slice is tried to be read so often.
 const READS: u32 = 5;
 
@@ -72,6 +75,8 @@ pub(super) struct SliceIndex {
     /// By number.
     files: BTreeMap<u64, Listed>,
     next: u64,
+    /// Some slices are in no list yet.
+    has_unlisted: bool,
     /// Slices that no part has any more, while somebody may still read them.
     leaving: Vec<Arc<SliceAt>>,
 }
@@ -87,6 +92,15 @@ struct Slice {
     rows: u64,
     in_memory: u64,
     at: Arc<SliceAt>,
+}
+
+impl Slice {
+    /// To be written once more, as it is.
+    fn copy(&self, part: &str, key: SliceKey) -> Result<SliceToWrite, StorageError> {
+        let place = self.at.place();
+        let section = place.file.storage.read(&place.section())?;
+        Ok(SliceToWrite { part: part.to_string(), key, rows: self.rows, in_memory: self.in_memory, section })
+    }
 }
 
 /// How much of a file counts.
@@ -209,6 +223,45 @@ impl SliceIndex {
         Ok(())
     }
 
+    /// Slices of parts that are known, which lie in files without lists: they are read from there until [`SliceIndex::list_all`].
+    pub fn add_unlisted(&mut self, storage: &Storage, unlisted: &BTreeMap<String, Vec<SliceEntry>>) {
+        for (name, entries) in unlisted {
+            let Some(part) = self.parts.get_mut(name) else { continue };
+            self.has_unlisted = true;
+            for SliceEntry { node, slice, rows, bytes, at } in entries.iter().cloned() {
+                let file = Arc::new(FileName { storage: storage.clone(), number: UNLISTED, name: at.file });
+                let place = Place { file, offset: at.offset, bytes: at.bytes, checksum: at.checksum };
+                let at = Arc::new(SliceAt { place: Mutex::new(place) });
+                part.slices.insert((node, slice), Slice { rows, in_memory: bytes, at });
+            }
+        }
+    }
+
+    /// Moves slices that are in no list into files of about so many bytes that list them. What was moved before an error stays so.
+    pub fn list_all(&mut self, storage: &Storage, file_bytes: u64) -> Result<(), StorageError> {
+        while self.has_unlisted {
+            let (mut group, mut bytes) = (Vec::new(), 0);
+            for (part, key, slice) in self.lying_in(|file| file == UNLISTED) {
+                group.push(slice.copy(part, key)?);
+                bytes += slice.at.place().bytes;
+                if bytes >= file_bytes {
+                    break;
+                }
+            }
+            match group.is_empty() {
+                true => self.has_unlisted = false,
+                false => drop(self.write(storage, &group)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Those whose file is one of these.
+    fn lying_in(&self, is_one: impl Fn(u64) -> bool) -> impl Iterator<Item = (&str, SliceKey, &Slice)> {
+        let all = self.parts.iter().flat_map(|(name, part)| part.slices.iter().map(move |(&key, s)| (&**name, key, s)));
+        all.filter(move |(.., slice)| is_one(slice.at.place.lock().file.number))
+    }
+
     /// What a store is given of a part's node.
     pub fn entries(&self, part: &str, node: u32) -> Vec<ClosedEntry> {
         let slices = self.parts.get(part).map(|part| part.slices.range((node, i64::MIN)..=(node, i64::MAX)));
@@ -282,11 +335,7 @@ impl SliceIndex {
         if !remembers && part.slices.keys().all(|key| stays(key) || key.1 < first(&key.0)) {
             return Ok(Vec::new());
         }
-        let copies = part.slices.iter().filter(|(key, _)| stays(key)).map(|(&key, slice)| {
-            let place = slice.at.place();
-            let section = place.file.storage.read(&place.section())?;
-            Ok(SliceToWrite { part: name.to_string(), key, rows: slice.rows, in_memory: slice.in_memory, section })
-        });
+        let copies = part.slices.iter().filter(|(key, _)| stays(key)).map(|(&key, slice)| slice.copy(name, key));
         let copies = copies.collect::<Result<Vec<_>, StorageError>>()?;
         let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut part.slices).into_iter().partition(|(key, _)| stays(key));
@@ -347,17 +396,8 @@ impl SliceIndex {
         }
         for files in by_size.into_values().filter(|files| files.len() >= PACK_FILES) {
             let files: BTreeSet<u64> = files.into_iter().take(PACK_FILES).collect();
-            let mut slices = Vec::new();
-            for (name, part) in &self.parts {
-                for (&key, slice) in &part.slices {
-                    let place = slice.at.place();
-                    if files.contains(&place.file.number) {
-                        let section = storage.read(&place.section())?;
-                        let (rows, in_memory) = (slice.rows, slice.in_memory);
-                        slices.push(SliceToWrite { part: name.clone(), key, rows, in_memory, section });
-                    }
-                }
-            }
+            let slices = self.lying_in(|file| files.contains(&file));
+            let slices = slices.map(|(part, key, slice)| slice.copy(part, key)).collect::<Result<Vec<_>, _>>()?;
             self.write(storage, &slices)?;
         }
         Ok(())

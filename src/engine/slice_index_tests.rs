@@ -213,3 +213,25 @@ fn after_any_changes_a_manifest_brings_the_same_back() {
         run.check();
     }
 }
+
+#[test]
+fn slices_of_a_former_format_get_into_lists() {
+    let mut run = Run::new();
+    run.anew("a", &[], &[]);
+    run.anew("b", &[(0, 9)], &[(0, 9)]);
+    let slices: Vec<SliceToWrite> = (0..5).map(|slice| run.slice("a", (slice % 2, i64::from(slice)))).collect();
+    let sections: Vec<Bytes> = slices.iter().map(|slice| slice.section.clone()).collect();
+    let at = run.storage.write(&sections).expect("written");
+    let entries = slices.iter().zip(at).map(|(slice, at)| {
+        let SliceToWrite { key: (node, slice), rows, in_memory: bytes, .. } = *slice;
+        SliceEntry { node, slice, rows, bytes, at }
+    });
+    run.index.add_unlisted(&run.storage, &BTreeMap::from([("a".to_string(), entries.collect())]));
+    assert_eq!(shown(&run.index), run.model, "they are read where they are");
+    let reader = run.index.entries("a", 1).remove(0);
+    run.forget("a", 0, 1);
+    run.index.list_all(&run.storage, 2 * sections[0].len() as u64).expect("written");
+    run.check();
+    assert_eq!(run.index.files().len(), 3, "that of b, and two");
+    reader.file.read().expect("read");
+}

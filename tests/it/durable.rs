@@ -1,6 +1,7 @@
 //! What survives: an engine that is crashed and started again at random moments, with other numbers of workers, holds what one that
 //! was never stopped would. The views and their queries are those of the oracle.
 
+use std::fs;
 use std::path::Path;
 
 use rand::rngs::StdRng;
@@ -243,4 +244,43 @@ async fn the_catalog_survives_a_crash() {
     let newest = db.engine.catalog().objects("dev").map(|o| o.oid).max();
     assert!(newest > Some(known.len() as u32), "no OID comes twice");
     db.engine.stop().await;
+}
+
+/// `format_1` is a folder that was written before format 2.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_a_former_format_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for part in ["data", "log", "manifest"] {
+        fs::create_dir(folder.path().join(part)).expect("a folder");
+        for file in fs::read_dir(Path::new("tests/it/format_1").join(part)).expect("files") {
+            let file = file.expect("a file");
+            fs::copy(file.path(), folder.path().join(part).join(file.file_name())).expect("a copy");
+        }
+    }
+    let manifest = folder.path().join("manifest");
+    let newest = || fs::read_dir(&manifest).expect("manifests").map(|file| file.expect("one").file_name()).max();
+    let before = newest();
+    let answers = [
+        ("SELECT count(*), sum(n), sum(v), max(window_end) FROM w", &["119|4500|226608|2026-01-01T00:02:50Z"][..]),
+        ("SELECT window_end, v FROM c", &["2026-01-01T00:01:00Z|99", "2026-01-01T00:02:00Z|99"]),
+        ("SELECT count(*), sum(n), max(n) FROM n", &["91|1500|77"]),
+        ("SELECT id, count(*) FROM top GROUP BY id", &["0|2", "1|2", "6|1"]),
+        ("SELECT sum(k), count(*) FROM t", &["1169|18"]),
+        ("SELECT sum(read), sum(accepted), sum(late) FROM riverrun.source_partitions", &["1500|1500|0"]),
+    ];
+    let w = "SELECT id, window_end, count(*), sum(v) FROM HOP(s, ts, INTERVAL '10 s', INTERVAL '30 s') \
+             GROUP BY id, window_end";
+    let g = "SELECT window_end, count(*) FROM TUMBLE(t, at, INTERVAL '1 minute') GROUP BY window_end";
+    for workers in [2, 3, 1] {
+        let db = Db::start_at(workers, folder.path());
+        for (query, rows) in answers {
+            assert_eq!(db.rows(query).await, rows, "{query}, {workers} workers");
+        }
+        for (view, query) in [("w", w), ("g", g)] {
+            let kept = db.rows(&format!("SELECT * FROM {view}")).await;
+            assert_eq!(kept, db.rows(query).await, "{view}, {workers} workers");
+        }
+        db.engine.stop().await;
+    }
+    assert!(newest() > before, "another checkpoint has been written");
 }

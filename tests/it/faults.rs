@@ -327,10 +327,10 @@ impl Run<'_> {
             Err(error) => assert!(told(&error.to_string()), "seed {}: {file} is damaged: {error}", self.seed),
             Ok(db) => {
                 self.check_after_start(&db).await;
+                // With other workers all slices are written anew, and the source rests until that one can be read.
                 if self.exists(&db, "r")
                     && let Err(error) = db.try_run("WAIT FOR r").await
                 {
-                    // With other workers all slices are written anew, and the source rests until that one can be read.
                     let message = db.rows("SELECT message FROM riverrun.sources WHERE state = 'resting'").await;
                     assert!(message.iter().any(|message| told(message)), "seed {}: {error}, {message:?}", self.seed);
                 }

@@ -2,7 +2,7 @@
 //!
 //! What parts gave counts as kept for them, so a checkpoint is tried until it is written; the next begins when it is. Files that no
 //! manifest names are swept afterwards. Slices lie in files of their own ([`super::slice_index`]). Between two checkpoints panes are made
-//! of them, a few at a time; the next manifest names their files.
+//! of them, a few at a time, which the next manifest names; if there is nothing to be checkpointed, one that says else the same.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::thread::{self, JoinHandle};
@@ -27,9 +27,12 @@ const SLICES_FILE_BYTES: usize = 64 << 20;
 /// A part is saved whole again once its increments are this many, or together larger than the whole and this.
 const MOST_INCREMENTS: usize = 16;
 const INCREMENTS_BYTES: u64 = 1 << 20;
-/// Panes are made until it has taken so long, and then for so many times as long none is.
+/// Panes are made until it has taken so long, and then for so many times as long none is; fewer once there was no checkpoint for a
+/// while.
 const PANES_AT_ONCE: Duration = Duration::from_millis(20);
 const PANES_REST: u32 = 30;
+const PANES_REST_IDLE: u32 = 1;
+const IDLE: Duration = Duration::from_secs(15);
 /// After a failure the pause doubles up to this.
 const MOST_PAUSE: Duration = Duration::from_secs(10);
 /// For the log, before a checkpoint counts as failing.
@@ -95,6 +98,12 @@ struct Writer {
     slices: SliceIndex,
     /// To be made: part, node, and pane.
     panes: VecDeque<(String, u32, PaneToKeep)>,
+    /// No manifest names the newest ones.
+    has_unnamed_panes: bool,
+    /// What the last manifest says beside the files.
+    last: Option<(Body, u64)>,
+    since_manifest: Stopwatch,
+    since_job: Stopwatch,
 }
 
 impl Checkpointer {
@@ -110,7 +119,17 @@ impl Checkpointer {
         let (jobs, asked) = unbounded();
         let (stop, stopped) = unbounded();
         let parts = parts.into_iter().map(|(name, files)| (name, files.saved)).collect();
-        let writer = Writer { parts, slices, log, storage, panes: VecDeque::new() };
+        let writer = Writer {
+            storage,
+            log,
+            parts,
+            slices,
+            panes: VecDeque::new(),
+            has_unnamed_panes: false,
+            last: None,
+            since_manifest: Stopwatch::start(),
+            since_job: Stopwatch::start(),
+        };
         let run = move || run(writer, &asked, &stopped, first_pause, &say);
         let thread = thread::Builder::new().name("checkpointer".into()).spawn(run)?;
         Ok(Checkpointer { jobs, stop, thread: Some(thread) })
@@ -143,9 +162,10 @@ fn run(
 ) {
     let (mut rest, mut rested) = (Duration::ZERO, Stopwatch::start());
     loop {
-        let job = match writer.panes.is_empty() {
-            true => jobs.recv().map_err(RecvTimeoutError::from),
-            false => jobs.recv_timeout(rest.saturating_sub(rested.elapsed())),
+        let has_more = !writer.panes.is_empty() || writer.has_unnamed_panes;
+        let job = match has_more {
+            true => jobs.recv_timeout(rest.saturating_sub(rested.elapsed())),
+            false => jobs.recv().map_err(RecvTimeoutError::from),
         };
         let job = match job {
             Ok(job) => job,
@@ -185,6 +205,7 @@ fn run(
         }
         writer.tidy_up();
         writer.take_panes(attempt.job);
+        writer.since_job = Stopwatch::start();
     }
 }
 
@@ -248,29 +269,33 @@ impl Writer {
         self.write_parts(attempt)?;
         self.index_slices(attempt)?;
         self.write_slices(attempt)?;
-        let slice_files = self.slices.files();
-        let parts = self
-            .parts
-            .iter()
-            .map(|(name, saved)| (name.clone(), PartFiles { saved: saved.clone(), slices: self.slices.kept(name) }));
-        let checkpoint = Checkpoint {
-            body: attempt.job.body.clone(),
-            parts: parts.collect(),
-            slice_files,
-            unlisted: BTreeMap::new(),
-        };
-        let mut files = self.slices.leaving_files();
-        files.extend(checkpoint.parts.values().flat_map(|part| &part.saved).map(|at| at.file.clone()));
-        files.extend(checkpoint.slice_files.iter().map(|file| file.list.file.clone()));
-        let body = serde_json::to_value(&checkpoint)
-            .map_err(|error| StorageError::Invariant(format!("a manifest: {error}")))?;
-        if !self.log.wait_for(attempt.job.log_through, LONGEST_WAIT) {
+        let (body, log_through) = (attempt.job.body.clone(), attempt.job.log_through);
+        if !self.log.wait_for(log_through, LONGEST_WAIT) {
             return Err(StorageError::Unavailable {
                 doing: "waiting for the log of tables".into(),
                 reason: "it is not written yet".into(),
             });
         }
-        self.storage.commit(body, files, attempt.job.log_through, clock::now_us())
+        self.commit(body, log_through)
+    }
+
+    fn commit(&mut self, body: Body, log_through: u64) -> Result<u64, StorageError> {
+        let slice_files = self.slices.files();
+        let parts = self
+            .parts
+            .iter()
+            .map(|(name, saved)| (name.clone(), PartFiles { saved: saved.clone(), slices: self.slices.kept(name) }));
+        let checkpoint = Checkpoint { body, parts: parts.collect(), slice_files, unlisted: BTreeMap::new() };
+        let mut files = self.slices.leaving_files();
+        files.extend(checkpoint.parts.values().flat_map(|part| &part.saved).map(|at| at.file.clone()));
+        files.extend(checkpoint.slice_files.iter().map(|file| file.list.file.clone()));
+        let manifest = serde_json::to_value(&checkpoint)
+            .map_err(|error| StorageError::Invariant(format!("a manifest: {error}")))?;
+        let number = self.storage.commit(manifest, files, log_through, clock::now_us())?;
+        self.has_unnamed_panes = false;
+        self.last = Some((checkpoint.body, log_through));
+        self.since_manifest = Stopwatch::start();
+        Ok(number)
     }
 
     fn write_parts(&mut self, attempt: &mut Attempt) -> Result<(), StorageError> {
@@ -378,6 +403,15 @@ impl Writer {
 
     /// Makes some panes and puts them into a file. Returns how long to rest.
     fn keep_panes(&mut self) -> Duration {
+        if self.has_unnamed_panes
+            && self.since_manifest.elapsed() > IDLE
+            && let Some((body, log_through)) = self.last.clone()
+            && let Err(error) = self.commit(body, log_through)
+        {
+            // A storage that fails is the next checkpoint's to tell.
+            tracing::warn!(%error, "no manifest names the newest panes");
+            return MOST_PAUSE;
+        }
         let watch = Stopwatch::start();
         let (mut group, mut made, mut size) = (Vec::new(), Vec::new(), 0);
         while size < SLICES_FILE_BYTES
@@ -406,7 +440,10 @@ impl Writer {
         }
         if !group.is_empty() {
             match self.slices.write(&self.storage, &group) {
-                Ok(written) => made.iter().zip(written.at).for_each(|((slice, _), at)| slice.keep_in(at)),
+                Ok(written) => {
+                    made.iter().zip(written.at).for_each(|((slice, _), at)| slice.keep_in(at));
+                    self.has_unnamed_panes = true;
+                }
                 Err(error) => {
                     tracing::warn!(%error, panes = made.len(), "panes could not be written");
                     made.into_iter().rev().for_each(|(_, pane)| self.panes.push_front(pane));
@@ -414,7 +451,12 @@ impl Writer {
                 }
             }
         }
-        watch.elapsed() * PANES_REST
+        match self.panes.is_empty() {
+            // Until a manifest is due for them alone.
+            true => IDLE,
+            false if self.since_job.elapsed() > IDLE => watch.elapsed() * PANES_REST_IDLE,
+            false => watch.elapsed() * PANES_REST,
+        }
     }
 
     /// After a checkpoint: sweeps, and puts small files of slices together. Failures are tried again after the next.

@@ -144,10 +144,11 @@ impl Coordinator {
         let mut all = Vec::new();
         for (&worker, report) in &store.reports {
             let span = |&(slice, rows, bytes, closed): &(i64, usize, usize, bool)| {
-                (grid.map(|g| g.start_us(slice)), grid.map(|g| g.end_us(slice)), rows, bytes, closed)
+                let panes = report.panes.over(slice);
+                (grid.map(|g| g.start_us(slice)), grid.map(|g| g.end_us(slice)), rows, bytes, closed, panes)
             };
-            let sessions = report.sessions.iter().map(|s| (Some(s.0), Some(s.1), s.2, s.3, s.4));
-            for (start_us, end_us, rows, bytes, closed) in sessions.chain(report.slices.iter().map(span)) {
+            let sessions = report.sessions.iter().map(|s| (Some(s.0), Some(s.1), s.2, s.3, s.4, 0));
+            for (start_us, end_us, rows, bytes, closed, panes) in sessions.chain(report.slices.iter().map(span)) {
                 all.push(SliceStats {
                     store: store_name(id),
                     worker,
@@ -156,6 +157,7 @@ impl Coordinator {
                     rows: rows as u64,
                     bytes: bytes as u64,
                     closed,
+                    panes: panes as u64,
                     generation: report.generation,
                     views: views.clone(),
                 });

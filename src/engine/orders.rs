@@ -16,6 +16,7 @@ use crate::exec::Delta;
 use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;
 use crate::exec::law::SourceTime;
+use crate::exec::panes_in_files::KeptPanes;
 use crate::exec::session_batch::SessionSnapshot;
 use crate::exec::slice_store::StoreLayout;
 use crate::exec::store_snapshot::StoreSnapshot;
@@ -194,6 +195,7 @@ pub(super) struct StoreReport {
     pub store: StoreId,
     /// (slice, rows, bytes, closed).
     pub slices: Vec<(i64, usize, usize, bool)>,
+    pub panes: KeptPanes,
     /// (start, end, sessions, bytes, final) of what is kept together.
     pub sessions: Vec<(i64, i64, usize, usize, bool)>,
     pub keys: usize,

@@ -11,6 +11,7 @@ use crate::exec::exchange::{Batch, StoreId};
 use crate::exec::feed::Shortfall;
 use crate::exec::horizon::Horizon;
 use crate::exec::law::SourceTime;
+use crate::exec::panes_in_files::KeptPanes;
 use crate::exec::session_batch::forgotten_until;
 use crate::exec::session_changes::{SessionChanges, joined};
 use crate::exec::session_store::SessionStore;
@@ -116,6 +117,7 @@ impl SessionPart {
             store,
             generation: self.generation,
             slices: Vec::new(),
+            panes: KeptPanes::default(),
             sessions: self.store.spans(),
             keys: self.store.num_keys(),
             bytes: self.store.bytes() + self.edges.iter().map(|edge| edge.changes.bytes()).sum::<usize>(),

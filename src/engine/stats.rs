@@ -222,6 +222,8 @@ pub struct SliceStats {
     pub rows: u64,
     pub bytes: u64,
     pub closed: bool,
+    /// How many panes that are in files it is in.
+    pub panes: u64,
     /// The tick in which rows last came to the worker's part of the store.
     pub generation: u64,
     /// Names of the views that read the store.
@@ -310,6 +312,7 @@ fn columns_of(table: &str) -> Option<SchemaRef> {
             ("rows", Int64),
             ("bytes", Int64),
             ("closed", Boolean),
+            ("panes", Int64),
             ("generation", Int64),
             ("views", Utf8),
         ],
@@ -541,6 +544,7 @@ impl Stats {
                 count(self.slices.iter().map(|s| s.rows)),
                 count(self.slices.iter().map(|s| s.bytes)),
                 Arc::new(self.slices.iter().map(|s| Some(s.closed)).collect::<BooleanArray>()),
+                count(self.slices.iter().map(|s| s.panes)),
                 count(self.slices.iter().map(|s| s.generation)),
                 text(self.slices.iter().map(|s| Some(&*s.views))),
             ],

@@ -784,6 +784,7 @@ impl Worker {
                 .map(|(&store, part)| StoreReport {
                     store,
                     slices: part.store.slices().collect(),
+                    panes: part.store.panes_in_files(),
                     sessions: Vec::new(),
                     keys: part.store.num_keys(),
                     bytes: part.store.bytes() + part.edges.iter().map(Edge::bytes).sum::<usize>(),

@@ -3,6 +3,7 @@
 //! A store says at each save which panes are complete by now and in no file ([`Panes::to_keep`]). Whoever has time for it makes them
 //! ([`PaneToKeep::save`]); they mean what their slices mean, so nothing is lost with one that is not made, or cannot be read.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
 use super::ExecError;
@@ -25,6 +26,17 @@ pub struct PaneEntry {
     pub level: u32,
     /// Its first slice that has rows.
     pub entry: ClosedEntry,
+}
+
+/// Which panes of a store are in files.
+#[derive(Debug, Clone, Default)]
+pub struct KeptPanes(HashSet<PaneKey>);
+
+impl KeptPanes {
+    /// How many of them the slice is in.
+    pub fn over(&self, slice: i64) -> usize {
+        (1..=LEVELS).filter(|&level| self.0.contains(&(level, slice.div_euclid(FANOUT.pow(level))))).count()
+    }
 }
 
 /// A pane that is complete and in no file. It goes with its slices.
@@ -95,6 +107,11 @@ impl Panes {
             }
         }
         all
+    }
+
+    pub(super) fn in_files(&self) -> KeptPanes {
+        let made = self.made.lock();
+        KeptPanes(made.panes.iter().filter(|(_, pane)| pane.file().is_some()).map(|(key, _)| *key).collect())
     }
 
     /// Panes that are in files, of the ids that the store has now.

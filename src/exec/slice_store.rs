@@ -24,6 +24,7 @@ use super::id_set::IdSet;
 use super::keys::{KeyDictionary, KeySnapshot};
 use super::open_slice::{OpenSlice, Tracks};
 use super::panes::{Closed, Panes};
+use super::panes_in_files::KeptPanes;
 use super::session_store::SessionLayout;
 use super::slice_batch::{Merged, Merging, by_chunk, slices_in};
 use super::slice_cache::SliceCache;
@@ -504,6 +505,10 @@ impl SliceStore {
     pub fn in_files(&self) -> (usize, usize) {
         let in_files = self.closed.iter().filter(|slice| slice.file().is_some());
         in_files.fold((0, 0), |(slices, bytes), slice| (slices + 1, bytes + slice.bytes()))
+    }
+
+    pub fn panes_in_files(&self) -> KeptPanes {
+        self.panes.in_files()
     }
 
     /// (slice number, rows, bytes in memory, closed) of every slice; closed ones may be in files only.

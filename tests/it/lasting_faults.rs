@@ -206,6 +206,26 @@ async fn nothing_corrupt_is_read_as_good() {
     scene.db.engine.stop().await;
 }
 
+/// Slices that are put together as one come into files by themselves, outlive a crash, and are made anew for other workers.
+#[tokio::test(flavor = "multi_thread")]
+async fn panes_are_kept() {
+    let mut scene = Scene::new(Kind::Local, 5).await;
+    let many = "SELECT count(DISTINCT slice_start) > 15 FROM riverrun.slices WHERE closed";
+    while scene.db.rows(many).await != ["true"] {
+        scene.goes_on(1).await;
+    }
+    let kept = "SELECT count(*) > 0 FROM riverrun.slices WHERE panes > 0";
+    scene.until(kept, &["true"]).await;
+    scene.db.run("DELETE FROM t").await;
+    for (v, workers) in [(2, 2), (3, 3), (4, 3)] {
+        scene.goes_on(v).await;
+        scene.crash(workers).await;
+        scene.until(kept, &["true"]).await;
+        scene.check(&["2", "3", "4"][..v as usize - 1]).await;
+    }
+    scene.db.engine.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_manifest_gives_way_to_the_one_before() {
     let mut scene = Scene::new(Kind::Local, 3).await;

@@ -190,12 +190,13 @@ pub struct SavedSource {
     pub ids: BTreeMap<i32, Vec<Saved>>,
     /// Offsets of each partition.
     pub duplicates: BTreeMap<i32, Vec<Saved>>,
-    /// Ids of each worker that there was.
+    /// Ids of each worker that there was; of none, if they are not kept across partitions.
     pub across: Vec<Vec<Saved>>,
 }
 
 /// A store as it was saved, by the workers that there were.
 #[derive(Debug)]
 pub struct SavedStore {
+    /// One for each.
     pub parts: Vec<SavedPart>,
 }

@@ -273,7 +273,7 @@ impl Inner {
             }
             _ => None,
         };
-        let plan = definition.plan.map(|plan| planner::onto_slices(plan, &self.plans.read()));
+        let plan = definition.plan.map(|plan| planner::onto_slices(plan, &self.plans.read())).transpose()?;
         let running = plan.clone().map(Box::new);
         let next = Arc::new(next);
         let catalog = next.clone();
@@ -381,7 +381,7 @@ impl Inner {
     }
 
     async fn explain_plan(&self, plan: StreamPlan) -> Result<Vec<String>, EngineError> {
-        let plan = Box::new(planner::onto_slices(plan, &self.plans.read()));
+        let plan = Box::new(planner::onto_slices(plan, &self.plans.read())?);
         self.ask(|reply| Request::Explain { what: Explained::Plan(plan), reply }).await
     }
 

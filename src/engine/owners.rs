@@ -16,6 +16,11 @@ pub(super) fn buckets_of(owner: usize, owners: usize) -> RangeInclusive<u8> {
     first as u8..=(next - 1) as u8
 }
 
+/// Of the owners that there were before, those that had some of these buckets.
+pub(super) fn owners_before(buckets: &RangeInclusive<u8>, owners: usize) -> RangeInclusive<usize> {
+    owner_of(*buckets.start(), owners)..=owner_of(*buckets.end(), owners)
+}
+
 fn owner_of(bucket: u8, owners: usize) -> usize {
     bucket as usize * owners / 256
 }

@@ -100,7 +100,8 @@ fn plan_one(text: &ObjectText, catalog: &Catalog, plans: &Plans) -> Result<(Obje
     if object.depends_on != text.depends_on {
         return Err(failed(EngineError::Restore { message: "its names mean other objects now".into() }));
     }
-    Ok((object, definition.plan.map(|plan| planner::onto_slices(plan, plans))))
+    let plan = definition.plan.map(|plan| planner::onto_slices(plan, plans)).transpose();
+    Ok((object, plan.map_err(|error| failed(error.into()))?))
 }
 
 /// What a manifest holds; nothing for the first of new data.
@@ -235,9 +236,10 @@ impl Coordinator {
             saved.duplicates.insert(partition, files.saved(&format!("duplicates/{oid}/{partition}"))?);
             saved.partitions.insert(partition, notes);
         }
-        let prefix = format!("ids/{oid}/w");
-        for (name, _) in files.below(&prefix) {
-            saved.across.push(files.saved(name)?);
+        if setup.across_partitions().is_some() {
+            for worker in 0..body.workers {
+                saved.across.push(files.saved(&format!("ids/{oid}/w{worker}"))?);
+            }
         }
         let source = self.sources.get_mut(&oid).expect("it was added above");
         source.gaps = known.gaps.clone();
@@ -357,13 +359,13 @@ impl Coordinator {
                 continue;
             }
             let prefix = format!("store/{}/", known.id);
-            let names: Vec<String> = files.below(&prefix).map(|(name, _)| name.to_string()).collect();
-            if names.len() != body.workers {
-                tracing::warn!(store = known.id, parts = names.len(), "a store was not saved by every worker");
+            let saved = files.below(&prefix).count();
+            if saved != body.workers {
+                tracing::warn!(store = known.id, parts = saved, "a store was not saved by every worker");
                 continue;
             }
             let mut parts = Vec::new();
-            for name in names {
+            for name in (0..body.workers).map(|worker| format!("{prefix}{worker}")) {
                 let (closed, panes) = (files.slices.entries(&name, 0), files.slices.panes(&name, 0));
                 parts.push(SavedPart { saved: files.saved(&name)?, closed, panes });
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
-use super::owners::buckets_of;
+use super::owners::{buckets_of, owners_before};
 use super::reader::{Consumer, SourceReader};
 use super::session_part::SessionPart;
 use super::worker::Worker;
@@ -19,6 +19,15 @@ use crate::exec::slice_store::{SliceStore, StoreLayout};
 impl Worker {
     fn buckets(&self) -> Buckets {
         buckets_of(self.index, self.workers)
+    }
+
+    /// What was saved by workers that had some of this one's buckets. As long as the number of workers stays the same that is this one
+    /// alone, which then goes on from what it has saved.
+    fn saved_for<'a, T>(&self, by_worker: &'a [T]) -> &'a [T] {
+        match by_worker.len() {
+            0 => by_worker,
+            workers => &by_worker[owners_before(&self.buckets(), workers)],
+        }
     }
 
     /// Everything that this worker owns and that is whole: no store that is still being given its history. A part that fails to
@@ -80,6 +89,7 @@ impl Worker {
     ) {
         self.times.insert(source, time);
         let (index, workers, buckets) = (self.index, self.workers, self.buckets());
+        let across = self.saved_for(&saved.across);
         let Some(reader) = self.sources.get_mut(&source) else { return };
         let own = |partition: &i32| partition.unsigned_abs() as usize % workers == index;
         let mut restored = Ok(());
@@ -91,9 +101,9 @@ impl Worker {
         reader.restored(floor_us, topic_known);
         let setup = &reader.setup;
         if let (Some(deduplicate), Some(time_column), false) =
-            (setup.across_partitions(), setup.time_column, saved.across.is_empty())
+            (setup.across_partitions(), setup.time_column, across.is_empty())
         {
-            let loaded = AcrossPartitions::load(deduplicate, time_column, setup.schema.clone(), &saved.across, buckets);
+            let loaded = AcrossPartitions::load(deduplicate, time_column, setup.schema.clone(), across, buckets);
             restored = restored.and_then(|()| loaded.map(|ids| drop(self.deduplications.insert(source, ids))));
         }
         if let Err(error) = restored {
@@ -104,13 +114,14 @@ impl Worker {
     pub(super) fn restore_store(&mut self, id: StoreId, source: Oid, layout: &Arc<StoreLayout>, saved: &SavedStore) {
         let taken = match layout.sessions {
             Some(_) => self.restore_sessions(id, source, layout, saved),
-            None => SliceStore::load(layout.clone(), saved.parts.clone(), self.buckets(), self.cache.clone()).and_then(
-                |store| {
+            None => {
+                let parts = self.saved_for(&saved.parts).to_vec();
+                SliceStore::load(layout.clone(), parts, self.buckets(), self.cache.clone()).and_then(|store| {
                     self.add_part(id, source, layout.clone(), store)?;
                     self.with_part(id, |part| part.held = false);
                     Ok(())
-                },
-            ),
+                })
+            }
         };
         if let Err(error) = taken {
             self.fatal = Some(format!("a store cannot be taken up: {error}"));
@@ -124,7 +135,7 @@ impl Worker {
         layout: &Arc<StoreLayout>,
         saved: &SavedStore,
     ) -> Result<(), ExecError> {
-        let parts: Vec<Vec<Saved>> = saved.parts.iter().map(|part| part.saved.clone()).collect();
+        let parts: Vec<Vec<Saved>> = self.saved_for(&saved.parts).iter().map(|part| part.saved.clone()).collect();
         let part = SessionPart::load(source, layout.clone(), &parts, self.buckets(), false, &self.times)?;
         self.sessions.insert(id, part);
         Ok(())

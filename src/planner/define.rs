@@ -271,7 +271,8 @@ impl Definer<'_> {
             query: query.clone(),
             options: create.options.clone(),
             emit_on_window_close: create.emit == EmitClause::OnWindowClose,
-            append_only: plan.output().append_only,
+            // What is final is not taken back, wherever it comes from.
+            append_only: plan.output().append_only || create.emit == EmitClause::OnWindowClose,
             event_time,
         };
         let kind = ObjectKind::MaterializedView(Arc::new(view));

@@ -50,7 +50,7 @@ fn check(file: &str) -> String {
         let (next, oid) = catalog.create(definition.object).expect("the name is free");
         catalog = Arc::new(next);
         if let Some(plan) = definition.plan {
-            let plan = onto_slices(plan, &running);
+            let plan = onto_slices(plan, &running).expect("it can be put there");
             plans.push(format!("{name}\n{}", explain(&plan)));
             running.insert(oid, Arc::new(plan));
         }

@@ -361,6 +361,10 @@ impl View {
         let ends_together = view.windows.as_ref().is_some_and(|windows| windows.function != "SESSION");
         let closes = self.temporal.is_none() && self.input != Input::First && stream.kind != Kind::Table;
         view.emit = closes && ends_together && random.random_bool(0.25);
+        let below = self.windows.as_ref().is_some_and(|windows| windows.function != "SESSION");
+        if closes && below && kept && view.end {
+            view.emit = random.random_bool(0.8);
+        }
         view.every = !view.emit && random.random_bool(0.15);
         view
     }
@@ -495,6 +499,15 @@ impl View {
 
     pub fn in_any_store(&self) -> View {
         View { store: None, ..self.clone() }
+    }
+
+    pub fn without_emit(&self) -> View {
+        View { emit: false, ..self.clone() }
+    }
+
+    /// It is final as windows of the view beneath are.
+    pub fn closes_below(&self) -> bool {
+        self.emit && self.over.is_some() && self.windows.is_none()
     }
 
     /// Definitions with one thing less.

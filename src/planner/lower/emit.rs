@@ -2,7 +2,7 @@
 
 use super::Lowering;
 use crate::planner::error::{PlanError, Refusal};
-use crate::planner::stream_plan::{Aggregate, Node, NodeId, Op};
+use crate::planner::stream_plan::{Aggregate, Node, NodeId, Op, ScanKind, StreamPlan};
 
 impl Lowering {
     pub(super) fn emit_every(&mut self, input: NodeId, interval_us: i64) -> NodeId {
@@ -11,7 +11,8 @@ impl Lowering {
         self.add(Op::EmitEvery { interval_us }, vec![input], schema, append_only, event_time)
     }
 
-    /// Every row of the output must belong to a window that will close.
+    /// Every row of the output must belong to a window that will close. Rows of a view may: [`check_closes`] says so once it is known
+    /// whether they come from its slices.
     pub(super) fn check_emit(&self, node: NodeId) -> Result<(), PlanError> {
         let inputs = &self.nodes[node].inputs;
         match &self.nodes[node].op {
@@ -25,6 +26,9 @@ impl Lowering {
                         "Write row_number() OVER (PARTITION BY window_start ORDER BY ...) <= k instead of LIMIT.",
                     ));
                 }
+                inputs.iter().try_for_each(|&i| self.check_emit(i))
+            }
+            Op::Aggregate(Aggregate { window: None, .. }) if !self.event_time[node].is_empty() => {
                 inputs.iter().try_for_each(|&i| self.check_emit(i))
             }
             Op::Aggregate(_) | Op::Sessions(_) => {
@@ -42,9 +46,37 @@ impl Lowering {
                      the time of the windows.",
                 ))
             }
+            Op::Scan { kind: ScanKind::MaterializedView, .. } if !self.event_time[node].is_empty() => Ok(()),
             Op::Scan { .. } | Op::AssignWindows { .. } | Op::EmitEvery { .. } => Err(no_window()),
         }
     }
+}
+
+/// Whether the windows of an EMIT ON WINDOW CLOSE plan, which is put onto slices, close: it must group by them itself, and does not
+/// where it takes the rows of another view as they come and go.
+pub(in crate::planner) fn check_closes(plan: &StreamPlan) -> Result<(), PlanError> {
+    fn closes(plan: &StreamPlan, node: NodeId) -> Result<(), PlanError> {
+        let Node { op, inputs, .. } = &plan.nodes[node];
+        match op {
+            Op::Filter { .. } | Op::TemporalFilter { .. } | Op::Project { .. } | Op::UnionAll | Op::TopN { .. } => {
+                inputs.iter().try_for_each(|&input| closes(plan, input))
+            }
+            Op::Aggregate(Aggregate { window: Some(_), .. }) | Op::Sessions(_) => Ok(()),
+            Op::Scan { name, kind: ScanKind::MaterializedView, .. } => Err(over_view(name)),
+            // Its groups are not the windows below.
+            Op::Aggregate(_) => inputs.iter().try_for_each(|&input| closes(plan, input)).and(Err(no_window())),
+            Op::Scan { .. } | Op::AssignWindows { .. } | Op::EmitEvery { .. } => Err(no_window()),
+        }
+    }
+    closes(plan, plan.nodes.len() - 1)
+}
+
+fn over_view(name: &str) -> PlanError {
+    refusal(
+        &format!("EMIT ON WINDOW CLOSE cannot tell when rows of \"{name}\" are final"),
+        "It can over a view whose windows are read from slices, for filters, projections, Top-N and sums by window_end (EXPLAIN shows \
+         what is). Else use the column as the time of windows, FROM TUMBLE(view, window_start, ...), or leave EMIT ON WINDOW CLOSE out.",
+    )
 }
 
 fn no_window() -> PlanError {

@@ -15,6 +15,8 @@ mod refuse;
 mod substitute;
 mod temporal;
 
+pub(super) use emit::check_closes;
+
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};

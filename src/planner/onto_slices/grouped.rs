@@ -30,6 +30,8 @@ pub(super) struct Grouped {
     /// What comes out, over `schema`.
     columns: Vec<Expr>,
     pub emit: Emit,
+    /// It shows what is final of a view that shows more.
+    pub closes: bool,
     /// An aggregation above has been merged with the one below.
     pub is_merged: bool,
     /// The views whose plans are in this.
@@ -88,7 +90,22 @@ impl Grouped {
         let columns = (0..schema.fields().len()).map(|i| column(&schema, i)).collect();
         let emit = if aggregate.window.is_some() { plan.emit } else { Emit::OnUpdate };
         let aggregate = aggregate.clone();
-        Some(Grouped { base, aggregate, schema, filters: vec![], columns, emit, is_merged: false, over: vec![] })
+        Some(Grouped {
+            base,
+            aggregate,
+            schema,
+            filters: vec![],
+            columns,
+            emit,
+            closes: false,
+            is_merged: false,
+            over: vec![],
+        })
+    }
+
+    /// What is final of it.
+    pub fn closing(self) -> Grouped {
+        Grouped { closes: self.emit == Emit::OnUpdate, emit: Emit::OnWindowClose, ..self }
     }
 
     pub fn is_over_view(&self) -> bool {
@@ -202,7 +219,17 @@ impl Grouped {
         }
         let aggregate = Aggregate { group, window: Some((time, window)), calls };
         let over = self.over.clone();
-        Some(Grouped { base, aggregate, schema, filters: bounds, columns, emit, is_merged: true, over })
+        Some(Grouped {
+            base,
+            aggregate,
+            schema,
+            filters: bounds,
+            columns,
+            emit,
+            closes: self.closes,
+            is_merged: true,
+            over,
+        })
     }
 
     /// Writes the nodes; those that come last give `output`.

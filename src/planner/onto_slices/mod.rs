@@ -20,7 +20,8 @@
 //!
 //! EMIT: an inner view EMIT ON WINDOW CLOSE shows final windows. What keeps its windows (filters, projections, coarser keys) is
 //! then EMIT ON WINDOW CLOSE itself. Larger windows over it are merged only if the outer view is that too: else they would
-//! show what the inner one holds back.
+//! show what the inner one holds back. An outer view EMIT ON WINDOW CLOSE that has no windows of its own is put onto the slices under
+//! whatever it reads, or refused: rows of a view do not say when they are final.
 //!
 //! An inner view EMIT EVERY is taken as it is: what it shows is behind the slices. One above is put onto them below its emissions.
 //!
@@ -30,23 +31,28 @@
 mod calls;
 mod grouped;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use self::grouped::Grouped;
-use super::stream_plan::{Emit, Node, NodeId, Oid, Op, ScanKind, StreamPlan};
+use super::error::PlanError;
+use super::lower::check_closes;
+use super::stream_plan::{Aggregate, Emit, Node, NodeId, Oid, Op, ScanKind, StreamPlan};
 
 /// The plans of materialized views, as they run.
 pub type Plans = HashMap<Oid, Arc<StreamPlan>>;
 
-/// The plan, put onto the slices under the views that it reads as far as that is equal.
-pub fn onto_slices(plan: StreamPlan, plans: &Plans) -> StreamPlan {
+/// The plan, put onto the slices under the views that it reads as far as that is equal. Errors: one that is EMIT ON WINDOW CLOSE and
+/// would take rows of a view that do not say when they are final.
+pub fn onto_slices(plan: StreamPlan, plans: &Plans) -> Result<StreamPlan, PlanError> {
+    let closing = closing(&plan);
     let mut grouped: Vec<Option<Grouped>> = Vec::with_capacity(plan.nodes.len());
-    for node in &plan.nodes {
+    for (id, node) in plan.nodes.iter().enumerate() {
         let below = node.inputs.first().and_then(|&input| grouped[input].as_ref());
         let here = match (&node.op, below) {
             (Op::Scan { object, name, kind: ScanKind::MaterializedView, projection }, _) => {
-                plans.get(object).and_then(|inner| Grouped::of_view(*object, name, inner, projection))
+                let of_view = plans.get(object).and_then(|inner| Grouped::of_view(*object, name, inner, projection));
+                of_view.map(|view| if closing.contains(&id) { view.closing() } else { view })
             }
             (Op::Aggregate(aggregate), None) => Grouped::of_aggregate(aggregate, node, &plan),
             (Op::Aggregate(aggregate), Some(below)) => below.aggregated(aggregate, node, plan.emit),
@@ -64,7 +70,25 @@ pub fn onto_slices(plan: StreamPlan, plans: &Plans) -> StreamPlan {
     };
     rewriting.write(root, true);
     let Rewriting { nodes, over, .. } = rewriting;
-    StreamPlan { nodes, emit, over, ..plan }
+    let plan = StreamPlan { nodes, emit, over, ..plan };
+    if plan.emit == Emit::OnWindowClose {
+        check_closes(&plan)?;
+    }
+    Ok(plan)
+}
+
+/// Nodes whose rows an EMIT ON WINDOW CLOSE plan shows, without windows of its own in between.
+fn closing(plan: &StreamPlan) -> HashSet<NodeId> {
+    let mut closing = HashSet::new();
+    let mut next = if plan.emit == Emit::OnWindowClose { vec![plan.nodes.len() - 1] } else { vec![] };
+    while let Some(node) = next.pop() {
+        closing.insert(node);
+        match &plan.nodes[node].op {
+            Op::Aggregate(Aggregate { window: Some(_), .. }) | Op::Sessions(_) => {}
+            _ => next.extend(&plan.nodes[node].inputs),
+        }
+    }
+    closing
 }
 
 struct Rewriting<'a> {
@@ -86,7 +110,8 @@ impl Rewriting<'_> {
         // Under EMIT EVERY it follows the store by itself, as that costs once an emission and the view's rows come at every tick.
         let reads_store = grouped.is_over_view() && grouped.is_over_source();
         let is_alone = is_root || self.plan.every_us().is_some() && self.plan.output().inputs.contains(&node);
-        emits_alike && (grouped.is_merged || (reads_store && (is_alone || grouped.has_unused_calls())))
+        let is_wanted = is_alone || grouped.closes || grouped.has_unused_calls();
+        emits_alike && (grouped.is_merged || (reads_store && is_wanted))
     }
 
     /// Writes a node and what it reads.

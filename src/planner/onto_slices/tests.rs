@@ -40,7 +40,10 @@ fn check(query: &str) -> String {
         let (next, oid) = catalog.create(definition.object).expect("the name is free");
         catalog = Arc::new(next);
         if let Some(plan) = definition.plan {
-            let plan = onto_slices(plan, &running);
+            let plan = match onto_slices(plan, &running) {
+                Ok(plan) => plan,
+                Err(error) => return error.to_string(),
+            };
             text = explain(&plan);
             running.insert(oid, Arc::new(plan));
         }
@@ -165,6 +168,46 @@ fn emissions() {
       Aggregate: TUMBLE(size=1h) of window_start, slice=1h, group=[window_start], calls=[sum(CAST(rows AS Decimal128(19, 0)))]
         Scan: materialized view every_10s (oid 16392), columns=[window_start, rows]
     ");
+}
+
+/// What is final of a view that shows more: always from its slices.
+#[test]
+fn final_rows_of_a_view_that_shows_more() {
+    assert_snapshot!(check("SELECT window_end, sum(total) AS total FROM hops GROUP BY window_end EMIT ON WINDOW CLOSE"), @r"
+    View: EMIT ON WINDOW CLOSE, read through the slices of [hops]
+      Project: window_end, CAST(sum(CAST(n AS Int64)) AS Decimal128(29, 0)) AS total append-only
+        Aggregate: HOP(slide=10s, size=1m) of ts, slice=10s, group=[window_end], calls=[sum(CAST(n AS Int64))] append-only
+          Scan: source e (oid 16385), columns=[country, n, ts] append-only
+    ");
+    assert_snapshot!(check("SELECT ad, window_start, rows FROM busy WHERE ad < 5 EMIT ON WINDOW CLOSE"), @r"
+    View: EMIT ON WINDOW CLOSE, read through the slices of [busy]
+      Project: ad, window_start, count(*) AS rows append-only
+        Filter: count(*) > 10 AND ad < 5 append-only
+          Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[ad, window_start], calls=[count(*)] append-only
+            Scan: source e (oid 16385), columns=[ad, ts] append-only
+    ");
+    assert_snapshot!(check("SELECT ad, rows, window_start FROM (SELECT *, row_number() OVER (PARTITION BY window_start ORDER BY rows DESC, ad) AS place FROM busy)
+        WHERE place <= 3 EMIT ON WINDOW CLOSE"), @r"
+    View: EMIT ON WINDOW CLOSE, read through the slices of [busy]
+      Project: ad, rows, window_start append-only
+        TopN: partition=[window_start], order=[rows DESC, ad], limit=3 append-only
+          Project: ad, window_start, count(*) AS rows append-only
+            Filter: count(*) > 10 append-only
+              Aggregate: TUMBLE(size=1m) of ts, slice=1m, group=[ad, window_start], calls=[count(*)] append-only
+                Scan: source e (oid 16385), columns=[ad, ts] append-only
+    ");
+    let refused = [
+        ("SELECT ad, window_start, rows FROM every_10s", "every_10s"),
+        ("SELECT ad, window_start, rows FROM busy UNION ALL SELECT ad, window_start, rows FROM every_10s", "every_10s"),
+    ];
+    for (query, of) in refused {
+        let error = check(&format!("{query} EMIT ON WINDOW CLOSE"));
+        let told = format!("EMIT ON WINDOW CLOSE cannot tell when rows of \"{of}\" are final");
+        assert_eq!(error, told, "{query}");
+    }
+    let groups =
+        check("SELECT window_start, count(*) AS groups FROM minutes GROUP BY window_start EMIT ON WINDOW CLOSE");
+    assert_eq!(groups, "EMIT ON WINDOW CLOSE needs a view that groups by windows");
 }
 
 /// Where it would not be equal, the inner view's rows are taken, with those of its aggregates that are needed.

@@ -31,19 +31,6 @@ const RETRY_SECONDS: u64 = 10;
 const TIMEOUTS: [(ClientConfigKey, &str); 2] =
     [(ClientConfigKey::Timeout, "20 seconds"), (ClientConfigKey::ConnectTimeout, "5 seconds")];
 
-/// Variables whose values are never shown.
-const SECRETS: [&str; 9] = [
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_TOKEN",
-    "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_ACCESS_KEY",
-    "AZURE_STORAGE_SAS_KEY",
-    "AZURE_STORAGE_CLIENT_SECRET",
-    "AZURE_CLIENT_SECRET",
-    "GOOGLE_SERVICE_ACCOUNT_KEY",
-];
-
 const NO_CREDENTIALS: &str = "there are no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or \
      AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), and this machine gives none";
 
@@ -86,7 +73,10 @@ impl RemoteBlobs {
         let store = build(scheme, bucket).ok_or_else(|| {
             invalid("what is known are paths, file:///path, s3://bucket/prefix, gs://bucket/prefix and az://container/prefix")
         })?;
-        let store = store.map_err(|e| invalid(&e.to_string()))?;
+        let store = store.map_err(|e| match e.to_string() {
+            text if text.contains("Account must be specified") => invalid("AZURE_STORAGE_ACCOUNT_NAME is not set"),
+            text => invalid(&text),
+        })?;
         let slash = if prefix.as_ref().is_empty() { "" } else { "/" };
         let location = format!("{scheme}://{bucket}{slash}{prefix}");
         Ok(RemoteBlobs { store, prefix, location })
@@ -126,7 +116,9 @@ impl RemoteBlobs {
             _ if says("169.254.169.254") || says("169.254.170.2") || says("metadata.google.internal") => {
                 StorageError::Denied { doing, reason: format!("{NO_CREDENTIALS} ({reason})") }
             }
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StorageError::Denied { doing, reason },
+            // Not all requests tell these apart by the kind of the error; whoever gives tokens calls a wrong password a bad request.
+            _ if says("status code: 401") || says("status code: 403") => StorageError::Denied { doing, reason },
+            _ if says("token request") && says("status code: 400") => StorageError::Denied { doing, reason },
             _ if says("507 Insufficient Storage") || says("QuotaExceeded") || says("StorageFull") => {
                 StorageError::Full { doing, reason }
             }
@@ -175,8 +167,32 @@ fn build(scheme: &str, bucket: &str) -> Option<Result<Arc<dyn ObjectStore>, Erro
     })
 }
 
+/// True for a variable whose value is never shown.
+fn is_secret(variable: &str) -> bool {
+    let key = variable.to_ascii_lowercase();
+    match variable.split_once('_') {
+        Some(("AWS", "SSE_CUSTOMER_KEY_BASE64")) => true,
+        Some(("AWS", _)) => matches!(key.parse(), Ok(AmazonS3ConfigKey::SecretAccessKey | AmazonS3ConfigKey::Token)),
+        Some(("AZURE", _)) => matches!(
+            key.parse(),
+            Ok(AzureConfigKey::AccessKey
+                | AzureConfigKey::ClientSecret
+                | AzureConfigKey::SasKey
+                | AzureConfigKey::Token
+                | AzureConfigKey::FabricSessionToken)
+        ),
+        Some(("GOOGLE", _)) => matches!(key.parse(), Ok(GoogleConfigKey::ServiceAccountKey)),
+        _ => false,
+    }
+}
+
 /// An answer on one line, without the parts of a URL or a body that may hold secrets.
 fn scrubbed(text: &str) -> String {
+    let secrets = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_secret));
+    scrubbed_of(text, secrets.filter_map(|(_, value)| value.into_string().ok()))
+}
+
+fn scrubbed_of(text: &str, secrets: impl Iterator<Item = String>) -> String {
     let mut text = text.to_string();
     // Of a body in XML, which may repeat what was signed, only what it says.
     if let Some(body) = text.find("<?xml").or_else(|| text.find("<Error>")) {
@@ -185,17 +201,22 @@ fn scrubbed(text: &str) -> String {
             Some(rest.split_once("</")?.0.to_string())
         };
         let says: Vec<String> = [tag("Code"), tag("Message")].into_iter().flatten().collect();
-        text = format!("{}{}", &text[..body], says.join(": "));
+        // Azure begins it with the mark of UTF-8.
+        text = format!("{}{}", text[..body].trim_end_matches('\u{feff}'), says.join(": "));
     }
-    let words = text.split_whitespace().map(|word| match word.split_once('?') {
-        Some((url, _)) if url.contains("://") => url,
-        _ => word,
-    });
-    let mut text = words.collect::<Vec<_>>().join(" ");
-    for secret in SECRETS.iter().filter_map(|name| std::env::var(name).ok()).filter(|secret| !secret.is_empty()) {
+    for secret in secrets.filter(|secret| !secret.is_empty()) {
         text = text.replace(&secret, "...");
     }
-    text
+    let words = text.split_whitespace().map(|word| {
+        let Some((before, url)) = word.split_once("://") else {
+            return word.to_string();
+        };
+        let url = url.split_once('?').map_or(url, |(url, _)| url);
+        // A password stands before the host, of a proxy for example.
+        let (host, path) = url.split_at(url.find('/').unwrap_or(url.len()));
+        format!("{before}://{}{path}", host.rsplit_once('@').map_or(host, |(_, host)| host))
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Writes a large object in parts. It is there once all are.
@@ -340,7 +361,57 @@ mod tests {
 
     #[test]
     fn answers_are_told_without_what_was_signed() {
-        let answer = "Generic S3 error: Error performing PUT http://h:1/b/k?sig=hush in 3ms - Server returned non-2xx status code: 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>It does not match.</Message><StringToSign>hush</StringToSign></Error>";
-        insta::assert_snapshot!(scrubbed(answer), @"Generic S3 error: Error performing PUT http://h:1/b/k in 3ms - Server returned non-2xx status code: 403 Forbidden: SignatureDoesNotMatch: It does not match.");
+        let check = |text: &str| scrubbed_of(text, ["hush".to_string(), String::new()].into_iter());
+        let answer = "Generic S3 error: Error performing PUT http://h:1/b/k?sig=abc in 3ms - Server returned non-2xx status code: 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>It does not match.</Message><StringToSign>abc</StringToSign></Error>";
+        insta::assert_snapshot!(check(answer), @"Generic S3 error: Error performing PUT http://h:1/b/k in 3ms - Server returned non-2xx status code: 403 Forbidden: SignatureDoesNotMatch: It does not match.");
+        let answer = "403 Forbidden: \u{feff}<?xml version=\"1.0\"?>\n<Error><Code>AuthenticationFailed</Code><Message>No.\nRequestId:1</Message><AuthenticationErrorDetail>hush</AuthenticationErrorDetail></Error>";
+        insta::assert_snapshot!(check(answer), @"403 Forbidden: AuthenticationFailed: No. RequestId:1");
+        insta::assert_snapshot!(check("proxy http://me:pass@word@h:3128/x failed, said hush"), @"proxy http://h:3128/x failed, said ...");
+        insta::assert_snapshot!(check("AZURITE_BLOB_STORAGE_URL=http://me:p@h:1?sig=abc, Error: no"), @"AZURITE_BLOB_STORAGE_URL=http://h:1 Error: no");
+    }
+
+    #[test]
+    fn variables_with_secrets_are_known_by_all_their_names() {
+        let secret = [
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "AWS_TOKEN",
+            "AWS_SSE_CUSTOMER_KEY_BASE64",
+            "AZURE_STORAGE_ACCOUNT_KEY",
+            "AZURE_STORAGE_ACCESS_KEY",
+            "AZURE_STORAGE_MASTER_KEY",
+            "AZURE_STORAGE_SAS_KEY",
+            "AZURE_STORAGE_SAS_TOKEN",
+            "AZURE_STORAGE_TOKEN",
+            "AZURE_STORAGE_CLIENT_SECRET",
+            "AZURE_CLIENT_SECRET",
+            "AZURE_FABRIC_SESSION_TOKEN",
+            "GOOGLE_SERVICE_ACCOUNT_KEY",
+        ];
+        assert!(secret.iter().all(|name| is_secret(name)));
+        let shown =
+            ["AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "GOOGLE_BASE_URL", "HOME", "TOKEN"];
+        assert!(!shown.iter().any(|name| is_secret(name)));
+    }
+
+    #[test]
+    fn what_a_cloud_answers_says_what_to_do() {
+        let blobs = RemoteBlobs {
+            store: Arc::new(object_store::memory::InMemory::new()),
+            prefix: Path::from("x"),
+            location: "az://b/x".into(),
+        };
+        let check = |text: &str| {
+            let error = Error::Generic { store: "S", source: text.into() };
+            let error = blobs.failed("listing az://b/x".into(), "log/1", error);
+            format!("{}{error}", if error.is_retryable() { "" } else { "for ever: " })
+        };
+        let status = "Error performing list request: Server returned non-2xx status code:";
+        insta::assert_snapshot!(check(&format!("{status} 403 Forbidden: <Error><Code>AuthenticationFailed</Code></Error>")), @"no permission: listing az://b/x: Generic S error: Error performing list request: Server returned non-2xx status code: 403 Forbidden: AuthenticationFailed");
+        insta::assert_snapshot!(check(&format!("{status} 404 Not Found: <Error><Code>ContainerNotFound</Code></Error>")), @"for ever: az://b/x is no place to keep data: there is no such bucket");
+        insta::assert_snapshot!(check(&format!("{status} 404 Not Found: <Error><Code>NoSuchBucket</Code></Error>")), @"for ever: az://b/x is no place to keep data: there is no such bucket");
+        insta::assert_snapshot!(check(&format!("{status} 400 Bad Request: x")), @"listing az://b/x: Generic S error: Error performing list request: Server returned non-2xx status code: 400 Bad Request: x");
+        insta::assert_snapshot!(check("Error performing token request: Server returned non-2xx status code: 400 Bad Request: invalid_grant"), @"no permission: listing az://b/x: Generic S error: Error performing token request: Server returned non-2xx status code: 400 Bad Request: invalid_grant");
+        insta::assert_snapshot!(check("QuotaExceeded"), @"no space left: listing az://b/x: Generic S error: QuotaExceeded");
     }
 }

@@ -24,7 +24,7 @@ use super::backfill::{Mark, Replay};
 use super::clock::Stopwatch;
 use super::judge::{complete_behind, event_times};
 use super::log_stream::{Out, log_stream};
-use super::read::moments_where;
+use super::pushdown::moments_where;
 use super::reader::SourceSetup;
 use super::reconcile::PartitionLog;
 use super::reconciliations::Reconciliation;

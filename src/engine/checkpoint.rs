@@ -19,6 +19,7 @@ use crate::exec::durable::Saved;
 use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;
 use crate::exec::law::SourceTime;
+use crate::exec::panes_in_files::PaneToKeep;
 use crate::exec::store_saved::SavedPart;
 use crate::storage::SectionRef;
 
@@ -139,11 +140,23 @@ pub struct PartSave {
     pub first_kept: Vec<(u32, i64)>,
     /// With all that is whole: the slices that there are, by node. Those in files that are not in `closed` stay there.
     pub slices: Option<BTreeSet<(u32, i64)>>,
+    /// Nothing that was saved of it before is of use any more.
+    pub renumbered: bool,
+    /// Panes to be put into files when there is time, by node.
+    pub panes: Vec<(u32, PaneToKeep)>,
 }
 
 impl PartSave {
     pub fn new(name: String, saved: Saved) -> PartSave {
-        PartSave { name, saved, closed: Vec::new(), first_kept: Vec::new(), slices: None }
+        PartSave {
+            name,
+            saved,
+            closed: Vec::new(),
+            first_kept: Vec::new(),
+            slices: None,
+            renumbered: false,
+            panes: Vec::new(),
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The thread that writes checkpoints: what parts gave goes into files, then a manifest names them.
 //!
 //! What parts gave counts as kept for them, so a checkpoint is tried until it is written; the next begins when it is. Files that no
-//! manifest names are swept afterwards. Slices lie in files of their own ([`super::slice_index`]).
+//! manifest names are swept afterwards. Slices lie in files of their own ([`super::slice_index`]). Between two checkpoints panes are made
+//! of them, a few at a time; the next manifest names their files.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::slice_index::{SliceIndex, SliceKey, SliceToWrite};
 use super::table_log::LogEnd;
 use crate::exec::ExecError;
 use crate::exec::durable::Saved;
+use crate::exec::panes_in_files::PaneToKeep;
 use crate::storage::{SectionRef, Storage, StorageError, decode, encode};
 
 /// Larger parts get a file of their own, so that the small ones' files can go soon.
@@ -25,6 +27,9 @@ const SLICES_FILE_BYTES: usize = 64 << 20;
 /// A part is saved whole again once its increments are this many, or together larger than the whole and this.
 const MOST_INCREMENTS: usize = 16;
 const INCREMENTS_BYTES: u64 = 1 << 20;
+/// Panes are made until it has taken so long, and then for so many times as long none is.
+const PANES_AT_ONCE: Duration = Duration::from_millis(20);
+const PANES_REST: u32 = 30;
 /// After a failure the pause doubles up to this.
 const MOST_PAUSE: Duration = Duration::from_secs(10);
 /// For the log, before a checkpoint counts as failing.
@@ -88,6 +93,8 @@ struct Writer {
     /// What parts have saved: one that is whole, then increments.
     parts: BTreeMap<String, Vec<SectionRef>>,
     slices: SliceIndex,
+    /// To be made: part, node, and pane.
+    panes: VecDeque<(String, u32, PaneToKeep)>,
 }
 
 impl Checkpointer {
@@ -103,7 +110,7 @@ impl Checkpointer {
         let (jobs, asked) = unbounded();
         let (stop, stopped) = unbounded();
         let parts = parts.into_iter().map(|(name, files)| (name, files.saved)).collect();
-        let writer = Writer { parts, slices, log, storage };
+        let writer = Writer { parts, slices, log, storage, panes: VecDeque::new() };
         let run = move || run(writer, &asked, &stopped, first_pause, &say);
         let thread = thread::Builder::new().name("checkpointer".into()).spawn(run)?;
         Ok(Checkpointer { jobs, stop, thread: Some(thread) })
@@ -134,7 +141,21 @@ fn run(
     first_pause: Duration,
     say: &dyn Fn(Said) -> bool,
 ) {
-    while let Ok(job) = jobs.recv() {
+    let (mut rest, mut rested) = (Duration::ZERO, Stopwatch::start());
+    loop {
+        let job = match writer.panes.is_empty() {
+            true => jobs.recv().map_err(RecvTimeoutError::from),
+            false => jobs.recv_timeout(rest.saturating_sub(rested.elapsed())),
+        };
+        let job = match job {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                rest = writer.keep_panes();
+                rested = Stopwatch::start();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let tick = job.body.tick;
         let mut pause = first_pause;
         let mut tries = 1;
@@ -163,6 +184,7 @@ fn run(
             }
         }
         writer.tidy_up();
+        writer.take_panes(attempt.job);
     }
 }
 
@@ -289,9 +311,11 @@ impl Writer {
         self.slices.retain(&attempt.job.live);
         while let Some(part) = attempt.job.parts.get(attempt.indexed) {
             if let Some(there) = &part.slices {
-                let written: BTreeSet<SliceKey> =
+                let written: BTreeSet<(u32, i64)> =
                     part.closed.iter().map(|(node, slice)| (*node, slice.slice)).collect();
-                attempt.copies.extend(self.slices.begin_anew(&part.name, there, &written, &part.first_kept)?);
+                let panes_stay = !part.renumbered;
+                let copies = self.slices.begin_anew(&part.name, there, &written, &part.first_kept, panes_stay)?;
+                attempt.copies.extend(copies);
             }
             for &(node, first) in &part.first_kept {
                 self.slices.forget(&part.name, node, first);
@@ -327,7 +351,7 @@ impl Writer {
                 let section = encode(&saved)?;
                 size += section.len();
                 let (rows, in_memory) = (slice.rows() as u64, slice.bytes() as u64);
-                let key = (*node, slice.slice);
+                let key = SliceKey::of(*node, slice.slice);
                 group.push(SliceToWrite { part: part.name.clone(), key, rows, in_memory, section });
                 closed.push(slice.clone());
                 next += 1;
@@ -341,6 +365,56 @@ impl Writer {
             attempt.next_slice = (of_part, next);
         }
         Ok(())
+    }
+
+    /// Panes that are to be made now; those of parts that have begun anew or are no more are not.
+    fn take_panes(&mut self, job: Job) {
+        let anew: BTreeSet<&String> = job.parts.iter().filter(|part| part.renumbered).map(|part| &part.name).collect();
+        self.panes.retain(|(part, ..)| job.live.contains(part) && !anew.contains(part));
+        for part in job.parts {
+            self.panes.extend(part.panes.into_iter().map(|(node, pane)| (part.name.clone(), node, pane)));
+        }
+    }
+
+    /// Makes some panes and puts them into a file. Returns how long to rest.
+    fn keep_panes(&mut self) -> Duration {
+        let watch = Stopwatch::start();
+        let (mut group, mut made, mut size) = (Vec::new(), Vec::new(), 0);
+        while size < SLICES_FILE_BYTES
+            && watch.elapsed() < PANES_AT_ONCE
+            && let Some((part, node, pane)) = self.panes.pop_front()
+        {
+            let (slice, saved) = match pane.save() {
+                Ok(Some(of_pane)) => of_pane,
+                Ok(None) => continue,
+                // Its slices are there without it.
+                Err(error) => {
+                    tracing::warn!(%error, part, "a pane could not be made");
+                    continue;
+                }
+            };
+            match encode(&saved) {
+                Ok(section) => {
+                    size += section.len();
+                    let key = SliceKey { node, level: pane.level(), slice: slice.slice };
+                    let (rows, in_memory) = (slice.rows() as u64, slice.bytes() as u64);
+                    group.push(SliceToWrite { part: part.clone(), key, rows, in_memory, section });
+                    made.push((slice, (part, node, pane)));
+                }
+                Err(error) => tracing::warn!(%error, part, "a pane could not be put into a file"),
+            }
+        }
+        if !group.is_empty() {
+            match self.slices.write(&self.storage, &group) {
+                Ok(written) => made.iter().zip(written.at).for_each(|((slice, _), at)| slice.keep_in(at)),
+                Err(error) => {
+                    tracing::warn!(%error, panes = made.len(), "panes could not be written");
+                    made.into_iter().rev().for_each(|(_, pane)| self.panes.push_front(pane));
+                    return MOST_PAUSE;
+                }
+            }
+        }
+        watch.elapsed() * PANES_REST
     }
 
     /// After a checkpoint: sweeps, and puts small files of slices together. Failures are tried again after the next.

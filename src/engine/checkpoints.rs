@@ -101,6 +101,8 @@ impl Coordinator {
                 closed,
                 first_kept: view.tail.first_kept(),
                 slices: whole.then(|| view.tail.closed_slices()),
+                renumbered: saved.renumbered,
+                panes: saved.panes.into_iter().map(|(node, pane)| (node as u32, pane)).collect(),
             });
         }
         for (name, saved) in self.kept.save(order)? {

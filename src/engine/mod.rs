@@ -33,6 +33,7 @@ mod log_stream;
 mod memory;
 mod orders;
 mod owners;
+mod pushdown;
 mod read;
 mod reader;
 mod reconcile;
@@ -52,6 +53,8 @@ mod table_log;
 mod topic;
 mod verdicts;
 mod version;
+mod view_table;
+mod window_table;
 mod worker;
 mod worker_saves;
 

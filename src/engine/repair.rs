@@ -257,7 +257,7 @@ impl Shadow {
     ) -> Result<Shadow, EngineError> {
         let topic = topic::look_once(&setup.options, &BTreeMap::new())?;
         let feed = self.plan.feed.clone();
-        let time = feed.time.as_ref().and_then(super::read::plain_column);
+        let time = feed.time.as_ref().and_then(super::pushdown::plain_column);
         let table = AcceptedTable::new(&name, setup.clone(), logs.clone(), &topic, running.clone())?;
         let times = match feed.layout.grid.filter(|_| time.is_some() && time == setup.time_column) {
             Some(grid) => grid.start_us(self.plan.slices.start)..grid.start_us(self.plan.slices.end),

@@ -25,8 +25,9 @@ use crate::exec::arrangement::Arrangement;
 use crate::exec::durable::Saved;
 use crate::exec::exchange::StoreId;
 use crate::exec::flow::{Feed, Flow};
-use crate::exec::store_saved::{ClosedEntry, SavedPart};
+use crate::exec::store_saved::SavedPart;
 use crate::exec::tail::Tail;
+use crate::exec::tail_saves::InFiles;
 use crate::planner::{self, Plans, stream_plan::StreamPlan};
 use crate::sql;
 use crate::storage::{Manifest, Opened, Storage};
@@ -290,12 +291,14 @@ impl Coordinator {
                 Some(view) => {
                     let (saved, tail) = (files.saved(&format!("rows/{oid}"))?, files.saved(&format!("tail/{oid}"))?);
                     let name = format!("tail/{oid}");
-                    let nodes = 0..flow.tail.len();
-                    let closed = nodes.flat_map(|node| {
-                        files.slices.entries(&name, node as u32).into_iter().map(move |entry| (node, entry))
-                    });
-                    let closed = closed.collect();
-                    let took = TookUp { body: view.clone(), rows: saved, tail, closed };
+                    let mut in_files = InFiles::default();
+                    for node in 0..flow.tail.len() {
+                        let closed = files.slices.entries(&name, node as u32);
+                        in_files.closed.extend(closed.into_iter().map(|entry| (node, entry)));
+                        let panes = files.slices.panes(&name, node as u32);
+                        in_files.panes.extend(panes.into_iter().map(|pane| (node, pane)));
+                    }
+                    let took = TookUp { body: view.clone(), rows: saved, tail, in_files };
                     self.add_view(object, (*plan).clone(), Some(took))?;
                 }
                 None => anew.push((object, plan)),
@@ -361,7 +364,8 @@ impl Coordinator {
             }
             let mut parts = Vec::new();
             for name in names {
-                parts.push(SavedPart { saved: files.saved(&name)?, closed: files.slices.entries(&name, 0) });
+                let (closed, panes) = (files.slices.entries(&name, 0), files.slices.panes(&name, 0));
+                parts.push(SavedPart { saved: files.saved(&name)?, closed, panes });
             }
             let saved = Arc::new(SavedStore { parts });
             let (store, source, layout) = (known.id, known.source, feed.layout.clone());
@@ -395,14 +399,13 @@ pub(super) struct TookUp {
     pub body: ViewBody,
     pub rows: Vec<Saved>,
     pub tail: Vec<Saved>,
-    /// With the node of the tail.
-    pub closed: Vec<(usize, ClosedEntry)>,
+    pub in_files: InFiles,
 }
 
 impl TookUp {
     pub fn tail(&self, coordinator: &Coordinator, flow: &Flow, plan: &StreamPlan) -> Result<Tail, EngineError> {
         let (cache, times, now_us) = (&coordinator.memory.cache, &coordinator.times, coordinator.now_us);
-        Ok(Tail::load(flow, &self.tail, self.closed.clone(), times, now_us, plan.retention_us, cache)?)
+        Ok(Tail::load(flow, &self.tail, self.in_files.clone(), times, now_us, plan.retention_us, cache)?)
     }
 
     pub fn fill(&self, arrangement: &mut Arrangement) -> Result<(), EngineError> {

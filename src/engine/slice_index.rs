@@ -7,10 +7,13 @@
 //! - the part has forgotten the slice ([`KeptSlices::first_kept`]), or is no more.
 //!
 //! The sections of a list are called as the parts whose slices follow each other in the file; their columns are `node` UInt32,
-//! `slice` Int64, `rows` UInt64, `in_memory` UInt64 (bytes of the batch), `bytes` UInt64 and `checksum` UInt64 of the slice's
-//! section. Sections lie without gaps before the list, in its order.
+//! `level` UInt32, `slice` Int64, `rows` UInt64, `in_memory` UInt64 (bytes of the batch), `bytes` UInt64 and `checksum` UInt64 of the
+//! slice's section. Sections lie without gaps before the list, in its order.
+//!
+//! A pane is kept as a slice of a higher level, by the first slice in it that has rows; with that slice it is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array, UInt64Array};
@@ -26,6 +29,7 @@ use super::former_format::SliceEntry;
 use crate::exec::ExecError;
 use crate::exec::closed_slice::SliceFile;
 use crate::exec::durable::Saved;
+use crate::exec::panes_in_files::{LEVELS, PaneEntry};
 use crate::exec::store_saved::ClosedEntry;
 use crate::storage::{SectionRef, Storage, StorageError, decode, encode};
 
@@ -56,8 +60,22 @@ pub struct KeptSlices {
     pub first_kept: Vec<(u32, i64)>,
 }
 
-/// A slice of a part: the node of a tail, 0 for a store, and its number.
-pub(super) type SliceKey = (u32, i64);
+/// A slice or a pane of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SliceKey {
+    /// Of a tail; 0 for a store.
+    pub node: u32,
+    /// 0: a slice.
+    pub level: u32,
+    /// The number, of a pane that of the first slice in it that has rows.
+    pub slice: i64,
+}
+
+impl SliceKey {
+    pub fn of(node: u32, slice: i64) -> SliceKey {
+        SliceKey { node, level: 0, slice }
+    }
+}
 
 /// A slice that is to be written.
 pub(super) struct SliceToWrite {
@@ -158,7 +176,12 @@ impl SliceFile for SliceAt {
                 Err(_) if !Arc::ptr_eq(&self.place().file, &place.file) => {}
                 // Where a view's changes are followed, an error ends the view: clouds have been asked for some seconds by now.
                 Err(error) if error.is_retryable() && tries < READS => tries += 1,
-                outcome => return outcome.map_err(|error| ExecError::Storage { what: error.to_string() }),
+                outcome => {
+                    return outcome.map_err(|error| {
+                        tracing::warn!(%error, "a slice or a pane cannot be read");
+                        ExecError::Storage { what: error.to_string() }
+                    });
+                }
             }
         }
     }
@@ -232,7 +255,7 @@ impl SliceIndex {
                 let file = Arc::new(FileName { storage: storage.clone(), number: UNLISTED, name: at.file });
                 let place = Place { file, offset: at.offset, bytes: at.bytes, checksum: at.checksum };
                 let at = Arc::new(SliceAt { place: Mutex::new(place) });
-                part.slices.insert((node, slice), Slice { rows, in_memory: bytes, at });
+                part.slices.insert(SliceKey::of(node, slice), Slice { rows, in_memory: bytes, at });
             }
         }
     }
@@ -264,14 +287,23 @@ impl SliceIndex {
 
     /// What a store is given of a part's node.
     pub fn entries(&self, part: &str, node: u32) -> Vec<ClosedEntry> {
-        let slices = self.parts.get(part).map(|part| part.slices.range((node, i64::MIN)..=(node, i64::MAX)));
-        let entry = |(&(_, slice), known): (&SliceKey, &Slice)| ClosedEntry {
-            slice,
+        self.of_level(part, node, 0).collect()
+    }
+
+    /// Its panes.
+    pub fn panes(&self, part: &str, node: u32) -> Vec<PaneEntry> {
+        let of = |level| self.of_level(part, node, level).map(move |entry| PaneEntry { level, entry });
+        (1..=LEVELS).flat_map(of).collect()
+    }
+
+    fn of_level(&self, part: &str, node: u32, level: u32) -> impl Iterator<Item = ClosedEntry> {
+        let slices = self.parts.get(part).map(|part| part.slices.range(range(node, level, i64::MAX)));
+        slices.into_iter().flatten().map(|(key, known)| ClosedEntry {
+            slice: key.slice,
             rows: known.rows as usize,
             bytes: known.in_memory as usize,
             file: known.at.clone() as Arc<dyn SliceFile>,
-        };
-        slices.into_iter().flatten().map(entry).collect()
+        })
     }
 
     /// What a manifest says of a part's slices.
@@ -308,21 +340,22 @@ impl SliceIndex {
             return;
         }
         *first = first_kept;
-        let keys: Vec<SliceKey> =
-            known.slices.range((node, i64::MIN)..(node, first_kept)).map(|(key, _)| *key).collect();
+        let of = |level| known.slices.range(range(node, level, first_kept)).map(|(key, _)| *key);
+        let keys: Vec<SliceKey> = (0..=LEVELS).flat_map(of).collect();
         let gone: Vec<Slice> = keys.iter().filter_map(|key| known.slices.remove(key)).collect();
         gone.into_iter().for_each(|slice| self.leaves(slice));
     }
 
-    /// A part that is saved whole has these slices and no others, and has forgotten what lies before `first_kept`. Those in `written`
-    /// come anew. Returns slices that must be written once more, with `written`, as what their files say will not count any more.
-    /// Errors: those of reading them; nothing has changed then.
+    /// A part that is saved whole has these slices, by node, and no others, and has forgotten what lies before `first_kept`. Those in
+    /// `written` come anew. Returns slices that must be written once more, with `written`, as what their files say will not count any
+    /// more. Errors: those of reading them; nothing has changed then.
     pub fn begin_anew(
         &mut self,
         name: &str,
-        there: &BTreeSet<SliceKey>,
-        written: &BTreeSet<SliceKey>,
+        there: &BTreeSet<(u32, i64)>,
+        written: &BTreeSet<(u32, i64)>,
         first_kept: &[(u32, i64)],
+        panes_stay: bool,
     ) -> Result<Vec<SliceToWrite>, StorageError> {
         let next = self.next;
         let new = || PartSlices { first_file: next, ..PartSlices::default() };
@@ -331,8 +364,11 @@ impl SliceIndex {
         let first = |node: &u32| first_kept.get(node).copied().unwrap_or(i64::MIN);
         // What was forgotten is in lists still.
         let remembers = part.first_kept.iter().any(|(node, before)| first(node) < *before);
-        let stays = |key: &SliceKey| there.contains(key) && !written.contains(key);
-        if !remembers && part.slices.keys().all(|key| stays(key) || key.1 < first(&key.0)) {
+        let stays = |&SliceKey { node, level, slice }: &SliceKey| match level {
+            0 => there.contains(&(node, slice)) && !written.contains(&(node, slice)),
+            _ => panes_stay && slice >= first(&node),
+        };
+        if !remembers && part.slices.keys().all(|key| stays(key) || key.slice < first(&key.node)) {
             return Ok(Vec::new());
         }
         let copies = part.slices.iter().filter(|(key, _)| stays(key)).map(|(&key, slice)| slice.copy(name, key));
@@ -428,9 +464,14 @@ pub(super) struct Written {
 }
 
 impl PartSlices {
-    fn is_forgotten(&self, (node, slice): SliceKey) -> bool {
-        self.first_kept.get(&node).is_some_and(|first| slice < *first)
+    fn is_forgotten(&self, key: SliceKey) -> bool {
+        self.first_kept.get(&key.node).is_some_and(|first| key.slice < *first)
     }
+}
+
+/// Those of one level before a slice.
+fn range(node: u32, level: u32, before: i64) -> Range<SliceKey> {
+    SliceKey { node, level, slice: i64::MIN }..SliceKey { node, level, slice: before }
 }
 
 /// What a list says of a slice.
@@ -458,19 +499,21 @@ impl Line {
 /// The columns of a section of a list.
 struct Columns<'a> {
     nodes: &'a [u32],
+    levels: &'a [u32],
     slices: &'a [i64],
     /// Rows, bytes in memory, bytes, checksums.
     figures: [&'a [u64]; 4],
 }
 
-const COLUMNS: [&str; 6] = ["node", "slice", "rows", "in_memory", "bytes", "checksum"];
+const COLUMNS: [&str; 7] = ["node", "level", "slice", "rows", "in_memory", "bytes", "checksum"];
 
 impl<'a> Columns<'a> {
     fn of(rows: &'a RecordBatch) -> Option<Columns<'a>> {
-        let [nodes, slices, figures @ ..] = rows.columns() else { return None };
+        let [nodes, levels, slices, figures @ ..] = rows.columns() else { return None };
         let figure = |i: usize| Some(&**figures.get(i)?.as_primitive_opt::<UInt64Type>()?.values());
         Some(Columns {
             nodes: nodes.as_primitive_opt::<UInt32Type>()?.values(),
+            levels: levels.as_primitive_opt::<UInt32Type>()?.values(),
             slices: slices.as_primitive_opt::<Int64Type>()?.values(),
             figures: [figure(0)?, figure(1)?, figure(2)?, figure(3)?],
         })
@@ -478,7 +521,8 @@ impl<'a> Columns<'a> {
 
     fn line(&self, row: usize) -> Line {
         let [rows, in_memory, bytes, checksum] = self.figures.map(|column| column[row]);
-        Line { key: (self.nodes[row], self.slices[row]), rows, in_memory, bytes, checksum }
+        let key = SliceKey { node: self.nodes[row], level: self.levels[row], slice: self.slices[row] };
+        Line { key, rows, in_memory, bytes, checksum }
     }
 }
 
@@ -490,9 +534,10 @@ fn list(lines: &[(&str, Line)]) -> Result<Bytes, StorageError> {
         let figure = |of: fn(&Line) -> u64| {
             Arc::new(run.iter().map(|(_, line)| Some(of(line))).collect::<UInt64Array>()) as ArrayRef
         };
-        let columns: [ArrayRef; 6] = [
-            Arc::new(UInt32Array::from_iter_values(run.iter().map(|(_, line)| line.key.0))),
-            Arc::new(Int64Array::from_iter_values(run.iter().map(|(_, line)| line.key.1))),
+        let columns: [ArrayRef; 7] = [
+            Arc::new(UInt32Array::from_iter_values(run.iter().map(|(_, line)| line.key.node))),
+            Arc::new(UInt32Array::from_iter_values(run.iter().map(|(_, line)| line.key.level))),
+            Arc::new(Int64Array::from_iter_values(run.iter().map(|(_, line)| line.key.slice))),
             figure(|line| line.rows),
             figure(|line| line.in_memory),
             figure(|line| line.bytes),

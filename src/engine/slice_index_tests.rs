@@ -7,6 +7,10 @@ use serde_json::json;
 use super::*;
 use crate::storage::sim::{Kind, SimDisk};
 
+fn at(node: u32, slice: i64) -> SliceKey {
+    SliceKey::of(node, slice)
+}
+
 /// What is to be found: by part and slice a text that its section has.
 type Model = BTreeMap<(String, SliceKey), String>;
 
@@ -34,15 +38,18 @@ impl Run {
     }
 
     /// A checkpoint of a part that is saved whole, and has `there`.
-    fn anew(&mut self, part: &str, there: &[SliceKey], written: &[SliceKey]) {
+    fn anew(&mut self, part: &str, there: &[(u32, i64)], written: &[(u32, i64)], panes_stay: bool) {
         self.live.insert(part.into());
-        let there: BTreeSet<SliceKey> = there.iter().copied().collect();
-        let copies = self.index.begin_anew(part, &there, &written.iter().copied().collect(), &[]).expect("begun");
+        let there: BTreeSet<(u32, i64)> = there.iter().copied().collect();
+        let copies = self.index.begin_anew(part, &there, &written.iter().copied().collect(), &[], panes_stay);
+        let copies = copies.expect("begun");
         if !copies.is_empty() {
             self.index.write(&self.storage, &copies).expect("written");
         }
-        self.model.retain(|(of, key), _| of != part || there.contains(key));
-        let slices: Vec<SliceToWrite> = written.iter().map(|key| self.slice(part, *key)).collect();
+        let stays = |key: &SliceKey| if key.level > 0 { panes_stay } else { there.contains(&(key.node, key.slice)) };
+        self.model.retain(|(of, key), _| of != part || stays(key));
+        let slices: Vec<SliceToWrite> =
+            written.iter().map(|&(node, slice)| self.slice(part, at(node, slice))).collect();
         self.write(slices);
     }
 
@@ -56,7 +63,7 @@ impl Run {
         self.index.forget(part, node, first);
         let known = self.index.parts.get(part).and_then(|part| part.first_kept.get(&node).copied());
         let first = known.unwrap_or(i64::MIN);
-        self.model.retain(|(of, key), _| of != part || key.0 != node || key.1 >= first);
+        self.model.retain(|(of, key), _| of != part || key.node != node || key.slice >= first);
     }
 
     fn drop_part(&mut self, part: &str) {
@@ -85,12 +92,14 @@ impl Run {
 fn shown(index: &SliceIndex) -> Model {
     let mut all = Model::new();
     for (name, part) in &index.parts {
-        let nodes: BTreeSet<u32> = part.slices.keys().map(|key| key.0).collect();
+        let nodes: BTreeSet<u32> = part.slices.keys().map(|key| key.node).collect();
         for node in nodes {
-            for entry in index.entries(name, node) {
+            let slices = index.entries(name, node).into_iter().map(|entry| (0, entry));
+            let panes = index.panes(name, node).into_iter().map(|pane| (pane.level, pane.entry));
+            for (level, entry) in slices.chain(panes) {
                 let saved = entry.file.read().expect("read");
                 let text = saved.notes.as_str().expect("a text").to_string();
-                all.insert((name.clone(), (node, entry.slice)), text);
+                all.insert((name.clone(), SliceKey { node, level, slice: entry.slice }), text);
             }
         }
     }
@@ -100,14 +109,14 @@ fn shown(index: &SliceIndex) -> Model {
 #[test]
 fn what_a_part_had_before_it_began_anew_does_not_come_back() {
     let mut run = Run::new();
-    run.anew("a", &[(0, 1), (0, 2)], &[(0, 1), (0, 2)]);
-    run.anew("b", &[(3, 1)], &[(3, 1)]);
+    run.anew("a", &[(0, 1), (0, 2)], &[(0, 1), (0, 2)], false);
+    run.anew("b", &[(3, 1)], &[(3, 1)], false);
     run.check();
     run.drop_part("a");
     run.check();
-    run.anew("a", &[], &[]);
+    run.anew("a", &[], &[], false);
     run.check();
-    let slices = vec![run.slice("a", (0, 2)), run.slice("b", (3, 2))];
+    let slices = vec![run.slice("a", at(0, 2)), run.slice("b", at(3, 2))];
     run.write(slices);
     run.check();
     assert_eq!(run.index.files().len(), 2, "the file with slice 1 of b, and the last");
@@ -116,15 +125,15 @@ fn what_a_part_had_before_it_began_anew_does_not_come_back() {
 #[test]
 fn what_vanishes_leaves_the_others() {
     let mut run = Run::new();
-    run.anew("a", &[(0, 1), (0, 2), (0, 3)], &[(0, 1), (0, 2), (0, 3)]);
-    run.anew("a", &[(0, 1), (0, 3)], &[(0, 3)]);
+    run.anew("a", &[(0, 1), (0, 2), (0, 3)], &[(0, 1), (0, 2), (0, 3)], false);
+    run.anew("a", &[(0, 1), (0, 3)], &[(0, 3)], false);
     run.check();
 }
 
 #[test]
 fn files_that_readers_hold_are_named() {
     let mut run = Run::new();
-    run.anew("a", &[(0, 1)], &[(0, 1)]);
+    run.anew("a", &[(0, 1)], &[(0, 1)], false);
     let reader = run.index.entries("a", 0).remove(0);
     run.forget("a", 0, 2);
     run.check();
@@ -138,10 +147,10 @@ fn files_that_readers_hold_are_named() {
 #[test]
 fn slices_move_under_their_readers() {
     let mut run = Run::new();
-    run.anew("a", &[(0, 0)], &[(0, 0)]);
+    run.anew("a", &[(0, 0)], &[(0, 0)], false);
     let reader = run.index.entries("a", 0).remove(0);
     for slice in 1..PACK_FILES as i64 {
-        let slice = run.slice("a", (0, slice));
+        let slice = run.slice("a", at(0, slice));
         run.write(vec![slice]);
     }
     let before = reader.file.read().expect("read");
@@ -154,7 +163,7 @@ fn slices_move_under_their_readers() {
 #[test]
 fn a_list_that_does_not_fit_its_file_is_an_error() {
     let run = Run::new();
-    let line = Line { key: (0, 1), rows: 1, in_memory: 1, bytes: 1 << 40, checksum: 0 };
+    let line = Line { key: at(0, 1), rows: 1, in_memory: 1, bytes: 1 << 40, checksum: 0 };
     let wrong = [
         list(&[("a", line)]).expect("encoded"),
         encode(&Saved {
@@ -188,23 +197,26 @@ fn after_any_changes_a_manifest_brings_the_same_back() {
             match random.random_range(0..20) {
                 0 => run.drop_part(part),
                 1 | 2 => {
-                    let some: Vec<SliceKey> = keys.iter().copied().filter(|_| random.random_bool(0.7)).collect();
-                    let written: Vec<SliceKey> = some.iter().copied().filter(|_| random.random_bool(0.3)).collect();
-                    run.anew(part, &some, &written);
+                    let slices = keys.iter().filter(|key| key.level == 0).map(|key| (key.node, key.slice));
+                    let some: Vec<(u32, i64)> = slices.filter(|_| random.random_bool(0.7)).collect();
+                    let written: Vec<(u32, i64)> = some.iter().copied().filter(|_| random.random_bool(0.3)).collect();
+                    run.anew(part, &some, &written, random.random_bool(0.5));
                 }
                 3 => {
-                    let first = keys.iter().map(|key| key.1).max().unwrap_or(0) - random.random_range(0..5);
+                    let first = keys.iter().map(|key| key.slice).max().unwrap_or(0) - random.random_range(0..5);
                     run.forget(part, node, first);
                 }
                 4 => run.index.pack(&run.storage).expect("packed"),
                 5 => run.index = run.restarted(),
                 _ if run.live.contains(part) => {
-                    let newest = keys.iter().map(|key| key.1).max().unwrap_or(0);
+                    let newest = keys.iter().map(|key| key.slice).max().unwrap_or(0);
                     let last = newest + random.random_range(1..4);
-                    let slices = (newest + 1..=last).map(|slice| run.slice(part, (node, slice))).collect();
+                    let level = if random.random_bool(0.3) { random.random_range(1..=LEVELS) } else { 0 };
+                    let key = |slice| SliceKey { node, level, slice };
+                    let slices = (newest + 1..=last).map(|slice| run.slice(part, key(slice))).collect();
                     run.write(slices);
                 }
-                _ => run.anew(part, &[], &[]),
+                _ => run.anew(part, &[], &[], false),
             }
             if random.random_bool(0.2) {
                 run.check();
@@ -217,13 +229,13 @@ fn after_any_changes_a_manifest_brings_the_same_back() {
 #[test]
 fn slices_of_a_former_format_get_into_lists() {
     let mut run = Run::new();
-    run.anew("a", &[], &[]);
-    run.anew("b", &[(0, 9)], &[(0, 9)]);
-    let slices: Vec<SliceToWrite> = (0..5).map(|slice| run.slice("a", (slice % 2, i64::from(slice)))).collect();
+    run.anew("a", &[], &[], false);
+    run.anew("b", &[(0, 9)], &[(0, 9)], false);
+    let slices: Vec<SliceToWrite> = (0..5).map(|slice| run.slice("a", at(slice % 2, i64::from(slice)))).collect();
     let sections: Vec<Bytes> = slices.iter().map(|slice| slice.section.clone()).collect();
     let at = run.storage.write(&sections).expect("written");
     let entries = slices.iter().zip(at).map(|(slice, at)| {
-        let SliceToWrite { key: (node, slice), rows, in_memory: bytes, .. } = *slice;
+        let SliceToWrite { key: SliceKey { node, slice, .. }, rows, in_memory: bytes, .. } = *slice;
         SliceEntry { node, slice, rows, bytes, at }
     });
     run.index.add_unlisted(&run.storage, &BTreeMap::from([("a".to_string(), entries.collect())]));

@@ -11,9 +11,10 @@ use super::coordinator::Coordinator;
 use super::dataflow::{TickData, View};
 use super::error::EngineError;
 use super::owners::holds_empty_key;
-use super::read::{Part, Rows, RowsTable, WindowTable};
-use super::session_table::SessionTable;
+use super::read::RowsTable;
+use super::session_table::{self, SessionTable};
 use super::source_table::SourceTable;
+use super::window_table::{Part, Rows, WindowTable};
 use crate::catalog::{ObjectKind, Oid};
 use crate::exec::ExecError;
 use crate::exec::flow::Output;
@@ -182,16 +183,17 @@ fn window_table(
 
 /// A view of sessions, as a table.
 fn session_table(view: &mut View, data: &TickData, times: &dyn Times) -> Result<Option<SessionTable>, EngineError> {
+    let part = |snapshot, view: &WindowView| session_table::Part { view: view.clone(), snapshot };
     let (parts, horizon, post): (Vec<_>, _, _) = match &view.flow.output {
         Output::Feed { feed, post } if view.flow.feeds[*feed].oldest.is_some() => {
             let read = &view.feeds[*feed];
             let snapshots = data.sessions.get(&read.store).map(Vec::as_slice).unwrap_or_default();
-            let parts = snapshots.iter().map(|snapshot| (snapshot.clone(), read.view.clone())).collect();
+            let parts = snapshots.iter().map(|snapshot| part(snapshot.clone(), &read.view)).collect();
             (parts, Some(Horizon::Source(view.flow.feeds[*feed].source)), post)
         }
         Output::Aggregate { node, post } => match &view.flow.tail[*node].aggregate {
             Some((aggregate, horizon)) if aggregate.oldest.is_some() => {
-                let parts = vec![(view.tail.session_snapshot(*node)?, aggregate.view.clone())];
+                let parts = vec![part(view.tail.session_snapshot(*node)?, &aggregate.view)];
                 (parts, horizon.clone(), post)
             }
             _ => return Ok(None),

@@ -51,6 +51,8 @@ impl Worker {
                     }),
                     first_kept: part.store.first_kept().map(|first| (0, first)).into_iter().collect(),
                     closed: saved.closed.into_iter().map(|slice| (0, slice)).collect(),
+                    renumbered: saved.renumbered,
+                    panes: saved.panes.into_iter().map(|pane| (0, pane)).collect(),
                     saved: saved.saved,
                 }),
                 Err(error) => broken.push((Consumer::Store(id), error.to_string())),

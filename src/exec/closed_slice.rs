@@ -88,6 +88,14 @@ impl ClosedSlice {
         }
     }
 
+    /// It can be had again, and is in no file: it may go at any time.
+    pub(super) fn cached(shared: &Shared, batch: Arc<SliceBatch>, num_keys: usize) -> ClosedSlice {
+        let (slice, rows, bytes) = (batch.slice, batch.ids.len(), batch.bytes);
+        let none = ClosedSlice::in_files(shared, slice, rows, bytes, Vec::new(), num_keys);
+        none.shelf.put(batch);
+        none
+    }
+
     /// It is in these files, at least one. `rows` and `bytes` are estimates where ids are renumbered.
     pub(super) fn in_files(
         shared: &Shared,
@@ -154,6 +162,21 @@ impl ClosedSlice {
         !self.shelf.is_empty()
     }
 
+    /// Not read from a file.
+    pub(super) fn in_memory_now(&self) -> Option<Arc<SliceBatch>> {
+        self.shelf.get()
+    }
+
+    /// Whether [`ClosedSlice::batch`] gives it, as far as is known.
+    pub(super) fn is_there(&self) -> bool {
+        self.is_in_memory() || !self.sources.lock().is_empty()
+    }
+
+    /// Has it at hand, which is what it was before.
+    pub(super) fn put(&self, batch: Arc<SliceBatch>) {
+        self.shelf.put(batch);
+    }
+
     /// Whether it is this open slice, closed.
     pub fn is(&self, open: &Arc<SliceBatch>) -> bool {
         std::ptr::eq(self.origin.as_ptr(), Arc::as_ptr(open))
@@ -201,7 +224,10 @@ impl ClosedSlice {
     /// What belongs into its file: a section of rows (`delta` UInt32, the distance to the id before; `count` Int64; `m0`, ... the
     /// states). It is read if it is not in memory.
     pub fn to_save(&self) -> Result<Saved, ExecError> {
-        let batch = self.batch()?;
+        self.saved(&*self.batch()?)
+    }
+
+    pub(super) fn saved(&self, batch: &SliceBatch) -> Result<Saved, ExecError> {
         let deltas = deltas(&batch.ids);
         let columns: Vec<ArrayRef> =
             [Arc::new(UInt32Array::from(deltas)) as ArrayRef, Arc::new(Int64Array::from(batch.counts.clone()))]

@@ -23,6 +23,7 @@ mod open_slice;
 pub mod operator;
 pub mod overflows;
 pub mod panes;
+pub mod panes_in_files;
 pub mod regroup;
 pub mod regroup_changes;
 #[cfg(test)]

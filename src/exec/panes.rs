@@ -7,7 +7,8 @@
 //!
 //! Both are made when a reader wants them, never by the owner of the slices, and are shared by all snapshots of the store.
 //! They are a cache: closed slices do not change, so what is here can be dropped at any time. It lies in the
-//! [`SliceCache`] beside slices that are in files: a pane that is read keeps none of its slices in memory.
+//! [`SliceCache`] beside slices that are in files: a pane that is read keeps none of its slices in memory. Panes get into files
+//! as well ([`super::panes_in_files`]), so that a long window is few reads also after a restart.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,13 +18,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::ExecError;
-use super::closed_slice::ClosedSlice;
+use super::closed_slice::{ClosedSlice, Shared};
 use super::slice_batch::{Piece, SliceBatch, merge_batches, slices_in};
 use super::slice_cache::{Shelf, SliceCache};
 use super::slice_store::StoreLayout;
 
 /// Panes of one level in a pane of the next. On a grid of 10 s: 1 m, 6 m, 36 m, ...
-const FANOUT: i64 = 6;
+pub const FANOUT: i64 = 6;
 
 /// Windows whose totals are kept: those of a handful of views and sizes.
 const MOST_TOTALS: usize = 16;
@@ -34,7 +35,7 @@ const FROM_FILE: usize = 8;
 /// The closed slices of a store, at one moment.
 #[derive(Clone, Copy)]
 pub struct Closed<'a> {
-    pub layout: &'a StoreLayout,
+    pub layout: &'a Arc<StoreLayout>,
     /// All ids are below this.
     pub num_keys: usize,
     /// Slices below this are forgotten.
@@ -67,24 +68,18 @@ pub struct Panes {
     cache: Arc<SliceCache>,
     /// Bytes of what is in memory.
     tally: Arc<AtomicUsize>,
-    made: Mutex<Made>,
+    pub(super) made: Mutex<Made>,
 }
 
-/// What has been made; it may have been dropped since.
+/// What has been made; if it is in no file, it may have been dropped since.
 #[derive(Default)]
-struct Made {
-    panes: HashMap<PaneKey, Pane>,
+pub(super) struct Made {
+    /// Each as the slice that it begins with.
+    pub panes: HashMap<PaneKey, Arc<ClosedSlice>>,
     /// At so many panes, those that were dropped are looked for.
     look_at: usize,
     totals: Vec<Total>,
     clock: u64,
-}
-
-struct Pane {
-    /// The first slice in it.
-    slice: i64,
-    bytes: usize,
-    shelf: Arc<Shelf>,
 }
 
 impl Step {
@@ -238,11 +233,15 @@ impl Panes {
         Shelf::with(self.cache.clone(), self.tally.clone(), Some(batch), false)
     }
 
+    pub(super) fn shared(&self, layout: &Arc<StoreLayout>) -> Shared {
+        Shared { layout: layout.clone(), cache: self.cache.clone(), tally: self.tally.clone() }
+    }
+
     /// The slices of a run as one.
     pub fn batch(&self, closed: &Closed<'_>, run: Run<'_>) -> Result<Arc<SliceBatch>, ExecError> {
         let Run { pane, slices: run } = run;
         let Some((level, number)) = pane.filter(|_| run.len() > 1) else { return run[0].batch() };
-        if let Some(batch) = self.made.lock().panes.get(&(level, number)).and_then(|pane| pane.shelf.get()) {
+        if let Some(batch) = self.known((level, number), run) {
             return Ok(batch);
         }
         let parts: Vec<Arc<SliceBatch>> = if level == 1 {
@@ -259,14 +258,32 @@ impl Panes {
             return Ok(alone.clone());
         }
         let batch = merge_batches(closed.layout, &parts, closed.num_keys)?;
-        let pane = Pane { slice: batch.slice, bytes: batch.bytes, shelf: self.shelf(batch.clone()) };
+        let pane = ClosedSlice::cached(&self.shared(closed.layout), batch.clone(), closed.num_keys);
         let mut made = self.made.lock();
-        made.panes.insert((level, number), pane);
         if made.panes.len() > made.look_at {
-            made.panes.retain(|_, pane| !pane.shelf.is_empty());
+            made.panes.retain(|_, pane| pane.is_there());
             made.look_at = (2 * made.panes.len()).max(64);
         }
+        // Somebody else may have made it meanwhile, and even put it in a file.
+        made.panes.entry((level, number)).and_modify(|known| known.put(batch.clone())).or_insert(Arc::new(pane));
         Ok(batch)
+    }
+
+    /// A pane that has been made, if it is quicker to have than its slices. From a file that cannot be read it is not: the slices
+    /// say the same, and it is made of them once more.
+    fn known(&self, key: PaneKey, slices: &[Arc<ClosedSlice>]) -> Option<Arc<SliceBatch>> {
+        let pane = self.made.lock().panes.get(&key).cloned()?;
+        if let Some(batch) = pane.in_memory_now() {
+            return Some(batch);
+        }
+        if pane.file().is_none() || slices.iter().all(|slice| slice.is_in_memory()) {
+            return None;
+        }
+        let read = pane.batch();
+        if read.is_err() {
+            self.made.lock().panes.retain(|_, known| !Arc::ptr_eq(known, &pane));
+        }
+        read.ok()
     }
 }
 
@@ -281,7 +298,7 @@ impl Made {
         let slice =
             |s: &Arc<ClosedSlice>| if s.is_in_memory() { s.bytes() } else { s.bytes().saturating_mul(FROM_FILE) };
         let bytes = |run: Run<'_>| match run.pane.and_then(|key| self.panes.get(&key)) {
-            Some(pane) if !pane.shelf.is_empty() => pane.bytes,
+            Some(pane) if pane.is_there() => slice(pane),
             _ => run.slices.iter().map(slice).sum(),
         };
         if range.is_empty() { 0 } else { runs(closed, range).into_iter().map(bytes).sum() }
@@ -499,8 +516,9 @@ mod tests {
         let panes = snapshot.panes.clone();
         let counted = || {
             let made = panes.made.lock();
-            let shelves = made.panes.values().map(|p| &p.shelf).chain(made.totals.iter().map(|t| &t.shelf));
-            shelves.filter_map(|shelf| shelf.get()).map(|batch| batch.bytes).sum::<usize>()
+            let totals = made.totals.iter().filter_map(|total| total.shelf.get());
+            let all = made.panes.values().filter_map(|pane| pane.in_memory_now()).chain(totals);
+            all.map(|batch| batch.bytes).sum::<usize>()
         };
         assert!(panes.made.lock().totals.len() <= MOST_TOTALS);
         let before = counted();

@@ -114,7 +114,7 @@ pub struct SliceStore {
     pub(super) last_seen: Vec<u32>,
     /// How many closed slices have been forgotten since that count began.
     pub(super) closed_gone: u32,
-    panes: Arc<Panes>,
+    pub(super) panes: Arc<Panes>,
     pub(super) tracks: Tracks,
     /// Slices below this one are forgotten.
     pub(super) first_kept: Option<i64>,
@@ -409,13 +409,7 @@ impl SliceStore {
     /// What the slices `range` say of `ids` (ascending): counts and outputs by position in `ids`, zero where nothing is.
     pub fn look_up(&self, range: Range<i64>, ids: &[u32], measures: &[usize]) -> Result<Merged, ExecError> {
         let mut merged = Merging::new(&self.layout, ids.to_vec(), measures);
-        let closed = Closed {
-            layout: &self.layout,
-            num_keys: self.keys.len(),
-            first_kept: self.first_kept.unwrap_or(i64::MIN),
-            before: self.closed_before,
-            slices: &self.closed,
-        };
+        let closed = self.closed_slices();
         if measures.iter().all(|&m| self.layout.measures[m].is_exact()) {
             for batch in self.panes.cover(&closed, range.clone())? {
                 merged.add_looked_up(&batch.piece(measures), false)?;
@@ -443,6 +437,16 @@ impl SliceStore {
             }
         }
         merged.finish()
+    }
+
+    pub(super) fn closed_slices(&self) -> Closed<'_> {
+        Closed {
+            layout: &self.layout,
+            num_keys: self.keys.len(),
+            first_kept: self.first_kept.unwrap_or(i64::MIN),
+            before: self.closed_before,
+            slices: &self.closed,
+        }
     }
 
     pub fn snapshot(&mut self) -> Result<StoreSnapshot, ExecError> {

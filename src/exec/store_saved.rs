@@ -29,6 +29,7 @@ use super::closed_slice::{
 use super::durable::{Buckets, Saved};
 use super::keys::CHUNK;
 use super::open_slice::{OpenSlice, Tracks};
+use super::panes_in_files::{PaneEntry, PaneToKeep};
 use super::rows::batch_of;
 use super::slice_batch::{SliceBatch, merge_batches};
 use super::slice_cache::SliceCache;
@@ -42,8 +43,10 @@ pub struct StoreSaved {
     /// all that are in none.
     pub closed: Vec<Arc<ClosedSlice>>,
     /// What was saved before is of no use to what comes now, no slice of it either: `closed` has all there are, also those that
-    /// lie as they are in a file ([`ClosedSlice::file`]).
+    /// lie as they are in a file ([`ClosedSlice::file`]). Nor are panes that were saved.
     pub renumbered: bool,
+    /// Panes that may be put into files, when there is time. They are of no use any more once a later save is `renumbered`.
+    pub panes: Vec<PaneToKeep>,
 }
 
 /// What one worker had saved.
@@ -53,6 +56,7 @@ pub struct SavedPart {
     pub saved: Vec<Saved>,
     /// The closed slices that are kept, each once, in any order.
     pub closed: Vec<ClosedEntry>,
+    pub panes: Vec<PaneEntry>,
 }
 
 /// A closed slice in a file.
@@ -76,6 +80,8 @@ pub(super) struct Saves {
     keys: usize,
     /// Closed slices below this were given to be saved.
     given_before: i64,
+    /// Panes that end at or before this slice were given to be kept.
+    panes_before: i64,
     last: Option<Notes>,
 }
 
@@ -103,8 +109,15 @@ impl SliceStore {
     /// From now on [`SliceStore::save`] can be asked. The store belongs to a worker that owns these buckets.
     pub fn track_saves(&mut self, buckets: Buckets) {
         self.tracks.saves = true;
-        self.saves =
-            Some(Saves { buckets, whole_next: true, renumbered: true, keys: 0, given_before: i64::MIN, last: None });
+        self.saves = Some(Saves {
+            buckets,
+            whole_next: true,
+            renumbered: true,
+            keys: 0,
+            given_before: i64::MIN,
+            panes_before: i64::MIN,
+            last: None,
+        });
     }
 
     /// What has changed since the last `save`, or all. Cost: a copy of the states that changed, and with `whole` of all that are
@@ -117,6 +130,7 @@ impl SliceStore {
         let renumbered = saves.renumbered;
         let whole = std::mem::replace(&mut saves.whole_next, true) || renumbered || whole;
         let (first_key, given_before) = if whole { (0, i64::MIN) } else { (saves.keys, saves.given_before) };
+        let panes_before = if renumbered { i64::MIN } else { saves.panes_before };
         let notes = Notes {
             buckets: (*saves.buckets.start(), *saves.buckets.end()),
             closed_before: self.closed_before,
@@ -160,9 +174,11 @@ impl SliceStore {
             renumbered: false,
             keys: notes.keys,
             given_before: self.closed_before,
+            panes_before: self.closed_before,
             last: Some(notes),
         };
-        Ok(StoreSaved { saved, closed, renumbered })
+        let panes = self.panes.to_keep(&self.closed_slices(), panes_before);
+        Ok(StoreSaved { saved, closed, renumbered, panes })
     }
 
     fn key_schema(&self) -> SchemaRef {
@@ -296,9 +312,16 @@ impl SliceStore {
                 renumbered: !same,
                 keys: store.keys.len(),
                 given_before: store.closed_before,
+                panes_before: i64::MIN,
                 last: Some(part.notes.clone()),
                 buckets,
             });
+            if same {
+                let panes = parts.iter().flat_map(|part| &part.panes);
+                let kept = |pane: &&PaneEntry| store.first_kept.is_none_or(|kept| pane.entry.slice >= kept);
+                let panes: Vec<PaneEntry> = panes.filter(kept).cloned().collect();
+                store.panes.load(&store.layout, store.keys.len(), &panes);
+            }
         }
         Ok(store)
     }

@@ -24,6 +24,7 @@ use super::bucket;
 use super::closed_slice::{ClosedSlice, SliceFile};
 use super::durable::{Buckets, Saved, Section};
 use super::keys::KeySnapshot;
+use super::panes_in_files::{PaneEntry, PaneToKeep};
 use super::session_store::SessionLayout;
 use super::slice_cache::SliceCache;
 use super::slice_store::{Grid, SliceStore, StoreLayout, StoreRows};
@@ -192,6 +193,9 @@ struct Case {
     saved_ops: usize,
     /// Slices whose files are written, but not told of.
     in_flight: Vec<(Arc<ClosedSlice>, Arc<dyn SliceFile>)>,
+    /// By worker, panes that nobody has made yet.
+    to_keep: Vec<(usize, PaneToKeep)>,
+    panes: usize,
     /// Old snapshots with what they say of a range.
     old: Vec<(StoreSnapshot, Range<i64>, Lines)>,
     renumberings: usize,
@@ -216,6 +220,8 @@ impl Case {
             saved: Vec::new(),
             saved_ops: 0,
             in_flight: Vec::new(),
+            to_keep: Vec::new(),
+            panes: 0,
             old: Vec::new(),
             renumberings: 0,
             increments: 0,
@@ -326,7 +332,10 @@ impl Case {
             assert!(given.saved.whole || !given.renumbered);
             if given.renumbered {
                 part.closed.clear();
+                part.panes.clear();
+                self.to_keep.retain(|(of, _)| *of != worker);
             }
+            self.to_keep.extend(given.panes.into_iter().map(|pane| (worker, pane)));
             if !given.saved.is_empty() {
                 part.saved.push(written(&given.saved));
             }
@@ -342,11 +351,29 @@ impl Case {
                 && self.random.random_bool(0.5)
             {
                 part.closed.retain(|entry| entry.slice >= first);
+                part.panes.retain(|pane| pane.entry.slice >= first);
             }
         }
         self.saved_ops = self.ops.len();
         if self.random.random_bool(0.7) {
             self.in_flight.drain(..).for_each(|(slice, file)| slice.keep_in(file));
+        }
+    }
+
+    /// Panes get into files, some of which will be damaged.
+    fn keep_panes(&mut self) {
+        let some = self.random.random_range(0..=self.to_keep.len());
+        for (worker, pane) in self.to_keep.drain(..some) {
+            let Some((slice, saved)) = pane.save().unwrap() else { continue };
+            let (rows, bytes, storage) = (slice.rows(), slice.bytes(), self.storage.clone());
+            let file: Arc<dyn SliceFile> = match self.random.random_bool(0.1) {
+                true => Arc::new(File { saved: Saved::default(), storage }),
+                false => Arc::new(File { saved: written(&saved), storage }),
+            };
+            slice.keep_in(file.clone());
+            let entry = ClosedEntry { slice: slice.slice, rows, bytes, file };
+            self.saved[worker].panes.push(PaneEntry { level: pane.level(), entry });
+            self.panes += 1;
         }
     }
 
@@ -356,6 +383,7 @@ impl Case {
         let workers = if self.random.random_bool(0.5) { before } else { self.random.random_range(1..4) };
         let reads = self.storage.reads.load(Relaxed);
         self.in_flight.clear();
+        self.to_keep.clear();
         self.stores = (0..workers)
             .map(|worker| {
                 let parts = self.saved.clone();
@@ -400,9 +428,13 @@ impl Case {
             assert_eq!(store.first_kept(), self.plain.first_kept());
         }
         let least = plain.first_kept.unwrap_or(-20);
-        for _ in 0..4 {
+        for i in 0..4 {
             let start = least + self.random.random_range(0..80);
-            let range = if self.layout.grid.is_some() { start..start + self.random.random_range(1..70) } else { 0..1 };
+            let range = match (self.layout.grid, i) {
+                (None, _) => 0..1,
+                (_, 0) => least..least + 100,
+                _ => start..start + self.random.random_range(1..70),
+            };
             let expected = read(&plain, range.clone()).unwrap();
             assert_eq!(self.read(range.clone()), expected, "seed {seed} {range:?}");
             self.check_cursor(&range, seed);
@@ -454,7 +486,7 @@ impl Case {
 
 #[test]
 fn what_is_loaded_reads_as_what_was_never_saved() {
-    let (mut renumberings, mut increments, mut reads, mut repairs) = (0, 0, 0, 0);
+    let (mut renumberings, mut increments, mut reads, mut repairs, mut panes) = (0, 0, 0, 0, 0);
     for seed in 0..120 {
         let mut case = Case::new(seed);
         let mut closed = 0;
@@ -482,6 +514,9 @@ fn what_is_loaded_reads_as_what_was_never_saved() {
                 repairs += 1;
                 case.apply(Op::Replace(slices, rows));
             }
+            if case.random.random_bool(0.7) {
+                case.keep_panes();
+            }
             match case.random.random_range(0..4) {
                 0 => case.save(),
                 1 if case.saved_ops > 0 => {
@@ -502,9 +537,10 @@ fn what_is_loaded_reads_as_what_was_never_saved() {
         renumberings += case.renumberings;
         increments += case.increments;
         reads += case.storage.reads.load(Relaxed);
+        panes += case.panes;
     }
     assert!(renumberings > 20 && increments > 50 && reads > 500, "{renumberings} {increments} {reads}");
-    assert!(repairs > 50, "{repairs}");
+    assert!(repairs > 50 && panes > 50, "{repairs} {panes}");
 }
 
 /// One key a slice, 200 of them closed and in files; nothing stays in memory.
@@ -546,6 +582,51 @@ fn what_is_not_used_goes_and_is_read_again() {
     snapshot.closed.iter().for_each(|slice| slice.keep_in(slice.file().unwrap()));
     assert_eq!(read(&snapshot, 0..200).unwrap().len(), 7);
     assert_eq!(storage.reads.load(Relaxed), 600);
+}
+
+#[test]
+fn a_long_window_is_few_reads_after_a_restart() {
+    let storage = Arc::new(Storage::default());
+    let layout = layout(1, Some(Grid { width_us: 1, phase_us: 0 }), false);
+    let start = |parts| SliceStore::load(layout.clone(), parts, 0..=255, Arc::new(SliceCache::new(0))).unwrap();
+    let mut store = start(vec![]);
+    let rows: Vec<Row> = (0..1300).map(|slice| (slice, slice % 7, None, slice, 1)).collect();
+    store.apply(&batch(&rows, 1, layout.measures.len())).unwrap();
+    store.close(1299).unwrap();
+    let given = store.save(false).unwrap();
+    let entry = |slice: &ClosedSlice, saved: &Saved| {
+        let (rows, bytes) = (slice.rows(), slice.bytes());
+        let file: Arc<dyn SliceFile> = Arc::new(File { saved: written(saved), storage: storage.clone() });
+        slice.keep_in(file.clone());
+        ClosedEntry { slice: slice.slice, rows, bytes, file }
+    };
+    let closed = given.closed.iter().map(|slice| entry(slice, &slice.to_save().unwrap())).collect();
+    let kept = |pane: &PaneToKeep| {
+        let (slice, saved) = pane.save().unwrap()?;
+        Some(PaneEntry { level: pane.level(), entry: entry(&slice, &saved) })
+    };
+    let panes: Vec<PaneEntry> = given.panes.iter().filter_map(kept).collect();
+    let levels = (1..=4).map(|level| panes.iter().filter(|pane| pane.level == level).count());
+    assert_eq!(levels.collect::<Vec<_>>(), [216, 36, 6, 1]);
+    assert!(store.save(true).unwrap().panes.is_empty(), "they are given once");
+    let mut parts = vec![SavedPart { saved: vec![given.saved], closed, panes }];
+    let reads = |store: &mut SliceStore, range: Range<i64>| {
+        let before = storage.reads.load(Relaxed);
+        assert_eq!(read(&store.snapshot().unwrap(), range).unwrap().len(), 7);
+        storage.reads.load(Relaxed) - before
+    };
+    let mut loaded = start(parts.clone());
+    assert!(loaded.save(false).unwrap().panes.is_empty(), "they are in files");
+    assert_eq!((0..900).map(|first| reads(&mut loaded, first..first + 360)).max(), Some(20));
+    assert_eq!(reads(&mut loaded, 0..1296), 1);
+    // Those that are missing are given again, those that cannot be read are made of what they say.
+    parts[0].panes.retain(|pane| pane.level != 4);
+    let broken = Arc::new(File { saved: Saved::default(), storage: storage.clone() });
+    parts[0].panes.iter_mut().filter(|pane| pane.level == 3).take(1).for_each(|pane| pane.entry.file = broken.clone());
+    let mut loaded = start(parts);
+    assert_eq!(reads(&mut loaded, 0..1296), 1 + 6 + 5);
+    assert_eq!(reads(&mut loaded, 0..1296), 6 + 5, "and not tried again");
+    assert_eq!(loaded.save(false).unwrap().panes.iter().map(PaneToKeep::level).collect::<Vec<_>>(), [3, 4]);
 }
 
 #[test]
@@ -660,7 +741,11 @@ fn what_has_closed_in_one_part_closes_in_the_others() {
             let (rows, bytes) = (slice.rows(), slice.bytes());
             ClosedEntry { slice: slice.slice, rows, bytes, file: file(slice, &storage) }
         };
-        parts.push(SavedPart { closed: given.closed.iter().map(entry).collect(), saved: vec![given.saved] });
+        parts.push(SavedPart {
+            closed: given.closed.iter().map(entry).collect(),
+            saved: vec![given.saved],
+            panes: vec![],
+        });
     }
     let mut store = SliceStore::load(layout, parts, 0..=255, Arc::new(SliceCache::new(0))).unwrap();
     assert_eq!(store.slices().map(|(slice, .., closed)| (slice, closed)).collect::<Vec<_>>(), {
@@ -684,7 +769,7 @@ fn files_that_do_not_fit_are_refused() {
         ClosedEntry { slice, rows: 1, bytes: 1, file }
     };
     let load = |saved: Vec<Saved>, closed: Vec<ClosedEntry>, layout: &Arc<StoreLayout>| {
-        let part = SavedPart { saved, closed };
+        let part = SavedPart { saved, closed, panes: vec![] };
         SliceStore::load(layout.clone(), vec![part], 0..=255, Arc::new(SliceCache::new(0)))
     };
     let refusal = |result: Result<SliceStore, ExecError>| match result {

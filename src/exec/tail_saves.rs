@@ -15,6 +15,7 @@ use super::durable::{Buckets, Saved, Section};
 use super::feed::Shortfall;
 use super::flow::{Flow, floor_us};
 use super::operator::Durable;
+use super::panes_in_files::{PaneEntry, PaneToKeep};
 use super::saved_columns::{since_whole, wrong};
 use super::session_changes::SessionChanges;
 use super::session_store::SessionStore;
@@ -30,6 +31,17 @@ pub struct TailSaved {
     pub saved: Saved,
     /// By node: see [`super::store_saved::StoreSaved::closed`].
     pub closed: Vec<(usize, Arc<ClosedSlice>)>,
+    /// By node: see [`super::store_saved::StoreSaved::panes`].
+    pub panes: Vec<(usize, PaneToKeep)>,
+    /// Of some node, [`super::store_saved::StoreSaved::renumbered`].
+    pub renumbered: bool,
+}
+
+/// What of a tail's nodes lies in files of slices, each with its node.
+#[derive(Debug, Clone, Default)]
+pub struct InFiles {
+    pub closed: Vec<(usize, ClosedEntry)>,
+    pub panes: Vec<(usize, PaneEntry)>,
 }
 
 /// A node's counts, and what it has told.
@@ -89,7 +101,8 @@ impl Tail {
     pub fn save(&mut self, whole: bool) -> Result<TailSaved, ExecError> {
         let before = self.said.take();
         let whole = whole || before.is_none();
-        let mut out = TailSaved { saved: Saved { whole, ..Saved::default() }, closed: Vec::new() };
+        let saved = Saved { whole, ..Saved::default() };
+        let mut out = TailSaved { saved, closed: Vec::new(), panes: Vec::new(), renumbered: false };
         let mut notes = Notes { of: self.nodes.len(), nodes: Vec::new() };
         let mut all_said = Vec::with_capacity(self.nodes.len());
         for node in 0..self.nodes.len() {
@@ -99,6 +112,8 @@ impl Tail {
                 Stage::Aggregate(stage) => {
                     let saved = stage.store.save(whole)?;
                     out.closed.extend(saved.closed.into_iter().map(|slice| (node, slice)));
+                    out.panes.extend(saved.panes.into_iter().map(|pane| (node, pane)));
+                    out.renumbered |= saved.renumbered;
                     Some(saved.saved)
                 }
                 Stage::Sessions(stage) => Some(stage.store.save(whole)?),
@@ -139,13 +154,13 @@ impl Tail {
     }
 
     /// The tail of a flow as it was saved, at a tick with these times, at `now_us` by the clock: stepped with what came after,
-    /// it gives what the other would have given. `closed`: the closed slices of its nodes that are in files. The sessions of
+    /// it gives what the other would have given. The sessions of
     /// feeds that the flow reads must have said by then which is their oldest. [`Tail::track_saves`] is done. Errors:
     /// [`ExecError::Saved`].
     pub fn load(
         flow: &Flow,
         saves: &[Saved],
-        closed: Vec<(usize, ClosedEntry)>,
+        in_files: InFiles,
         times: &dyn Times,
         now_us: i64,
         retention_us: Option<i64>,
@@ -153,8 +168,11 @@ impl Tail {
     ) -> Result<Tail, ExecError> {
         let mut tail = Tail::with_cache(flow, cache)?;
         let (mut parts, said) = by_node(since_whole(saves)?, tail.nodes.len())?;
-        for (node, entry) in closed {
+        for (node, entry) in in_files.closed {
             parts.get_mut(node).ok_or_else(|| wrong(format!("a slice of node {node}")))?.closed.push(entry);
+        }
+        for (node, pane) in in_files.panes {
+            parts.get_mut(node).ok_or_else(|| wrong(format!("a pane of node {node}")))?.panes.push(pane);
         }
         for (i, ((node, stage), part)) in tail.nodes.iter_mut().zip(parts).enumerate() {
             let floors = node.aggregate.as_ref().map_or(&[][..], |(aggregate, _)| &aggregate.floors);

@@ -19,6 +19,7 @@ use super::horizon::Horizon;
 use super::session_batch::{SessionSnapshot, forgotten_until};
 use super::store_saved::ClosedEntry;
 use super::tail::{Tail, Times, shown};
+use super::tail_saves::InFiles;
 use super::text::{parse, parse_schema, print};
 use super::window_view::Shown;
 use crate::planner::stream_plan::{
@@ -202,8 +203,8 @@ impl Store {
         let entry = |(&(node, slice), kept): (&(usize, i64), &Kept)| {
             (node, ClosedEntry { slice, rows: kept.rows, bytes: kept.bytes, file: kept.file.clone() })
         };
-        let closed = self.closed.iter().map(entry).collect();
-        Tail::load(flow, &self.saves, closed, &now, now.clock_us, retention_us, &Arc::default())
+        let in_files = InFiles { closed: self.closed.iter().map(entry).collect(), panes: Vec::new() };
+        Tail::load(flow, &self.saves, in_files, &now, now.clock_us, retention_us, &Arc::default())
     }
 }
 

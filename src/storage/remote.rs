@@ -105,7 +105,7 @@ impl RemoteBlobs {
     }
 
     fn failed(&self, doing: String, name: &str, error: Error) -> StorageError {
-        let reason = scrubbed(&error.to_string());
+        let reason = scrubbed(&with_cause(&error));
         let says = |word: &str| reason.contains(word);
         match error {
             _ if says("NoSuchBucket") || says("ContainerNotFound") || says("The specified bucket does not exist") => {
@@ -165,6 +165,16 @@ fn build(scheme: &str, bucket: &str) -> Option<Result<Arc<dyn ObjectStore>, Erro
         }
         _ => return None,
     })
+}
+
+/// What an error says, and what is at the bottom of it: that a connection was refused, for example.
+fn with_cause(error: &Error) -> String {
+    let mut text = error.to_string();
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    if let Some(cause) = causes.last().map(ToString::to_string).filter(|cause| !text.contains(cause)) {
+        text = format!("{text}: {cause}");
+    }
+    text
 }
 
 /// True for a variable whose value is never shown.
@@ -243,7 +253,7 @@ async fn put_parts(store: &dyn ObjectStore, path: &Path, chunks: Vec<Bytes>) -> 
     if outcome.is_err()
         && let Err(error) = upload.abort().await
     {
-        tracing::warn!(%path, error = scrubbed(&error.to_string()), "parts of an upload that failed stay in the bucket");
+        tracing::warn!(%path, error = scrubbed(&with_cause(&error)), "parts of an upload that failed stay in the bucket");
     }
     outcome
 }
@@ -253,9 +263,27 @@ async fn get(store: &dyn ObjectStore, path: &Path, range: Option<Range<u64>>) ->
     store.get_opts(path, options).await?.bytes().await
 }
 
+/// What `heeds_conditions` writes once, and leaves there.
+const PROBE: &str = "tmp/condition";
+
+/// Refuses a server that overwrites what it was told to leave, as older ones do: there two processes could not be told apart.
+fn heeds_conditions(blobs: &dyn Blobs) -> Result<(), StorageError> {
+    let put = || blobs.put(PROBE, &[Bytes::from_static(b"put where nothing is\n")], true);
+    if put()? == Put::Taken || put()? == Put::Taken {
+        return Ok(());
+    }
+    let reason = "its server does not heed conditional puts (If-None-Match, or x-goog-if-generation-match on gs://), by which one \
+                  process at a time writes";
+    Err(StorageError::InvalidUrl { url: blobs.location(), reason: reason.into() })
+}
+
 impl Blobs for RemoteBlobs {
     fn location(&self) -> String {
         self.location.clone()
+    }
+
+    fn lock(&self) -> Result<(), StorageError> {
+        heeds_conditions(self)
     }
 
     fn put(&self, name: &str, chunks: &[Bytes], create_only: bool) -> Result<Put, StorageError> {
@@ -395,12 +423,62 @@ mod tests {
     }
 
     #[test]
+    fn the_cause_of_an_error_is_told_once() {
+        let refused = std::io::Error::other("refused");
+        let error = |source: Box<dyn std::error::Error + Send + Sync>| Error::Generic { store: "S", source };
+        insta::assert_snapshot!(with_cause(&error(Box::new(refused))), @"Generic S error: refused");
+        #[derive(Debug, thiserror::Error)]
+        #[error("no answer")]
+        struct NoAnswer(#[source] std::io::Error);
+        let error = error(Box::new(NoAnswer(std::io::Error::other("refused"))));
+        insta::assert_snapshot!(with_cause(&error), @"Generic S error: no answer: refused");
+    }
+
+    fn in_memory() -> RemoteBlobs {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        RemoteBlobs { store, prefix: Path::from("x"), location: "az://b/x".into() }
+    }
+
+    /// A server that overwrites whatever it was told.
+    struct Careless(RemoteBlobs);
+
+    impl Blobs for Careless {
+        fn location(&self) -> String {
+            self.0.location()
+        }
+
+        fn put(&self, name: &str, chunks: &[Bytes], _create_only: bool) -> Result<Put, StorageError> {
+            self.0.put(name, chunks, false)
+        }
+
+        fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, StorageError> {
+            self.0.get(name, range)
+        }
+
+        fn list(&self, folder: &str) -> Result<Vec<Blob>, StorageError> {
+            self.0.list(folder)
+        }
+
+        fn top(&self) -> Result<Vec<String>, StorageError> {
+            self.0.top()
+        }
+
+        fn delete(&self, names: &[String]) -> Result<(), StorageError> {
+            self.0.delete(names)
+        }
+    }
+
+    #[test]
+    fn a_server_that_overwrites_what_it_was_told_to_leave_is_refused() {
+        let heeds = in_memory();
+        assert_eq!((heeds.lock(), heeds.lock()), (Ok(()), Ok(())));
+        let error = heeds_conditions(&Careless(in_memory())).expect_err("refused");
+        insta::assert_snapshot!(error, @"az://b/x is no place to keep data: its server does not heed conditional puts (If-None-Match, or x-goog-if-generation-match on gs://), by which one process at a time writes");
+    }
+
+    #[test]
     fn what_a_cloud_answers_says_what_to_do() {
-        let blobs = RemoteBlobs {
-            store: Arc::new(object_store::memory::InMemory::new()),
-            prefix: Path::from("x"),
-            location: "az://b/x".into(),
-        };
+        let blobs = in_memory();
         let check = |text: &str| {
             let error = Error::Generic { store: "S", source: text.into() };
             let error = blobs.failed("listing az://b/x".into(), "log/1", error);

@@ -195,7 +195,8 @@ const STACK_BYTES: usize = 16 << 20;
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let level = match cli.command {
-        Command::Serve(_) => "info",
+        // Each try of a request to a bucket would be told; what comes of it is told by the engine.
+        Command::Serve(_) => "info,object_store=warn",
         Command::Backup(_) | Command::Restore(_) => "warn",
         // What the demo has to say is on the screen.
         Command::Demo(_) => "error",

@@ -21,7 +21,7 @@
 //! | `data/{generation:010}-{n:010}-{nonce:08x}` | sections of state, written once |
 //! | `log/{generation:010}-{first:020}` | a group of log records, numbered from `first` on, or the seal of its generation |
 //! | `lock` | local folders only: locked (flock) by the process that writes, whose id is in it |
-//! | `tmp/` | local folders only: files that are being written; emptied by `open` |
+//! | `tmp/` | in a local folder files that are being written, emptied by `open`; in a bucket `condition`, which shows that puts are heeded |
 //!
 //! Numbers are little-endian. All checksums are XXH3 (64 bit).
 //!

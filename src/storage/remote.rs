@@ -31,19 +31,6 @@ const RETRY_SECONDS: u64 = 10;
 const TIMEOUTS: [(ClientConfigKey, &str); 2] =
     [(ClientConfigKey::Timeout, "20 seconds"), (ClientConfigKey::ConnectTimeout, "5 seconds")];
 
-/// Variables whose values are never shown.
-const SECRETS: [&str; 9] = [
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_TOKEN",
-    "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_ACCESS_KEY",
-    "AZURE_STORAGE_SAS_KEY",
-    "AZURE_STORAGE_CLIENT_SECRET",
-    "AZURE_CLIENT_SECRET",
-    "GOOGLE_SERVICE_ACCOUNT_KEY",
-];
-
 const NO_CREDENTIALS: &str = "there are no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or \
      AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), and this machine gives none";
 
@@ -86,7 +73,10 @@ impl RemoteBlobs {
         let store = build(scheme, bucket).ok_or_else(|| {
             invalid("what is known are paths, file:///path, s3://bucket/prefix, gs://bucket/prefix and az://container/prefix")
         })?;
-        let store = store.map_err(|e| invalid(&e.to_string()))?;
+        let store = store.map_err(|e| match e.to_string() {
+            text if text.contains("Account must be specified") => invalid("AZURE_STORAGE_ACCOUNT_NAME is not set"),
+            text => invalid(&text),
+        })?;
         let slash = if prefix.as_ref().is_empty() { "" } else { "/" };
         let location = format!("{scheme}://{bucket}{slash}{prefix}");
         Ok(RemoteBlobs { store, prefix, location })
@@ -115,7 +105,7 @@ impl RemoteBlobs {
     }
 
     fn failed(&self, doing: String, name: &str, error: Error) -> StorageError {
-        let reason = scrubbed(&error.to_string());
+        let reason = scrubbed(&with_cause(&error));
         let says = |word: &str| reason.contains(word);
         match error {
             _ if says("NoSuchBucket") || says("ContainerNotFound") || says("The specified bucket does not exist") => {
@@ -126,7 +116,9 @@ impl RemoteBlobs {
             _ if says("169.254.169.254") || says("169.254.170.2") || says("metadata.google.internal") => {
                 StorageError::Denied { doing, reason: format!("{NO_CREDENTIALS} ({reason})") }
             }
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StorageError::Denied { doing, reason },
+            // Not all requests tell these apart by the kind of the error; whoever gives tokens calls a wrong password a bad request.
+            _ if says("status code: 401") || says("status code: 403") => StorageError::Denied { doing, reason },
+            _ if says("token request") && says("status code: 400") => StorageError::Denied { doing, reason },
             _ if says("507 Insufficient Storage") || says("QuotaExceeded") || says("StorageFull") => {
                 StorageError::Full { doing, reason }
             }
@@ -175,8 +167,42 @@ fn build(scheme: &str, bucket: &str) -> Option<Result<Arc<dyn ObjectStore>, Erro
     })
 }
 
+/// What an error says, and what is at the bottom of it: that a connection was refused, for example.
+fn with_cause(error: &Error) -> String {
+    let mut text = error.to_string();
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    if let Some(cause) = causes.last().map(ToString::to_string).filter(|cause| !text.contains(cause)) {
+        text = format!("{text}: {cause}");
+    }
+    text
+}
+
+/// True for a variable whose value is never shown.
+fn is_secret(variable: &str) -> bool {
+    let key = variable.to_ascii_lowercase();
+    match variable.split_once('_') {
+        Some(("AWS", "SSE_CUSTOMER_KEY_BASE64")) => true,
+        Some(("AWS", _)) => matches!(key.parse(), Ok(AmazonS3ConfigKey::SecretAccessKey | AmazonS3ConfigKey::Token)),
+        Some(("AZURE", _)) => matches!(
+            key.parse(),
+            Ok(AzureConfigKey::AccessKey
+                | AzureConfigKey::ClientSecret
+                | AzureConfigKey::SasKey
+                | AzureConfigKey::Token
+                | AzureConfigKey::FabricSessionToken)
+        ),
+        Some(("GOOGLE", _)) => matches!(key.parse(), Ok(GoogleConfigKey::ServiceAccountKey)),
+        _ => false,
+    }
+}
+
 /// An answer on one line, without the parts of a URL or a body that may hold secrets.
 fn scrubbed(text: &str) -> String {
+    let secrets = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_secret));
+    scrubbed_of(text, secrets.filter_map(|(_, value)| value.into_string().ok()))
+}
+
+fn scrubbed_of(text: &str, secrets: impl Iterator<Item = String>) -> String {
     let mut text = text.to_string();
     // Of a body in XML, which may repeat what was signed, only what it says.
     if let Some(body) = text.find("<?xml").or_else(|| text.find("<Error>")) {
@@ -185,17 +211,22 @@ fn scrubbed(text: &str) -> String {
             Some(rest.split_once("</")?.0.to_string())
         };
         let says: Vec<String> = [tag("Code"), tag("Message")].into_iter().flatten().collect();
-        text = format!("{}{}", &text[..body], says.join(": "));
+        // Azure begins it with the mark of UTF-8.
+        text = format!("{}{}", text[..body].trim_end_matches('\u{feff}'), says.join(": "));
     }
-    let words = text.split_whitespace().map(|word| match word.split_once('?') {
-        Some((url, _)) if url.contains("://") => url,
-        _ => word,
-    });
-    let mut text = words.collect::<Vec<_>>().join(" ");
-    for secret in SECRETS.iter().filter_map(|name| std::env::var(name).ok()).filter(|secret| !secret.is_empty()) {
+    for secret in secrets.filter(|secret| !secret.is_empty()) {
         text = text.replace(&secret, "...");
     }
-    text
+    let words = text.split_whitespace().map(|word| {
+        let Some((before, url)) = word.split_once("://") else {
+            return word.to_string();
+        };
+        let url = url.split_once('?').map_or(url, |(url, _)| url);
+        // A password stands before the host, of a proxy for example.
+        let (host, path) = url.split_at(url.find('/').unwrap_or(url.len()));
+        format!("{before}://{}{path}", host.rsplit_once('@').map_or(host, |(_, host)| host))
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Writes a large object in parts. It is there once all are.
@@ -222,7 +253,7 @@ async fn put_parts(store: &dyn ObjectStore, path: &Path, chunks: Vec<Bytes>) -> 
     if outcome.is_err()
         && let Err(error) = upload.abort().await
     {
-        tracing::warn!(%path, error = scrubbed(&error.to_string()), "parts of an upload that failed stay in the bucket");
+        tracing::warn!(%path, error = scrubbed(&with_cause(&error)), "parts of an upload that failed stay in the bucket");
     }
     outcome
 }
@@ -232,9 +263,27 @@ async fn get(store: &dyn ObjectStore, path: &Path, range: Option<Range<u64>>) ->
     store.get_opts(path, options).await?.bytes().await
 }
 
+/// What `heeds_conditions` writes once, and leaves there.
+const PROBE: &str = "tmp/condition";
+
+/// Refuses a server that overwrites what it was told to leave, as older ones do: there two processes could not be told apart.
+fn heeds_conditions(blobs: &dyn Blobs) -> Result<(), StorageError> {
+    let put = || blobs.put(PROBE, &[Bytes::from_static(b"put where nothing is\n")], true);
+    if put()? == Put::Taken || put()? == Put::Taken {
+        return Ok(());
+    }
+    let reason = "its server does not heed conditional puts (If-None-Match, or x-goog-if-generation-match on gs://), by which one \
+                  process at a time writes";
+    Err(StorageError::InvalidUrl { url: blobs.location(), reason: reason.into() })
+}
+
 impl Blobs for RemoteBlobs {
     fn location(&self) -> String {
         self.location.clone()
+    }
+
+    fn lock(&self) -> Result<(), StorageError> {
+        heeds_conditions(self)
     }
 
     fn put(&self, name: &str, chunks: &[Bytes], create_only: bool) -> Result<Put, StorageError> {
@@ -340,7 +389,107 @@ mod tests {
 
     #[test]
     fn answers_are_told_without_what_was_signed() {
-        let answer = "Generic S3 error: Error performing PUT http://h:1/b/k?sig=hush in 3ms - Server returned non-2xx status code: 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>It does not match.</Message><StringToSign>hush</StringToSign></Error>";
-        insta::assert_snapshot!(scrubbed(answer), @"Generic S3 error: Error performing PUT http://h:1/b/k in 3ms - Server returned non-2xx status code: 403 Forbidden: SignatureDoesNotMatch: It does not match.");
+        let check = |text: &str| scrubbed_of(text, ["hush".to_string(), String::new()].into_iter());
+        let answer = "Generic S3 error: Error performing PUT http://h:1/b/k?sig=abc in 3ms - Server returned non-2xx status code: 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>It does not match.</Message><StringToSign>abc</StringToSign></Error>";
+        insta::assert_snapshot!(check(answer), @"Generic S3 error: Error performing PUT http://h:1/b/k in 3ms - Server returned non-2xx status code: 403 Forbidden: SignatureDoesNotMatch: It does not match.");
+        let answer = "403 Forbidden: \u{feff}<?xml version=\"1.0\"?>\n<Error><Code>AuthenticationFailed</Code><Message>No.\nRequestId:1</Message><AuthenticationErrorDetail>hush</AuthenticationErrorDetail></Error>";
+        insta::assert_snapshot!(check(answer), @"403 Forbidden: AuthenticationFailed: No. RequestId:1");
+        insta::assert_snapshot!(check("proxy http://me:pass@word@h:3128/x failed, said hush"), @"proxy http://h:3128/x failed, said ...");
+        insta::assert_snapshot!(check("AZURITE_BLOB_STORAGE_URL=http://me:p@h:1?sig=abc, Error: no"), @"AZURITE_BLOB_STORAGE_URL=http://h:1 Error: no");
+    }
+
+    #[test]
+    fn variables_with_secrets_are_known_by_all_their_names() {
+        let secret = [
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "AWS_TOKEN",
+            "AWS_SSE_CUSTOMER_KEY_BASE64",
+            "AZURE_STORAGE_ACCOUNT_KEY",
+            "AZURE_STORAGE_ACCESS_KEY",
+            "AZURE_STORAGE_MASTER_KEY",
+            "AZURE_STORAGE_SAS_KEY",
+            "AZURE_STORAGE_SAS_TOKEN",
+            "AZURE_STORAGE_TOKEN",
+            "AZURE_STORAGE_CLIENT_SECRET",
+            "AZURE_CLIENT_SECRET",
+            "AZURE_FABRIC_SESSION_TOKEN",
+            "GOOGLE_SERVICE_ACCOUNT_KEY",
+        ];
+        assert!(secret.iter().all(|name| is_secret(name)));
+        let shown =
+            ["AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "GOOGLE_BASE_URL", "HOME", "TOKEN"];
+        assert!(!shown.iter().any(|name| is_secret(name)));
+    }
+
+    #[test]
+    fn the_cause_of_an_error_is_told_once() {
+        let refused = std::io::Error::other("refused");
+        let error = |source: Box<dyn std::error::Error + Send + Sync>| Error::Generic { store: "S", source };
+        insta::assert_snapshot!(with_cause(&error(Box::new(refused))), @"Generic S error: refused");
+        #[derive(Debug, thiserror::Error)]
+        #[error("no answer")]
+        struct NoAnswer(#[source] std::io::Error);
+        let error = error(Box::new(NoAnswer(std::io::Error::other("refused"))));
+        insta::assert_snapshot!(with_cause(&error), @"Generic S error: no answer: refused");
+    }
+
+    fn in_memory() -> RemoteBlobs {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        RemoteBlobs { store, prefix: Path::from("x"), location: "az://b/x".into() }
+    }
+
+    /// A server that overwrites whatever it was told.
+    struct Careless(RemoteBlobs);
+
+    impl Blobs for Careless {
+        fn location(&self) -> String {
+            self.0.location()
+        }
+
+        fn put(&self, name: &str, chunks: &[Bytes], _create_only: bool) -> Result<Put, StorageError> {
+            self.0.put(name, chunks, false)
+        }
+
+        fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, StorageError> {
+            self.0.get(name, range)
+        }
+
+        fn list(&self, folder: &str) -> Result<Vec<Blob>, StorageError> {
+            self.0.list(folder)
+        }
+
+        fn top(&self) -> Result<Vec<String>, StorageError> {
+            self.0.top()
+        }
+
+        fn delete(&self, names: &[String]) -> Result<(), StorageError> {
+            self.0.delete(names)
+        }
+    }
+
+    #[test]
+    fn a_server_that_overwrites_what_it_was_told_to_leave_is_refused() {
+        let heeds = in_memory();
+        assert_eq!((heeds.lock(), heeds.lock()), (Ok(()), Ok(())));
+        let error = heeds_conditions(&Careless(in_memory())).expect_err("refused");
+        insta::assert_snapshot!(error, @"az://b/x is no place to keep data: its server does not heed conditional puts (If-None-Match, or x-goog-if-generation-match on gs://), by which one process at a time writes");
+    }
+
+    #[test]
+    fn what_a_cloud_answers_says_what_to_do() {
+        let blobs = in_memory();
+        let check = |text: &str| {
+            let error = Error::Generic { store: "S", source: text.into() };
+            let error = blobs.failed("listing az://b/x".into(), "log/1", error);
+            format!("{}{error}", if error.is_retryable() { "" } else { "for ever: " })
+        };
+        let status = "Error performing list request: Server returned non-2xx status code:";
+        insta::assert_snapshot!(check(&format!("{status} 403 Forbidden: <Error><Code>AuthenticationFailed</Code></Error>")), @"no permission: listing az://b/x: Generic S error: Error performing list request: Server returned non-2xx status code: 403 Forbidden: AuthenticationFailed");
+        insta::assert_snapshot!(check(&format!("{status} 404 Not Found: <Error><Code>ContainerNotFound</Code></Error>")), @"for ever: az://b/x is no place to keep data: there is no such bucket");
+        insta::assert_snapshot!(check(&format!("{status} 404 Not Found: <Error><Code>NoSuchBucket</Code></Error>")), @"for ever: az://b/x is no place to keep data: there is no such bucket");
+        insta::assert_snapshot!(check(&format!("{status} 400 Bad Request: x")), @"listing az://b/x: Generic S error: Error performing list request: Server returned non-2xx status code: 400 Bad Request: x");
+        insta::assert_snapshot!(check("Error performing token request: Server returned non-2xx status code: 400 Bad Request: invalid_grant"), @"no permission: listing az://b/x: Generic S error: Error performing token request: Server returned non-2xx status code: 400 Bad Request: invalid_grant");
+        insta::assert_snapshot!(check("QuotaExceeded"), @"no space left: listing az://b/x: Generic S error: QuotaExceeded");
     }
 }

@@ -18,7 +18,7 @@ mod random_views;
 mod random_windows;
 mod reconcile;
 mod sources;
-mod storage_s3;
+mod storage_buckets;
 mod subscribe;
 mod week;
 mod wire;

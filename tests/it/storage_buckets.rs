@@ -1,7 +1,8 @@
-//! Storage through its public face, and whole engines upon it: in a folder, or in the bucket of the S3 server at S3_ENDPOINT
-//! (the variables that `scripts/s3 start` prints tell how to reach it).
+//! Storage through its public face, and whole engines upon it: in a folder, or in the bucket of RIVERRUN_TEST_BUCKET, which
+//! `scripts/bucket start CLOUD` prints together with the variables that tell how to reach it.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -24,14 +25,19 @@ struct Place {
     _folder: Option<TempDir>,
 }
 
+/// `s3://riverrun`, if there is one.
+fn bucket() -> Option<String> {
+    std::env::var("RIVERRUN_TEST_BUCKET").ok()
+}
+
 impl Place {
     fn new() -> Place {
         static PLACES: AtomicU32 = AtomicU32::new(0);
-        if std::env::var_os("S3_ENDPOINT").is_none() {
+        let Some(bucket) = bucket() else {
             return Place::folder();
-        }
+        };
         let n = PLACES.fetch_add(1, Ordering::Relaxed);
-        let url = format!("s3://riverrun/tests/{}/{n}", std::process::id());
+        let url = format!("{bucket}/tests/{}/{n}", std::process::id());
         Place { url, in_bucket: true, _folder: None }
     }
 
@@ -168,9 +174,58 @@ fn a_backup_of_a_running_process_is_restored() {
 
 #[test]
 fn a_bucket_that_is_not_there_is_said_so() {
-    if std::env::var_os("S3_ENDPOINT").is_some() {
-        let error = Storage::open("s3://nobody-has-made-this/x", 7).expect_err("refused").to_string();
-        assert_eq!(error, "s3://nobody-has-made-this/x is no place to keep data: there is no such bucket");
+    let Some(bucket) = bucket() else {
+        return;
+    };
+    let (scheme, _) = bucket.split_once("://").expect("a URL");
+    let url = format!("{scheme}://nobody-has-made-this/x");
+    let expected = format!("{url} is no place to keep data: there is no such bucket");
+    assert_eq!(Storage::open(&url, 7).expect_err("refused").to_string(), expected);
+    assert_eq!(backup(&url, &Place::folder().url).expect_err("refused").to_string(), expected);
+    assert_eq!(restore(&existing_backup().url, &url).expect_err("refused").to_string(), expected);
+}
+
+fn existing_backup() -> Place {
+    let (place, copy) = (Place::folder(), Place::folder());
+    commit(&place.open().storage, &records(&["state"]), 0).expect("committed");
+    backup(&place.url, &copy.url).expect("copied");
+    copy
+}
+
+#[test]
+fn wrong_credentials_are_refused_and_not_shown() {
+    let wrong: Vec<(&str, String)> = match bucket() {
+        Some(url) if url.starts_with("az://") => vec![
+            ("AZURE_STORAGE_ACCOUNT_KEY", "aHVzaC1odXNoLWh1c2g=".into()),
+            (
+                "AZURE_STORAGE_SAS_TOKEN",
+                "sv=2023-11-03&ss=b&srt=co&sp=rl&se=2099-01-01&sig=aHVzaC1odXNoLWh1c2g%3D".into(),
+            ),
+        ],
+        Some(url) if url.starts_with("gs://") => {
+            let file = std::fs::read(std::env::var("GOOGLE_SERVICE_ACCOUNT").expect("a file")).expect("a file");
+            let account: serde_json::Value = serde_json::from_slice(&file).expect("JSON");
+            let unsigned = json!({
+                "gcs_base_url": account["gcs_base_url"], "disable_oauth": true, "client_email": "",
+                "private_key_id": "", "private_key": "aHVzaC1odXNoLWh1c2g",
+            });
+            vec![("GOOGLE_SERVICE_ACCOUNT_KEY", unsigned.to_string())]
+        }
+        // moto lets everybody in.
+        _ => return,
+    };
+    let place = Place::new();
+    commit(&place.open().storage, &records(&["state"]), 0).expect("committed");
+    let folder = TempDir::new().expect("a folder");
+    for (name, value) in wrong {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_riverrun"));
+        command.args(["backup", "--data-dir", &place.url, "--to"]).arg(folder.path().join("copy"));
+        command.env_remove("AZURE_STORAGE_ACCOUNT_KEY").env_remove("GOOGLE_SERVICE_ACCOUNT").env(name, value);
+        let output = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains(&format!("no permission: listing {}", place.url)), "{said}");
+        assert!(!said.contains("aHVzaC1odXNoLWh1c2g"), "{said}");
     }
 }
 

@@ -29,6 +29,7 @@ mod error;
 mod event_time;
 mod explain;
 mod functions;
+mod interval_arithmetic;
 mod lower;
 pub mod moment;
 mod names;

@@ -9,11 +9,13 @@ use chrono_tz::Tz;
 use datafusion::catalog::Session;
 use datafusion::common::config::{ConfigEntry, ConfigExtension, ConfigOptions, Dialect, ExtensionOptions};
 use datafusion::common::{Result, exec_err};
+use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::context::{QueryPlanner, SessionContext};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{FunctionRegistry, disk_manager::DiskManagerBuilder, disk_manager::DiskManagerMode};
+use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
@@ -22,6 +24,7 @@ use datafusion::prelude::SessionConfig;
 use super::assign_windows::WindowsPlanner;
 use super::bounded::Bounded;
 use super::functions::{Clock, EventTime};
+use super::interval_arithmetic::IntervalPlanner;
 use super::postgres_functions::MEANT_OTHERWISE;
 use super::single_distinct::optimizer_rules;
 use super::types::{SqlTypes, UTC};
@@ -138,6 +141,7 @@ fn base(environment: Arc<RuntimeEnv>) -> SessionState {
         .with_config(config)
         .with_runtime_env(environment)
         .with_default_features()
+        .with_expr_planners(expr_planners())
         .with_relation_planners(vec![Arc::new(WindowRelations)])
         .with_type_planner(Arc::new(SqlTypes))
         .with_analyzer_rules(postgres_rules::analyzer().rules)
@@ -160,6 +164,12 @@ fn base(environment: Arc<RuntimeEnv>) -> SessionState {
         debug_assert!(replaced.is_ok());
     }
     state
+}
+
+/// Ours come first.
+fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
+    let ours = [Arc::new(IntervalPlanner) as Arc<dyn ExprPlanner>];
+    ours.into_iter().chain(SessionStateDefaults::default_expr_planners()).collect()
 }
 
 /// DataFusion's physical planner, which also knows [`super::assign_windows::AssignWindows`].

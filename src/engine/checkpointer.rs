@@ -33,6 +33,10 @@ const PANES_AT_ONCE: Duration = Duration::from_millis(20);
 const PANES_REST: u32 = 30;
 const PANES_REST_IDLE: u32 = 1;
 const IDLE: Duration = Duration::from_secs(15);
+/// Who changes the catalog waits for a checkpoint, and may do so several times in a row: files are tidied up after such a pause, or when
+/// there was none for so long.
+const TIDY_PAUSE: Duration = Duration::from_millis(200);
+const UNTIDY: Duration = Duration::from_secs(5);
 /// After a failure the pause doubles up to this.
 const MOST_PAUSE: Duration = Duration::from_secs(10);
 /// For the log, before a checkpoint counts as failing.
@@ -104,6 +108,8 @@ struct Writer {
     last: Option<(Body, u64)>,
     since_manifest: Stopwatch,
     since_job: Stopwatch,
+    /// Since the first checkpoint after the last [`Writer::tidy_up`].
+    untidy: Option<Stopwatch>,
 }
 
 impl Checkpointer {
@@ -129,6 +135,7 @@ impl Checkpointer {
             last: None,
             since_manifest: Stopwatch::start(),
             since_job: Stopwatch::start(),
+            untidy: None,
         };
         let run = move || run(writer, &asked, &stopped, first_pause, &say);
         let thread = thread::Builder::new().name("checkpointer".into()).spawn(run)?;
@@ -163,12 +170,17 @@ fn run(
     let (mut rest, mut rested) = (Duration::ZERO, Stopwatch::start());
     loop {
         let has_more = !writer.panes.is_empty() || writer.has_unnamed_panes;
-        let job = match has_more {
-            true => jobs.recv_timeout(rest.saturating_sub(rested.elapsed())),
-            false => jobs.recv().map_err(RecvTimeoutError::from),
+        let job = match (writer.untidy.is_none(), has_more) {
+            (false, _) => jobs.recv_timeout(TIDY_PAUSE),
+            (true, true) => jobs.recv_timeout(rest.saturating_sub(rested.elapsed())),
+            (true, false) => jobs.recv().map_err(RecvTimeoutError::from),
         };
         let job = match job {
             Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) if writer.untidy.is_some() => {
+                writer.tidy_up();
+                continue;
+            }
             Err(RecvTimeoutError::Timeout) => {
                 rest = writer.keep_panes();
                 rested = Stopwatch::start();
@@ -203,7 +215,9 @@ fn run(
                 _ => return,
             }
         }
-        writer.tidy_up();
+        if writer.untidy.get_or_insert_with(Stopwatch::start).elapsed() > UNTIDY {
+            writer.tidy_up();
+        }
         writer.take_panes(attempt.job);
         writer.since_job = Stopwatch::start();
     }
@@ -461,6 +475,7 @@ impl Writer {
 
     /// After a checkpoint: sweeps, and puts small files of slices together. Failures are tried again after the next.
     fn tidy_up(&mut self) {
+        self.untidy = None;
         if let Err(error) = self.storage.sweep() {
             tracing::warn!(%error, "files that nobody needs could not be removed");
         }

@@ -65,7 +65,7 @@ pub struct Step {
 }
 
 pub struct Panes {
-    cache: Arc<SliceCache>,
+    pub(super) cache: Arc<SliceCache>,
     /// Bytes of what is in memory.
     tally: Arc<AtomicUsize>,
     pub(super) made: Mutex<Made>,

@@ -16,8 +16,9 @@ use super::store_saved::ClosedEntry;
 /// Panes of higher levels are made by readers alone: on a grid of 10 s these have 1 m, 6 m, 36 m and 3.6 h.
 pub const LEVELS: u32 = 4;
 
-/// What takes more in memory is not put together: half of it would be in one file anyway.
-const MOST_BYTES: usize = 128 << 20;
+/// What takes more in memory is not put together, nor what the cache has no room for, unless it is little.
+const MOST_BYTES: usize = 256 << 20;
+const LITTLE: usize = 16 << 20;
 
 /// A pane in a file.
 #[derive(Debug, Clone)]
@@ -60,7 +61,8 @@ impl PaneToKeep {
     pub fn save(&self) -> Result<Option<(Arc<ClosedSlice>, Saved)>, ExecError> {
         let Some(panes) = self.panes.upgrade() else { return Ok(None) };
         let Some(slices) = self.slices.iter().map(Weak::upgrade).collect::<Option<Vec<_>>>() else { return Ok(None) };
-        if panes.bytes_below(self.key, &slices) > MOST_BYTES {
+        let most = panes.cache.limit_bytes().clamp(LITTLE, MOST_BYTES);
+        if panes.bytes_below(self.key, &slices) > most {
             return Ok(None);
         }
         let (layout, num_keys) = (&self.layout, self.num_keys);

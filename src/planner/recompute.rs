@@ -118,19 +118,18 @@ fn expanded(
     };
     let mut query = parse_query(&definition.query)?;
     name_columns(&mut query);
-    let mut plan = with_output_types(prepare(scope.plan(query, &[])?, scope)?)?;
-    if definition.emit_on_window_close
-        && let Some(finals_us) = finals_us
-    {
-        let Some(&final_us) = finals_us.get(&view.oid) else {
+    let plan = with_output_types(prepare(scope.plan(query, &[])?, scope)?)?;
+    let closes = finals_us.filter(|_| definition.emit_on_window_close);
+    let final_us = closes.map(|finals_us| {
+        finals_us.get(&view.oid).copied().ok_or_else(|| {
             let message = format!("RECONCILE: \"{}\" shows neither window_start nor window_end", view.name);
-            return Err(PlanError::unsupported(
+            PlanError::unsupported(
                 message,
                 "Nothing tells which windows an EMIT ON WINDOW CLOSE view has shown: select one of them in it.",
-            ));
-        };
-        plan = final_windows(plan, final_us)?;
-    }
+            )
+        })
+    });
+    let final_us = final_us.transpose()?;
     let plan = plan.transform_up_with_subqueries(|plan| {
         let LogicalPlan::TableScan(scan) = &plan else { return Ok(Transformed::no(plan)) };
         let Some(source) = scan.source.downcast_ref::<ObjectSource>() else { return Ok(Transformed::no(plan)) };
@@ -144,7 +143,11 @@ fn expanded(
         scan.source = provider_as_source(Arc::clone(rows));
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     })?;
-    let plan = plan.data.recompute_schema()?;
+    let mut plan = plan.data.recompute_schema()?;
+    if let Some(final_us) = final_us {
+        // Its own windows, or those of the view that it shows what is final of.
+        plan = final_windows(plan, final_us)?;
+    }
     let schema = Arc::clone(plan.schema());
     let columns = schema.columns().into_iter().zip(view.columns.fields());
     let named = columns.map(|(column, field)| {

@@ -19,6 +19,9 @@ pub const LEVELS: u32 = 4;
 /// What takes more in memory is not put together, nor what the cache has no room for, unless it is little.
 const MOST_BYTES: usize = 256 << 20;
 const LITTLE: usize = 16 << 20;
+/// Fewer rows are put together to save reads; more only where so large a share of them, by the number of keys, is left.
+const FEW_ROWS: usize = 8192;
+const WORTH: f64 = 0.75;
 
 /// A pane in a file.
 #[derive(Debug, Clone)]
@@ -56,13 +59,14 @@ impl PaneToKeep {
     }
 
     /// Makes it. What is given belongs into a file, in which the pane is from [`ClosedSlice::keep_in`] on. `None`: some slice has gone,
-    /// all lie in one pane of the level below, or it would be too large. Cost: a merge of the panes of the level below, or of the slices,
+    /// all lie in one pane of the level below, it would be too large, or hardly smaller than they are. Cost: a merge of the panes of the level below, or of the slices,
     /// which are read if they are not in memory. Errors: those of reading them.
     pub fn save(&self) -> Result<Option<(Arc<ClosedSlice>, Saved)>, ExecError> {
         let Some(panes) = self.panes.upgrade() else { return Ok(None) };
         let Some(slices) = self.slices.iter().map(Weak::upgrade).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let below = panes.below(self.key, &slices);
         let most = panes.cache.limit_bytes().clamp(LITTLE, MOST_BYTES);
-        if panes.bytes_below(self.key, &slices) > most {
+        if below.iter().map(|(_, bytes)| bytes).sum::<usize>() > most || !pays(&below, self.num_keys) {
             return Ok(None);
         }
         let (layout, num_keys) = (&self.layout, self.num_keys);
@@ -127,14 +131,39 @@ impl Panes {
         }
     }
 
-    /// What a pane would be put together from, in memory.
-    fn bytes_below(&self, (level, _): PaneKey, slices: &[Arc<ClosedSlice>]) -> usize {
+    /// What a pane would be put together from: rows and bytes in memory of each part.
+    fn below(&self, (level, _): PaneKey, slices: &[Arc<ClosedSlice>]) -> Vec<(usize, usize)> {
         let width = FANOUT.pow(level - 1);
         let made = self.made.lock();
-        let bytes = |run: &[Arc<ClosedSlice>]| match made.panes.get(&(level - 1, run[0].slice.div_euclid(width))) {
-            Some(pane) if pane.is_there() => pane.bytes(),
-            _ => run.iter().map(|slice| slice.bytes()).sum(),
-        };
-        slices.chunk_by(|a, b| a.slice.div_euclid(width) == b.slice.div_euclid(width)).map(bytes).sum()
+        let mut parts = Vec::new();
+        for run in slices.chunk_by(|a, b| a.slice.div_euclid(width) == b.slice.div_euclid(width)) {
+            match made.panes.get(&(level - 1, run[0].slice.div_euclid(width))) {
+                Some(pane) if pane.file().is_some() => parts.push((pane.rows(), pane.bytes())),
+                _ => parts.extend(run.iter().map(|slice| (slice.rows(), slice.bytes()))),
+            }
+        }
+        parts
+    }
+}
+
+/// Whether parts of so many rows have keys in common, if each has its keys by chance: where they are less even, more are.
+fn pays(parts: &[(usize, usize)], num_keys: usize) -> bool {
+    let rows: usize = parts.iter().map(|(rows, _)| rows).sum();
+    let keys = num_keys.max(1) as f64;
+    let in_none: f64 = parts.iter().map(|&(rows, _)| 1.0 - (rows as f64 / keys).min(1.0)).product();
+    rows <= FEW_ROWS || keys * (1.0 - in_none) <= WORTH * rows as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pane_that_is_hardly_smaller_than_its_parts_does_not_pay() {
+        let of = |parts: usize, rows: usize, keys: usize| pays(&vec![(rows, 0); parts], keys);
+        assert!(of(6, 300, 1_000_000), "few rows");
+        assert!(!of(6, 27_000, 500_000) && of(36, 27_000, 500_000));
+        assert!(of(6, 140_000, 500_000));
+        assert!(of(6, 500_000, 500_000) && of(6, 1, 0));
     }
 }

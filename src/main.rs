@@ -1,5 +1,6 @@
 //! The command line: options from arguments, `RIVERRUN_*` variables and a TOML file, in this order.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -135,6 +136,14 @@ impl Options {
 
     fn engine(&self, data: Option<String>) -> Result<EngineOptions> {
         let default = EngineOptions::default();
+        let at_least_one = [
+            ("--memory-limit-mib", self.memory_limit_mib),
+            ("--max-connections", self.max_connections),
+            ("--query-memory-mib", self.query_memory_mib),
+        ];
+        if let Some((option, _)) = at_least_one.iter().find(|(_, value)| *value == Some(0)) {
+            anyhow::bail!("{option} is 0: with that nothing works; leave it out for the default");
+        }
         let checkpoint_interval = match self.checkpoint_interval.as_deref().map(interval_us).transpose() {
             Ok(None) => default.checkpoint_interval,
             Ok(Some(us)) => match u64::try_from(us) {
@@ -202,7 +211,11 @@ fn main() -> Result<()> {
         Command::Demo(_) => "error",
     };
     let filter = EnvFilter::try_from_env("RIVERRUN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     // Planning a deeply nested statement takes more stack than a thread has by default.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_stack_size(STACK_BYTES)
@@ -269,7 +282,8 @@ async fn serve(options: Options, data: Option<String>) -> Result<()> {
     tracing::info!("stopping");
     server.stop().await;
     engine.stop().await;
-    match ended {
+    // What came last may not have been kept.
+    match ended.or(engine.ended().await) {
         Some(reason) => anyhow::bail!("the engine has ended: {reason}"),
         None => Ok(()),
     }

@@ -174,8 +174,12 @@ impl Coordinator {
             if let Some(fenced) = self.fenced.take() {
                 break Some(fenced);
             }
-            if crashes || stopping && !self.has_more_to_keep() {
+            if crashes {
                 break None;
+            }
+            if stopping && !self.has_more_to_keep() {
+                let unkept = self.check_keeping().err();
+                break unkept.map(|error| format!("what came last is not kept: {error}"));
             }
             if somebody_waits || stopping || since.elapsed() >= TICK {
                 since = Stopwatch::start();

@@ -22,6 +22,7 @@ use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingF
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 
 use super::arithmetic::{CheckedArithmetic, DecimalArithmetic, FloatDivision};
+use super::interval_arithmetic::length;
 use super::postgres_functions::at_time_zone;
 use super::session::SessionZone;
 use super::text_input::TextInput;
@@ -56,7 +57,7 @@ impl AnalyzerRule for BeforeCoercion {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let plan = rewrite(plan, &|expr, schema| match expr {
             Expr::AggregateFunction(_) | Expr::WindowFunction(_) => exact_aggregate(expr, schema),
-            other => float_wins(other, schema),
+            other => float_wins(by_length(other, schema), schema),
         })?;
         Ok(plan.transform_up_with_subqueries(float_wins_in_union)?.data)
     }
@@ -157,6 +158,20 @@ fn is_widened(argument: &Expr, schema: &DFSchema) -> bool {
     let Expr::Cast(cast) = argument else { return false };
     let from = cast.expr.get_type(schema);
     from.is_ok_and(|from| from.is_integer() && from.primitive_width().is_some_and(|bytes| bytes < 8))
+}
+
+/// BETWEEN and IN of intervals; operators are planned so ([`super::interval_arithmetic`]).
+fn by_length(mut expr: Expr, schema: &DFSchema) -> Expr {
+    let compared: Vec<&mut Expr> = match &mut expr {
+        Expr::Between(between) => vec![&mut *between.expr, &mut *between.low, &mut *between.high],
+        Expr::InList(list) => [&mut *list.expr].into_iter().chain(&mut list.list).collect(),
+        _ => return expr,
+    };
+    let is_interval = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::Interval(_) | DataType::Duration(_)));
+    if compared.iter().all(|expr| is_interval(expr)) {
+        compared.into_iter().for_each(|expr| *expr = length(std::mem::take(expr)));
+    }
+    expr
 }
 
 /// Where Postgres would make DOUBLE PRECISION of a NUMERIC beside a float.

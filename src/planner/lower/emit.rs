@@ -63,8 +63,11 @@ pub(in crate::planner) fn check_closes(plan: &StreamPlan) -> Result<(), PlanErro
             }
             Op::Aggregate(Aggregate { window: Some(_), .. }) | Op::Sessions(_) => Ok(()),
             Op::Scan { name, kind: ScanKind::MaterializedView, .. } => Err(over_view(name)),
-            // Its groups are not the windows below.
-            Op::Aggregate(_) => inputs.iter().try_for_each(|&input| closes(plan, input)).and(Err(no_window())),
+            // Its groups are not the windows below, or not of the same aggregates.
+            Op::Aggregate(_) => {
+                inputs.iter().try_for_each(|&input| closes(plan, input))?;
+                Err(plan.over.first().map_or_else(no_window, |(_, name)| over_view(name)))
+            }
             Op::Scan { .. } | Op::AssignWindows { .. } | Op::EmitEvery { .. } => Err(no_window()),
         }
     }
@@ -74,8 +77,9 @@ pub(in crate::planner) fn check_closes(plan: &StreamPlan) -> Result<(), PlanErro
 fn over_view(name: &str) -> PlanError {
     refusal(
         &format!("EMIT ON WINDOW CLOSE cannot tell when rows of \"{name}\" are final"),
-        "It can over a view whose windows are read from slices, for filters, projections, Top-N and sums by window_end (EXPLAIN shows \
-         what is). Else use the column as the time of windows, FROM TUMBLE(view, window_start, ...), or leave EMIT ON WINDOW CLOSE out.",
+        "It can over a view of HOP, TUMBLE or CUMULATE over a source: for filters, projections, Top-N by window, and GROUP BY window_end with \
+         sums of its sums and counts, min of min, max of max. Else use the column as the time of windows, FROM TUMBLE(view, window_start, \
+         ...); or leave EMIT ON WINDOW CLOSE out, if the view beneath has it.",
     )
 }
 

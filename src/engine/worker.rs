@@ -26,8 +26,10 @@ use crate::exec::feed::Shortfall;
 use crate::exec::flow::{Feed, Pass};
 use crate::exec::horizon::Horizon;
 use crate::exec::law::SourceTime;
+use crate::exec::session_batch::SessionSnapshot;
 use crate::exec::slice_cache::SliceCache;
 use crate::exec::slice_store::{SliceStore, StoreLayout, StoreRows};
+use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::{Times, shown};
 use crate::exec::window_view::{Changes, Told, WindowView};
 use crate::exec::{Delta, ExecError};
@@ -71,6 +73,12 @@ pub(super) struct Part {
     pub failed: bool,
     /// The tick in which rows last came.
     pub generation: u64,
+}
+
+#[derive(Default)]
+struct Snapshots {
+    slices: Vec<(StoreId, StoreSnapshot)>,
+    sessions: Vec<(StoreId, SessionSnapshot)>,
 }
 
 struct PreAggregate {
@@ -670,6 +678,8 @@ impl Worker {
         if !idle {
             self.busy += watch.elapsed();
         }
+        // Before those begin who have waited: what they are given is told as a change of the next tick.
+        let snapshots = self.take_snapshots(snapshots);
         // What is sent from here on belongs to the next tick.
         (self.tick, self.round) = (tick + 1, 0);
         self.bytes_this_tick = 0;
@@ -745,7 +755,27 @@ impl Worker {
         Ok(())
     }
 
-    fn report(&mut self, tick: u64, snapshots: &[StoreId], detail: bool, edges: Vec<(EdgeId, Delta)>) -> Report {
+    /// What stores hold, as their change streams have told it by now.
+    fn take_snapshots(&mut self, ids: &[StoreId]) -> Snapshots {
+        let mut taken = Snapshots::default();
+        for &id in ids {
+            if let Some(part) = self.sessions.get_mut(&id) {
+                match part.store.snapshot() {
+                    Ok(snapshot) => taken.sessions.push((id, snapshot)),
+                    Err(error) => self.fail(Consumer::Store(id), &error),
+                }
+                continue;
+            }
+            let Some(part) = self.stores.get_mut(&id) else { continue };
+            match part.store.snapshot() {
+                Ok(snapshot) => taken.slices.push((id, snapshot)),
+                Err(error) => self.fail(Consumer::Store(id), &error),
+            }
+        }
+        taken
+    }
+
+    fn report(&mut self, tick: u64, snapshots: Snapshots, detail: bool, edges: Vec<(EdgeId, Delta)>) -> Report {
         let mut verdicts = Verdicts {
             duplicates: std::mem::take(&mut self.duplicates),
             kept_after_all: std::mem::take(&mut self.kept_after_all),
@@ -757,21 +787,6 @@ impl Worker {
         }
         for said in &mut sources {
             said.ids = [said.ids, self.owned_ids(said.source)].into_iter().sum();
-        }
-        let (mut taken, mut sessions) = (Vec::new(), Vec::new());
-        for &id in snapshots {
-            if let Some(part) = self.sessions.get_mut(&id) {
-                match part.store.snapshot() {
-                    Ok(snapshot) => sessions.push((id, snapshot)),
-                    Err(error) => self.fail(Consumer::Store(id), &error),
-                }
-                continue;
-            }
-            let Some(part) = self.stores.get_mut(&id) else { continue };
-            match part.store.snapshot() {
-                Ok(snapshot) => taken.push((id, snapshot)),
-                Err(error) => self.fail(Consumer::Store(id), &error),
-            }
         }
         let shortfall = |source: Oid, store: StoreId| {
             self.sources.get(&source).map_or_else(Shortfall::default, |r| r.shortfall(Consumer::Store(store)))
@@ -807,8 +822,8 @@ impl Worker {
             edges,
             sources,
             verdicts,
-            snapshots: taken,
-            sessions,
+            snapshots: snapshots.slices,
+            sessions: snapshots.sessions,
             oldest_sessions: self.sessions.iter().filter_map(|(&id, part)| Some((id, part.oldest_us?))).collect(),
             times: self.times.clone(),
             stores,
@@ -840,3 +855,7 @@ pub(super) fn attached_feed(store: StoreId, feed: &Feed) -> Attached {
 pub(super) fn attached_pass(pass: PassId, plan: &Pass) -> Attached {
     Attached::Pass(pass, Arc::new(plan.clone()))
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

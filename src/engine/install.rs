@@ -27,7 +27,7 @@ use crate::exec::horizon::Horizon;
 use crate::exec::regroup::Regrouped;
 use crate::exec::regroup_changes::RegroupedChanges;
 use crate::exec::tail::Tail;
-use crate::planner::stream_plan::{Emit, Op, ScanKind, StoreChoice, StreamPlan, Window};
+use crate::planner::stream_plan::{Aggregate, Emit, Op, ScanKind, StoreChoice, StreamPlan, Window};
 
 /// SEMANTICS 3.4: rows of windows are not copied more often than this.
 const MOST_COPIES: i64 = 1000;
@@ -125,6 +125,7 @@ impl Coordinator {
     ) -> Result<Vec<String>, EngineError> {
         let flow = Flow::of(&plan, self)?;
         let mut notices = self.check(&flow, &plan)?;
+        let keeps_every_window = took_up.is_none() && keeps_every_window(&plan);
         if plan.store == StoreChoice::Shared && took_up.is_none() {
             for feed in &flow.feeds {
                 let choice = self.choose(feed, &plan, true);
@@ -242,6 +243,10 @@ impl Coordinator {
             },
         };
         self.views.insert(oid, view);
+        if keeps_every_window {
+            notices
+                .push("keeps every window until it is dropped; WITH (retention = '30 days') forgets older ones".into());
+        }
         Ok(notices)
     }
 
@@ -545,4 +550,11 @@ fn no_slices(plan: &StreamPlan) -> &'static str {
     } else {
         "what it groups are not the rows of a source as they come"
     }
+}
+
+/// Nothing bounds what the view's windows take.
+fn keeps_every_window(plan: &StreamPlan) -> bool {
+    let has = |is: fn(&Op) -> bool| plan.nodes.iter().any(|node| is(&node.op));
+    let windows = |op: &Op| matches!(op, Op::Aggregate(Aggregate { window: Some(_), .. }) | Op::Sessions(_));
+    plan.retention_us.is_none() && has(windows) && !has(|op| matches!(op, Op::TemporalFilter { .. }))
 }

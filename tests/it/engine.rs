@@ -26,6 +26,27 @@ async fn views_over_tables_follow_inserts_updates_and_deletes() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_keeps_every_window_says_so() {
+    let db = Db::start(1);
+    db.run("CREATE TABLE e (k INT, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts) APPEND ONLY").await;
+    let says = async |with: &str, query: &str| {
+        let told = db.notices(&format!("CREATE MATERIALIZED VIEW v {with} AS {query}")).await;
+        db.run("DROP MATERIALIZED VIEW v").await;
+        told.iter().any(|notice| notice.starts_with("keeps every window"))
+    };
+    let windows = "SELECT window_end, count(*) AS n FROM TUMBLE(e, ts, INTERVAL '1 minute') GROUP BY window_end";
+    let sessions =
+        "SELECT k, window_end, count(*) AS n FROM SESSION(e, ts, INTERVAL '1 minute') GROUP BY k, window_end";
+    let bounded =
+        "SELECT * FROM (SELECT window_end, count(*) AS n FROM TUMBLE(e, ts, INTERVAL '1 minute') GROUP BY window_end)
+                   WHERE window_end > now() - INTERVAL '1 hour'";
+    assert!(says("", windows).await && says("", sessions).await);
+    assert!(!says("WITH (retention = '1 day')", windows).await && !says("", bounded).await);
+    assert!(!says("", "SELECT k, count(*) AS n FROM e GROUP BY k").await);
+    db.engine.stop().await;
+}
+
 const SOURCE: &str =
     "CREATE SOURCE e (id BIGINT, kind VARCHAR, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
     WITH (connector = 'kafka', topic = 'e', properties.bootstrap.server = '$SERVERS') FORMAT PLAIN ENCODE JSON";

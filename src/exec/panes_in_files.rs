@@ -59,8 +59,8 @@ impl PaneToKeep {
     }
 
     /// Makes it. What is given belongs into a file, in which the pane is from [`ClosedSlice::keep_in`] on. `None`: some slice has gone,
-    /// all lie in one pane of the level below, it would be too large, or hardly smaller than they are. Cost: a merge of the panes of the level below, or of the slices,
-    /// which are read if they are not in memory. Errors: those of reading them.
+    /// all lie in one pane of the level below, or it would be too large, or hardly smaller than what it is made of. Cost: a merge of the
+    /// panes of the level below, or of the slices, which are read if they are not in memory. Errors: those of reading them.
     pub fn save(&self) -> Result<Option<(Arc<ClosedSlice>, Saved)>, ExecError> {
         let Some(panes) = self.panes.upgrade() else { return Ok(None) };
         let Some(slices) = self.slices.iter().map(Weak::upgrade).collect::<Option<Vec<_>>>() else { return Ok(None) };

@@ -180,7 +180,7 @@ fn product(interval: IntervalMonthDayNano, number: f64, divides: bool) -> Result
     }
     let scaled = |value: f64| if divides { value / number } else { value * number };
     let months = scaled(f64::from(interval.months));
-    // Rounded to microseconds, so that a third of a month does not lose one to the float.
+    // Rounded, so that a third of a month is ten days and not a float's breadth less.
     let days_of_months = rounded((months - months.trunc()) * DAYS_PER_MONTH, 1e12);
     let days = scaled(f64::from(interval.days));
     let nanos_of_days = (days - days.trunc() + days_of_months - days_of_months.trunc()) * NANOS_PER_DAY;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use riverrun::demo::{self, Board, Demo, DemoOptions, Meter};
-use riverrun::engine::{Engine, EngineOptions};
+use riverrun::engine::{Engine, EngineError, EngineOptions};
 use riverrun::server::{Server, ServerOptions};
 use riverrun::sql::interval_us;
 use riverrun::storage::{self, Copied, StorageError};
@@ -63,6 +63,10 @@ struct Serve {
     /// Keep nothing: all is gone when the process ends
     #[arg(long)]
     in_memory: bool,
+    /// Begin though files are damaged: views whose state cannot be read are made anew from sources and tables, the newest manifest
+    /// gives way to the one before it, and lists of rows that did not count begin empty. All that is kept is read first
+    #[arg(long, conflicts_with = "in_memory")]
+    rebuild_damaged: bool,
     /// A TOML file with these options, written with underscores; what is given here or in RIVERRUN_* variables wins.
     #[arg(long, value_name = "FILE", env = "RIVERRUN_CONFIG")]
     config: Option<PathBuf>,
@@ -197,6 +201,12 @@ impl FileOptions {
 /// Where `serve` keeps state unless it is told.
 const DATA_DIR: &str = "riverrun-data";
 
+/// What can be done about a damaged file.
+const MEND: &str = "what is kept is damaged. Restore a backup (`riverrun restore`), or start once with --rebuild-damaged, which makes \
+                    views whose state cannot be read anew from their sources, as far as the topics reach back";
+const MEND_BY_BACKUP: &str =
+    "what is kept is damaged, and this does not follow from the topics: restore a backup (`riverrun restore`)";
+
 /// The stack of a thread that runs statements. The parser bounds how deep a statement may be; what works on the deepest one,
 /// in a debug build, needs about half of this.
 const STACK_BYTES: usize = 16 << 20;
@@ -227,7 +237,7 @@ fn main() -> Result<()> {
             let file = serve.config.as_deref().map(FileOptions::read).transpose()?.unwrap_or_default();
             let data = serve.data_dir.or(file.data_dir).unwrap_or_else(|| DATA_DIR.to_string());
             let data = (!serve.in_memory).then_some(data);
-            runtime.block_on(self::serve(serve.options.or(file.options), data))
+            runtime.block_on(self::serve(serve.options.or(file.options), data, serve.rebuild_damaged))
         }
         Command::Demo(demo) => runtime.block_on(self::demo(demo)),
         Command::Backup(Backup { data_dir, to }) => copied(storage::backup(&data_dir, &to), &to),
@@ -252,8 +262,17 @@ fn copied(outcome: Result<Copied, StorageError>, to: &str) -> Result<()> {
     Ok(())
 }
 
-async fn start(options: &Options, data: Option<String>) -> Result<(Engine, Server)> {
-    let engine = Engine::start(options.engine(data)?).context("the engine does not start")?;
+async fn start(options: &Options, engine: EngineOptions) -> Result<(Engine, Server)> {
+    let rebuilds = engine.rebuild_damaged;
+    let engine = Engine::start(engine).map_err(|error| {
+        let damaged = matches!(&error, EngineError::Kept(error) if error.is_damage());
+        let error = anyhow::Error::from(error).context("the engine does not start");
+        match (damaged, rebuilds) {
+            (false, _) => error,
+            (true, false) => error.context(MEND),
+            (true, true) => error.context(MEND_BY_BACKUP),
+        }
+    })?;
     match Server::start(engine.clone(), options.server()).await {
         Ok(server) => Ok((engine, server)),
         Err(error) => {
@@ -263,9 +282,9 @@ async fn start(options: &Options, data: Option<String>) -> Result<(Engine, Serve
     }
 }
 
-async fn serve(options: Options, data: Option<String>) -> Result<()> {
+async fn serve(options: Options, data: Option<String>, rebuild_damaged: bool) -> Result<()> {
     let place = data.clone();
-    let (engine, server) = start(&options, data).await?;
+    let (engine, server) = start(&options, EngineOptions { rebuild_damaged, ..options.engine(data)? }).await?;
     match place {
         Some(place) => tracing::info!(data = place, "what it holds outlives the process"),
         None => tracing::warn!("nothing is kept: all is gone when the process ends"),
@@ -290,7 +309,7 @@ async fn serve(options: Options, data: Option<String>) -> Result<()> {
 }
 
 async fn demo(args: DemoArgs) -> Result<()> {
-    let (engine, server) = start(&args.options, None).await?;
+    let (engine, server) = start(&args.options, args.options.engine(None)?).await?;
     let mut end = std::pin::pin!(async {
         match args.seconds.map(Duration::from_secs) {
             Some(seconds) => tokio::time::timeout(seconds, interrupted()).await.unwrap_or(Ok(())),

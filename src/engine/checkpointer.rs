@@ -78,10 +78,6 @@ pub(super) struct Committed {
     pub tries: u32,
 }
 
-pub(super) fn read(storage: &Storage, at: &SectionRef) -> Result<Saved, ExecError> {
-    try_read(storage, at).map_err(|error| ExecError::Storage { what: error.to_string() })
-}
-
 pub(super) fn try_read(storage: &Storage, at: &SectionRef) -> Result<Saved, StorageError> {
     storage.read(at).and_then(|bytes| decode(&bytes))
 }

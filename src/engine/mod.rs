@@ -15,6 +15,7 @@ mod checkpointer;
 mod checkpoints;
 mod clock;
 mod coordinator;
+mod damage;
 mod dataflow;
 mod duplicates;
 mod edge;
@@ -96,7 +97,7 @@ use crate::exec::dedup::Deduplicate;
 use crate::exec::law::Bounds;
 use crate::planner::{self, stream_plan::StreamPlan};
 use crate::sql::{Drop, Include, Name, Statement, interval_us};
-use crate::storage::{Blobs, Opened, Storage, StorageError};
+use crate::storage::{self, Blobs, IfDamaged, Opened, Storage, StorageError};
 
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -108,6 +109,8 @@ pub struct EngineOptions {
     pub checkpoint_interval: Duration,
     /// What state may take of memory.
     pub memory_limit_bytes: Option<usize>,
+    /// Of what is kept, what is damaged and follows from sources and tables is made anew, where else the start is refused.
+    pub rebuild_damaged: bool,
     /// After the storage has failed; it doubles with each failure that follows, up to ten seconds.
     pub retry_pause: Duration,
     /// What `now()` is in views, and what EMIT EVERY goes by.
@@ -122,6 +125,7 @@ impl Default for EngineOptions {
             data: None,
             checkpoint_interval: CHECKPOINT_INTERVAL,
             memory_limit_bytes: None,
+            rebuild_damaged: false,
             retry_pause: FIRST_PAUSE,
             clock: TickClock::System,
         }
@@ -161,10 +165,12 @@ impl Inner {
         let (reports, reported) = unbounded();
         let stats = Arc::new(RwLock::new(Arc::new(Stats::default())));
         let (owners, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
-        let opened = match blobs {
-            Some(blobs) => Some(Storage::open_with(blobs, rand::random(), now_us())?),
-            None => options.data.as_deref().map(open_storage).transpose()?,
+        let blobs = match blobs {
+            Some(blobs) => Some(blobs),
+            None => options.data.as_deref().map(storage::at).transpose()?,
         };
+        let if_damaged = if options.rebuild_damaged { IfDamaged::GoOn } else { IfDamaged::Refuse };
+        let opened = blobs.map(|blobs| open_storage(&blobs, if_damaged)).transpose()?;
         let checkpoint = opened.as_ref().and_then(|opened| opened.manifest.as_ref()).map(restore::checkpoint_of);
         let checkpoint: Option<Checkpoint> = checkpoint.transpose()?.flatten();
         // Each start has an epoch of its own, so that a tick's id never comes twice, whatever the clock says.
@@ -189,10 +195,10 @@ impl Inner {
         drop(reports);
         let (ended, end) = watch::channel(None);
         let lines = Lines { requests: asked, say: requests.clone(), commands, reports: reported, ended };
-        let mut coordinator = Coordinator::new(epoch, lines, stats.clone(), memory, options.clock);
+        let mut coordinator = Coordinator::new(epoch, lines, stats.clone(), memory, options.clock.clone());
         let mut plans = planner::Plans::default();
         if let Some(opened) = opened {
-            plans = coordinator.take_up(opened, checkpoint, options.checkpoint_interval, options.retry_pause)?;
+            plans = coordinator.take_up(opened, checkpoint, &options)?;
         }
         let catalog = coordinator.catalog.clone();
         let run = move || coordinator.run();
@@ -462,10 +468,10 @@ impl Inner {
 
 /// A process that has just been killed may still hold its lock.
 #[expect(clippy::disallowed_methods, reason = "nothing tells when another process has gone")]
-fn open_storage(url: &str) -> Result<Opened, StorageError> {
+fn open_storage(blobs: &Arc<dyn Blobs>, if_damaged: IfDamaged) -> Result<Opened, StorageError> {
     let since = Stopwatch::start();
     loop {
-        match Storage::open(url, now_us()) {
+        match Storage::open_with(blobs.clone(), rand::random(), now_us(), if_damaged) {
             Err(StorageError::Locked { .. }) if since.elapsed() < LONGEST_LOCK => {
                 thread::sleep(Duration::from_millis(50));
             }

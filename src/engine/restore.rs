@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::checkpoint::{Body, Checkpoint, FORMAT, PartFiles, PartitionNotes, SavedSource, SavedStore, ViewBody};
-use super::checkpointer::{Checkpointer, read};
+use super::EngineOptions;
+use super::checkpoint::{Body, Checkpoint, FORMAT, PartitionNotes, SavedSource, SavedStore, ViewBody};
+use super::checkpointer::Checkpointer;
 use super::coordinator::Coordinator;
+use super::damage::Files;
 use super::dataflow::Store;
 use super::error::EngineError;
 use super::former_format;
@@ -30,7 +31,7 @@ use crate::exec::tail::Tail;
 use crate::exec::tail_saves::InFiles;
 use crate::planner::{self, Plans, stream_plan::StreamPlan};
 use crate::sql;
-use crate::storage::{Manifest, Opened, Storage};
+use crate::storage::{Manifest, Opened};
 
 /// A catalog with the dataflows of its materialized views.
 pub(super) struct Planned {
@@ -38,26 +39,6 @@ pub(super) struct Planned {
     pub plans: Plans,
     /// Of views that are no more, while stores made for them are read.
     ghosts: BTreeMap<Oid, (Arc<Object>, StreamPlan)>,
-}
-
-/// The files of a checkpoint, as they are taken up.
-struct Files<'a> {
-    storage: &'a Storage,
-    parts: &'a BTreeMap<String, PartFiles>,
-    slices: SliceIndex,
-}
-
-impl Files<'_> {
-    /// What a part saved, in order; nothing if there is no such part.
-    fn saved(&self, name: &str) -> Result<Vec<Saved>, EngineError> {
-        let at = self.parts.get(name).into_iter().flat_map(|files| &files.saved);
-        Ok(at.map(|at| read(self.storage, at)).collect::<Result<_, _>>()?)
-    }
-
-    /// Names of the parts below a prefix, with what follows it.
-    fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.parts.keys().filter_map(move |name| Some((name.as_str(), name.strip_prefix(prefix)?)))
-    }
 }
 
 /// Plans a catalog's texts again.
@@ -127,19 +108,20 @@ impl Coordinator {
         &mut self,
         opened: Opened,
         checkpoint: Option<Checkpoint>,
-        interval: Duration,
-        retry_pause: Duration,
+        options: &EngineOptions,
     ) -> Result<Plans, EngineError> {
         let Opened { storage, manifest, log, .. } = opened;
         self.lasts = true;
         self.broadcast(|| Command::Pause { reading: false });
+        let retry_pause = options.retry_pause;
         let (mut plans, mut parts, mut slices) = (Plans::default(), BTreeMap::new(), SliceIndex::default());
         if let Some(checkpoint) = checkpoint {
             let planned = plan_again(&checkpoint.body)?;
+            let mut files = Files::of(&storage, &checkpoint, options.rebuild_damaged)?;
             self.restoring = true;
-            slices = self.restore(&storage, &checkpoint, &planned)?;
+            self.restore(&mut files, &checkpoint.body, &planned)?;
             self.restoring = false;
-            (plans, parts) = (planned.plans, checkpoint.parts);
+            (plans, parts, slices) = (planned.plans, files.parts, files.slices);
         }
         let thread = |e: std::io::Error| EngineError::NotReady {
             message: format!("a thread cannot be started: {e}"),
@@ -167,29 +149,27 @@ impl Coordinator {
         if let Some(reason) = self.fenced.take() {
             return Err(EngineError::Restore { message: reason });
         }
-        self.keeping = Some(Keeping::new(storage, checkpointer, table_log, interval, self.workers, last_record + 1));
+        self.keeping = Some(Keeping::new(
+            storage,
+            checkpointer,
+            table_log,
+            options.checkpoint_interval,
+            self.workers,
+            last_record + 1,
+        ));
         self.broadcast(|| Command::Pause { reading: true });
         Ok(plans)
     }
 
     /// Sends the workers what they had and takes up tables and views. Reading has not begun.
-    pub(super) fn restore(
-        &mut self,
-        storage: &Storage,
-        checkpoint: &Checkpoint,
-        planned: &Planned,
-    ) -> Result<SliceIndex, EngineError> {
-        let Checkpoint { body, parts, slice_files, unlisted } = checkpoint;
-        let mut slices = SliceIndex::load(storage, parts, slice_files)?;
-        slices.add_unlisted(storage, unlisted);
-        let files = Files { storage, parts, slices };
+    fn restore(&mut self, files: &mut Files<'_>, body: &Body, planned: &Planned) -> Result<(), EngineError> {
         self.catalog = Arc::new(planned.catalog.clone());
         self.now_us = self.now_us.max(body.now_us);
         self.next_id = body.next_id;
         for text in &body.catalog.objects {
             let Some(object) = planned.catalog.get(text.oid) else { continue };
             match &object.kind {
-                ObjectKind::Source(_) => self.restore_source(&object, body, &files)?,
+                ObjectKind::Source(_) => self.restore_source(&object, body, files)?,
                 ObjectKind::Table(_) => {
                     let saved = files.saved(&format!("table/{}", object.oid))?;
                     let mut table = match body.tables.iter().find(|table| table.oid == object.oid) {
@@ -203,13 +183,13 @@ impl Coordinator {
             }
         }
         self.step_tables();
-        self.restore_views(body, planned, &files)?;
-        let kept: Vec<(String, Vec<Saved>)> = files
-            .below("kept/")
-            .map(|(name, _)| Ok((name.to_string(), files.saved(name)?)))
-            .collect::<Result<_, EngineError>>()?;
-        self.kept.load(&kept)?;
-        Ok(files.slices)
+        self.restore_views(body, planned, files)?;
+        let mut kept = Vec::new();
+        for (name, what) in files.below("kept/") {
+            let what = format_args!("the list of rows that did not count ({what})");
+            kept.extend(files.unless_damaged(what, files.saved(name))?.map(|saved| (name.to_string(), saved)));
+        }
+        Ok(self.kept.load(&kept)?)
     }
 
     fn restore_source(&mut self, object: &Arc<Object>, body: &Body, files: &Files<'_>) -> Result<(), EngineError> {
@@ -275,7 +255,7 @@ impl Coordinator {
         Ok(())
     }
 
-    fn restore_views(&mut self, body: &Body, planned: &Planned, files: &Files<'_>) -> Result<(), EngineError> {
+    fn restore_views(&mut self, body: &Body, planned: &Planned, files: &mut Files<'_>) -> Result<(), EngineError> {
         let mut oids: BTreeSet<Oid> = planned.plans.keys().copied().collect();
         oids.extend(planned.ghosts.keys());
         let mut anew = Vec::new();
@@ -289,10 +269,15 @@ impl Coordinator {
                 continue;
             }
             let view = body.views.iter().find(|view| view.oid == oid);
-            match view.filter(|view| self.can_take_up(view, &flow)) {
-                Some(view) => {
-                    let (saved, tail) = (files.saved(&format!("rows/{oid}"))?, files.saved(&format!("tail/{oid}"))?);
-                    let name = format!("tail/{oid}");
+            let view = view.filter(|view| self.can_take_up(view, &flow));
+            let (rows, name) = (format!("rows/{oid}"), format!("tail/{oid}"));
+            let read = || Ok((files.saved(&rows)?, files.saved_with_slices(&name)?));
+            let saved = match view {
+                Some(_) => files.unless_damaged(format_args!("view \"{}\"", object.name), read())?,
+                None => None,
+            };
+            match view.zip(saved) {
+                Some((view, (saved, tail))) => {
                     let mut in_files = InFiles::default();
                     for node in 0..flow.tail.len() {
                         let closed = files.slices.entries(&name, node as u32);
@@ -303,7 +288,10 @@ impl Coordinator {
                     let took = TookUp { body: view.clone(), rows: saved, tail, in_files };
                     self.add_view(object, (*plan).clone(), Some(took))?;
                 }
-                None => anew.push((object, plan)),
+                None => {
+                    files.forget(&[rows, name]);
+                    anew.push((object, plan));
+                }
             }
         }
         // Stores that nobody reads, as who read them is made anew.
@@ -364,11 +352,13 @@ impl Coordinator {
                 tracing::warn!(store = known.id, parts = saved, "a store was not saved by every worker");
                 continue;
             }
-            let mut parts = Vec::new();
-            for name in (0..body.workers).map(|worker| format!("{prefix}{worker}")) {
+            let parts = (0..body.workers).map(|worker| {
+                let name = format!("{prefix}{worker}");
                 let (closed, panes) = (files.slices.entries(&name, 0), files.slices.panes(&name, 0));
-                parts.push(SavedPart { saved: files.saved(&name)?, closed, panes });
-            }
+                Ok(SavedPart { saved: files.saved_with_slices(&name)?, closed, panes })
+            });
+            let what = format_args!("a store of view \"{}\"", object.name);
+            let Some(parts) = files.unless_damaged(what, parts.collect())? else { continue };
             let saved = Arc::new(SavedStore { parts });
             let (store, source, layout) = (known.id, known.source, feed.layout.clone());
             self.broadcast(|| Command::AddStore { store, source, layout: layout.clone(), saved: Some(saved.clone()) });

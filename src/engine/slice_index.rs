@@ -93,6 +93,8 @@ pub(super) struct SliceIndex {
     /// By number.
     files: BTreeMap<u64, Listed>,
     next: u64,
+    /// Files by number whose lists could not be read.
+    unread: Vec<(u64, StorageError)>,
     /// Some slices are in no list yet.
     has_unlisted: bool,
     /// Slices that no part has any more, while somebody may still read them.
@@ -188,11 +190,13 @@ impl SliceFile for SliceAt {
 }
 
 impl SliceIndex {
-    /// As a manifest has it. Cost: the lists are read, no slice is. Errors: those of [`Storage::read`]; a list that does not fit its file.
+    /// As a manifest has it. Cost: the lists are read, no slice is. Errors: those of [`Storage::read`]; a list that does not fit its
+    /// file. If they may be damaged, [`SliceIndex::check`] tells of which parts they are.
     pub fn load(
         storage: &Storage,
         parts: &BTreeMap<String, PartFiles>,
         files: &[SlicesFile],
+        may_be_damaged: bool,
     ) -> Result<SliceIndex, StorageError> {
         let mut index = SliceIndex::default();
         for (name, kept) in parts.iter().filter_map(|(name, files)| Some((name, files.slices.as_ref()?))) {
@@ -204,7 +208,10 @@ impl SliceIndex {
         files.sort_unstable_by_key(|file| std::cmp::Reverse(file.number));
         index.next = files.first().map_or(0, |file| file.number + 1);
         for file in files {
-            index.load_file(storage, file)?;
+            match index.load_file(storage, file) {
+                Err(error) if may_be_damaged && error.is_damage() => index.unread.push((file.number, error)),
+                outcome => outcome?,
+            }
         }
         let first_files = index.parts.values().map(|part| part.first_file).max();
         index.next = index.next.max(first_files.unwrap_or(0));
@@ -288,6 +295,19 @@ impl SliceIndex {
     /// What a store is given of a part's node.
     pub fn entries(&self, part: &str, node: u32) -> Vec<ClosedEntry> {
         self.of_level(part, node, 0).collect()
+    }
+
+    /// Reads all slices of a part; of panes there is no need.
+    pub fn check(&self, part: &str) -> Result<(), StorageError> {
+        let Some(known) = self.parts.get(part) else { return Ok(()) };
+        // Of which parts its slices were is told by its list alone.
+        match self.unread.iter().find(|(number, _)| *number >= known.first_file) {
+            Some((_, error)) => Err(error.clone()),
+            None => known.slices.iter().filter(|(key, _)| key.level == 0).try_for_each(|(_, slice)| {
+                let place = slice.at.place();
+                try_read(&place.file.storage, &place.section()).map(drop)
+            }),
+        }
     }
 
     /// Its panes.

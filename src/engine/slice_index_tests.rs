@@ -5,6 +5,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use super::*;
+use crate::storage::IfDamaged;
 use crate::storage::sim::{Kind, SimDisk};
 
 fn at(node: u32, slice: i64) -> SliceKey {
@@ -25,7 +26,7 @@ struct Run {
 impl Run {
     fn new() -> Run {
         let disk = SimDisk::new(Kind::Local, 1);
-        let storage = Storage::open_with(disk.process(), 1, 7).expect("it opens").storage;
+        let storage = Storage::open_with(disk.process(), 1, 7, IfDamaged::Refuse).expect("it opens").storage;
         Run { storage, index: SliceIndex::default(), model: Model::new(), live: BTreeSet::new(), texts: 0 }
     }
 
@@ -76,7 +77,7 @@ impl Run {
     fn restarted(&self) -> SliceIndex {
         let files = |name: &String| PartFiles { saved: Vec::new(), slices: self.index.kept(name) };
         let parts = self.live.iter().map(|name| (name.clone(), files(name))).collect();
-        SliceIndex::load(&self.storage, &parts, &self.index.files()).expect("loaded")
+        SliceIndex::load(&self.storage, &parts, &self.index.files(), false).expect("loaded")
     }
 
     fn check(&self) {
@@ -180,7 +181,7 @@ fn a_list_that_does_not_fit_its_file_is_an_error() {
         let list = run.storage.write(&[list]).expect("written").remove(0);
         let files = PartFiles { saved: Vec::new(), slices: Some(KeptSlices::default()) };
         let parts = BTreeMap::from([("a".to_string(), files)]);
-        let loaded = SliceIndex::load(&run.storage, &parts, &[SlicesFile { number: 0, list }]);
+        let loaded = SliceIndex::load(&run.storage, &parts, &[SlicesFile { number: 0, list }], false);
         assert!(matches!(loaded, Err(StorageError::Corrupt { .. })));
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn take_place(blobs: &dyn Blobs, name: &str, bytes: &Bytes) -> Result
 }
 
 /// The place a URL names.
-pub(super) fn at(url: &str) -> Result<Arc<dyn Blobs>, StorageError> {
+pub fn at(url: &str) -> Result<Arc<dyn Blobs>, StorageError> {
     let invalid = |reason: &str| StorageError::InvalidUrl { url: url.to_string(), reason: reason.to_string() };
     let path = match url.split_once("://") {
         None => url,

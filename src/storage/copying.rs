@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::blobs::{Place, at, take_place};
 use super::log::ReadError;
-use super::opening::newest;
+use super::opening::{IfDamaged, newest};
 use super::{Blobs, Manifest, SectionRef, StorageError, data_file, log};
 
 /// How often the state may move on under a copy.
@@ -24,7 +24,7 @@ pub struct Copied {
     /// Records of the log that are not in the state.
     pub log_records: usize,
     pub bytes: u64,
-    /// Says so if the newest manifest was not whole and the one before it was taken.
+    /// Says so if the newest manifest was cut short and the one before it was taken.
     pub fallback: Option<String>,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn copy(from: &dyn Blobs, to: &dyn Blobs) -> Result<Copied, StorageEr
     let mut done = BTreeMap::new();
     let mut last = None;
     for _ in 0..MAX_ATTEMPTS {
-        let newest = newest(from)?;
+        let newest = newest(from, IfDamaged::Refuse)?;
         let Some(manifest) = newest.manifest else {
             return Err(StorageError::NotFound { name: format!("a state of riverrun in {}", from.location()) });
         };

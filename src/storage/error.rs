@@ -72,6 +72,11 @@ impl StorageError {
         }
     }
 
+    /// True if what is stored is not what was: no waiting mends it.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, StorageError::Corrupt { .. } | StorageError::NotFound { .. })
+    }
+
     pub(super) fn corrupt(file: &str, reason: impl Into<String>) -> StorageError {
         StorageError::Corrupt { file: file.to_string(), place: String::new(), reason: reason.into() }
     }

@@ -61,6 +61,18 @@ impl Manifest {
         Ok(bytes.into())
     }
 
+    /// The beginning of a manifest, and not all of it.
+    pub(super) fn is_cut_short(bytes: &[u8]) -> bool {
+        let begins = format!("riverrun manifest {FORMAT} ").into_bytes();
+        let shared = bytes.len().min(begins.len());
+        if bytes[..shared] != begins[..shared] {
+            return false;
+        }
+        let Some(line_end) = bytes.iter().position(|byte| *byte == b'\n') else { return bytes.len() < MAX_LINE };
+        let length = std::str::from_utf8(&bytes[..line_end]).ok().and_then(|line| line.rsplit(' ').next());
+        length.and_then(|length| length.parse().ok()).is_some_and(|length| bytes.len() - line_end - 1 < length)
+    }
+
     pub(super) fn decode(name: &str, bytes: &Bytes) -> Result<Manifest, StorageError> {
         let corrupt = |reason: &str| StorageError::corrupt(name, reason);
         let no_line = || corrupt("its first line is not that of a manifest");

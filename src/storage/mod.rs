@@ -73,13 +73,13 @@ pub mod sim;
 mod store;
 mod sweeping;
 
-pub use blobs::{Blob, Blobs, Put};
+pub use blobs::{Blob, Blobs, Put, at};
 pub use copying::{Copied, backup, restore};
 pub use data_file::SectionRef;
 pub use error::StorageError;
 pub use figures::Written;
 pub use manifest::Manifest;
-pub use opening::Opened;
+pub use opening::{IfDamaged, Opened};
 pub use saved::{decode, encode};
 pub use store::Storage;
 pub use sweeping::Swept;

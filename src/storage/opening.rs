@@ -23,22 +23,37 @@ pub struct Opened {
     pub manifest: Option<Manifest>,
     /// The records after the manifest's `log_through`, or all, with their numbers: in order, without a gap.
     pub log: Vec<(u64, Bytes)>,
-    /// Says so if the newest manifest was not whole and the one before it was taken.
+    /// Says so if the newest manifest was not whole.
     pub fallback: Option<String>,
+}
+
+/// What a start does about a manifest that was whole once and is damaged, or misses files of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IfDamaged {
+    /// What was acknowledged may be in nothing else.
+    #[default]
+    Refuse,
+    /// The one before it is taken; one whose files are missing is taken as it is.
+    GoOn,
 }
 
 impl Storage {
     /// Takes over what is at `url`: a path, `file://`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
     /// Clouds are told the rest by the variables that are usual there (`AWS_*`, `GOOGLE_*`, `AZURE_*`).
     pub fn open(url: &str, now_us: i64) -> Result<Opened, StorageError> {
-        Storage::open_with(super::blobs::at(url)?, rand::random(), now_us)
+        Storage::open_with(super::blobs::at(url)?, rand::random(), now_us, IfDamaged::Refuse)
     }
 
     /// Takes over what is in `blobs`. `writer` tells this process from all others.
-    pub fn open_with(blobs: Arc<dyn Blobs>, writer: u64, now_us: i64) -> Result<Opened, StorageError> {
+    pub fn open_with(
+        blobs: Arc<dyn Blobs>,
+        writer: u64,
+        now_us: i64,
+        if_damaged: IfDamaged,
+    ) -> Result<Opened, StorageError> {
         check_ours(&*blobs)?;
         blobs.lock()?;
-        let (newest, last) = take_over(&*blobs, writer, now_us)?;
+        let (newest, last) = take_over(&*blobs, writer, now_us, if_damaged)?;
         let Newest { manifest, fallback, .. } = newest;
         let before = manifest.clone();
         let through = last.log_through;
@@ -78,8 +93,20 @@ pub(super) struct Newest {
     pub fallback: Option<String>,
 }
 
-/// The newest manifest; if it is damaged or its files are not all there, the one before it.
-pub(super) fn newest(blobs: &dyn Blobs) -> Result<Newest, StorageError> {
+/// The newest manifest. One that is cut short was never acknowledged, as its bytes are synced before it gets its name: then it is
+/// the one before it.
+pub(super) fn newest(blobs: &dyn Blobs, if_damaged: IfDamaged) -> Result<Newest, StorageError> {
+    loop {
+        let before = highest(blobs)?;
+        match newest_listed(blobs, if_damaged) {
+            // Who writes meanwhile deletes what is older.
+            Err(StorageError::Corrupt { .. }) | Ok(Newest { fallback: Some(_), .. }) if highest(blobs)? > before => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn newest_listed(blobs: &dyn Blobs, if_damaged: IfDamaged) -> Result<Newest, StorageError> {
     let names = blobs.list("manifest")?.into_iter().map(|blob| blob.name);
     let mut numbered: Vec<(u64, String)> = names.filter_map(|name| Some((Manifest::number_in(&name)?, name))).collect();
     numbered.sort();
@@ -96,13 +123,31 @@ pub(super) fn newest(blobs: &dyn Blobs) -> Result<Newest, StorageError> {
     let mut damaged: Vec<String> = Vec::new();
     // Only for the last two are all files and the log kept.
     for (_, name) in numbered.iter().rev().take(2) {
-        match usable(blobs, name) {
+        let bytes = match blobs.get(name, None) {
+            Ok(bytes) => bytes,
+            Err(StorageError::NotFound { .. }) => {
+                damaged.push(format!("{name} went away"));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match Manifest::decode(name, &bytes) {
             Ok(manifest) => {
-                let fallback = damaged.first().map(|why| format!("{why}; the state is that of {name}"));
+                let missing = missing_file(blobs, &manifest)?;
+                if missing.is_some() && if_damaged == IfDamaged::Refuse {
+                    let reason = format!("its file {} is not there", missing.unwrap_or_default());
+                    return Err(StorageError::corrupt(name, reason));
+                }
+                let older = damaged.first().map(|why| format!("{why}; the state is that of {name}"));
+                let fallback = older
+                    .or(missing.map(|file| format!("{name} is taken without its file {file}, which is not there")));
                 return Ok(Newest { manifest: Some(manifest), highest, fallback });
             }
-            Err(StorageError::NotFound { .. }) => damaged.push(format!("{name} went away")),
-            Err(error @ StorageError::Corrupt { .. }) => damaged.push(error.to_string()),
+            Err(error @ StorageError::Corrupt { .. })
+                if if_damaged == IfDamaged::GoOn || Manifest::is_cut_short(&bytes) =>
+            {
+                damaged.push(error.to_string());
+            }
             Err(error) => return Err(error),
         }
     }
@@ -110,20 +155,21 @@ pub(super) fn newest(blobs: &dyn Blobs) -> Result<Newest, StorageError> {
     Err(StorageError::corrupt(&name, format!("no manifest is whole: {}", damaged.join("; "))))
 }
 
-fn usable(blobs: &dyn Blobs, name: &str) -> Result<Manifest, StorageError> {
-    let manifest = Manifest::decode(name, &blobs.get(name, None)?)?;
+fn missing_file(blobs: &dyn Blobs, manifest: &Manifest) -> Result<Option<String>, StorageError> {
     let there: BTreeSet<String> = blobs.list("data")?.into_iter().map(|blob| blob.name).collect();
-    match manifest.files.iter().find(|file| !there.contains(*file)) {
-        None => Ok(manifest),
-        Some(missing) => Err(StorageError::corrupt(name, format!("its file {missing} is not there"))),
-    }
+    Ok(manifest.files.iter().find(|file| !there.contains(*file)).cloned())
 }
 
 /// Commits the next manifest with the next generation. Returns what was there and what is there now.
-fn take_over(blobs: &dyn Blobs, writer: u64, now_us: i64) -> Result<(Newest, Manifest), StorageError> {
+fn take_over(
+    blobs: &dyn Blobs,
+    writer: u64,
+    now_us: i64,
+    if_damaged: IfDamaged,
+) -> Result<(Newest, Manifest), StorageError> {
     let mut seen = None;
     for _ in 0..MAX_ATTEMPTS {
-        let newest = newest(blobs)?;
+        let newest = newest(blobs, if_damaged)?;
         let before = newest.manifest.as_ref();
         let generation = before.map_or(0, |manifest| manifest.generation);
         if let Some(seen) = seen

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::copying::copy;
 use super::sim::{Faults, Kind, SimDisk, Turn, Turns};
-use super::{Blobs, Opened, SectionRef, Storage, StorageError};
+use super::{Blobs, IfDamaged, Opened, SectionRef, Storage, StorageError};
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -74,7 +74,7 @@ fn state(opened: &Opened) -> Result<Vec<String>, StorageError> {
 
 /// A life: take over, do the steps, and end, early if fenced or if something goes on failing.
 fn live(blobs: Arc<dyn Blobs>, writer: u64, steps: &[Step], told: &Mutex<Told>) -> Result<(), StorageError> {
-    let opened = Storage::open_with(blobs, writer, 0)?;
+    let opened = Storage::open_with(blobs, writer, 0, IfDamaged::Refuse)?;
     let mut records = state(&opened)?;
     let storage = opened.storage;
     for (i, step) in steps.iter().enumerate() {
@@ -119,9 +119,9 @@ fn check(disk: &SimDisk, told: &Told) {
     disk.set_faults(Faults::default());
     // What a dead process had put may still arrive, and looks as if it were alive.
     let arrives = |outcome: &Result<Opened, StorageError>| matches!(outcome, Err(StorageError::Fenced { .. }));
-    let mut outcome = Storage::open_with(disk.process(), 999, 0);
+    let mut outcome = Storage::open_with(disk.process(), 999, 0, IfDamaged::Refuse);
     while arrives(&outcome) {
-        outcome = Storage::open_with(disk.process(), 999, 0);
+        outcome = Storage::open_with(disk.process(), 999, 0, IfDamaged::Refuse);
     }
     let opened = outcome.expect("it opens without faults");
     let records = state(&opened).expect("it is read without faults");
@@ -153,8 +153,8 @@ fn records(of: &[&str]) -> Vec<Bytes> {
 #[test]
 fn the_free_place_of_a_swept_manifest_is_no_way_back() {
     let disk = SimDisk::new(Kind::Bucket, 1);
-    let old = Storage::open_with(disk.process(), 1, 0).expect("it opens").storage;
-    let new = Storage::open_with(disk.process(), 2, 0).expect("it opens").storage;
+    let old = Storage::open_with(disk.process(), 1, 0, IfDamaged::Refuse).expect("it opens").storage;
+    let new = Storage::open_with(disk.process(), 2, 0, IfDamaged::Refuse).expect("it opens").storage;
     for n in 1..5 {
         assert_eq!(new.commit(json!(n), BTreeSet::new(), 0, 0), Ok(n + 2));
     }
@@ -163,7 +163,7 @@ fn the_free_place_of_a_swept_manifest_is_no_way_back() {
     let fenced = |outcome| assert!(matches!(outcome, Err(StorageError::Fenced { .. })), "{outcome:?}");
     fenced(old.commit(json!("old"), BTreeSet::new(), 0, 0));
     fenced(old.commit(json!("old"), BTreeSet::new(), 0, 0));
-    let third = Storage::open_with(disk.process(), 3, 0).expect("it opens");
+    let third = Storage::open_with(disk.process(), 3, 0, IfDamaged::Refuse).expect("it opens");
     assert_eq!(third.manifest.expect("a manifest").body, json!(4));
 }
 
@@ -172,13 +172,14 @@ fn the_free_place_of_a_swept_manifest_is_no_way_back() {
 fn no_two_processes_have_one_generation() {
     for pause in 0..12 {
         let disk = SimDisk::new(Kind::Bucket, 1);
-        Storage::open_with(disk.process(), 1, 0).expect("it opens");
+        Storage::open_with(disk.process(), 1, 0, IfDamaged::Refuse).expect("it opens");
         let slow: Body<Option<u64>> = Box::new(|turn| {
-            let opened = Storage::open_with(disk.process_in_turns(turn), 2, 0);
+            let opened = Storage::open_with(disk.process_in_turns(turn), 2, 0, IfDamaged::Refuse);
             opened.ok().map(|opened| opened.storage.generation())
         });
         let quick: Body<Option<u64>> = Box::new(|turn| {
-            let storage = Storage::open_with(disk.process_in_turns(turn), 3, 0).expect("it opens").storage;
+            let storage =
+                Storage::open_with(disk.process_in_turns(turn), 3, 0, IfDamaged::Refuse).expect("it opens").storage;
             for n in 0..4 {
                 storage.commit(json!(n), BTreeSet::new(), 0, 0).expect("committed");
             }
@@ -198,7 +199,7 @@ fn no_two_processes_have_one_generation() {
 #[test]
 fn an_append_counts_once_or_is_fenced() {
     let disk = SimDisk::new(Kind::Bucket, 1);
-    let old = Storage::open_with(disk.process(), 1, 0).expect("it opens").storage;
+    let old = Storage::open_with(disk.process(), 1, 0, IfDamaged::Refuse).expect("it opens").storage;
     disk.set_faults(Faults { after: 1.0, ..Faults::default() });
     // The second put, which is to tell what became of the first, fails as well.
     assert!(old.append(1, &records(&["a"])).expect_err("its answer is lost").is_retryable());
@@ -208,7 +209,7 @@ fn an_append_counts_once_or_is_fenced() {
     let error = old.append(1, &records(&["other"])).expect_err("refused").to_string();
     assert_eq!(error, "broken invariant: the log holds other records from 1 on, of an append that was given up");
     old.append(1, &records(&["a", "b"])).expect("the first is there, the second is new");
-    let new = Storage::open_with(disk.process(), 2, 0).expect("it opens");
+    let new = Storage::open_with(disk.process(), 2, 0, IfDamaged::Refuse).expect("it opens");
     assert_eq!(new.log, (1..).zip(records(&["a", "b"])).collect::<Vec<_>>());
     assert!(matches!(old.append(3, &records(&["c"])), Err(StorageError::Fenced { .. })));
     new.storage.append(3, &records(&["c"])).expect("appended");
@@ -296,8 +297,8 @@ proptest! {
         let outcomes = Turns::run(vec![writer, copier], |_| order.next().map_or(0, usize::from));
         prop_assert_eq!(&outcomes[1], &None);
         check(&target, &Told { records: acknowledged, manifests: Vec::new() });
-        let copied = state(&Storage::open_with(target.process(), 3, 0).expect("it opens")).expect("it is read");
-        let all = state(&Storage::open_with(disk.process(), 4, 0).expect("it opens")).expect("it is read");
+        let copied = state(&Storage::open_with(target.process(), 3, 0, IfDamaged::Refuse).expect("it opens")).expect("it is read");
+        let all = state(&Storage::open_with(disk.process(), 4, 0, IfDamaged::Refuse).expect("it opens")).expect("it is read");
         prop_assert!(all.starts_with(&copied), "{:?} is how {:?} began", copied, all);
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Manifest, Opened, SectionRef, Storage, StorageError};
+use super::{IfDamaged, Manifest, Opened, SectionRef, Storage, StorageError};
 
 fn open(dir: &TempDir) -> Opened {
     Storage::open(url(dir), 7).expect("it opens")
@@ -111,24 +111,29 @@ fn a_changed_byte_is_not_read_as_good() {
     assert_eq!(error, format!("{} (bytes 56 to 66) is damaged: it has 60 bytes", section.file));
 }
 
-#[test]
-fn the_manifest_before_a_damaged_one_is_taken_and_nothing_is_lost() {
-    for damage in [
-        |bytes: &mut Vec<u8>| bytes.truncate(100),
-        |bytes: &mut Vec<u8>| bytes.clear(),
-        |bytes: &mut Vec<u8>| bytes[60] ^= 4,
-    ] {
-        let dir = TempDir::new().expect("a folder");
-        let storage = open(&dir).storage;
-        storage.append(1, &records(&["a"])).expect("appended");
-        let kept = commit(&storage, "kept", 1);
-        storage.append(2, &records(&["b"])).expect("appended");
-        let lost = commit(&storage, "lost", 2);
-        storage.append(3, &records(&["c"])).expect("appended");
-        storage.sweep().expect("swept");
-        drop(storage);
-        change(&newest(&dir), damage);
+/// A place with the state `kept` and after it the state `lost`, and three records.
+fn with_two_states() -> (TempDir, SectionRef, SectionRef) {
+    let dir = TempDir::new().expect("a folder");
+    let storage = open(&dir).storage;
+    storage.append(1, &records(&["a"])).expect("appended");
+    let kept = commit(&storage, "kept", 1);
+    storage.append(2, &records(&["b"])).expect("appended");
+    let lost = commit(&storage, "lost", 2);
+    storage.append(3, &records(&["c"])).expect("appended");
+    storage.sweep().expect("swept");
+    (dir, kept, lost)
+}
 
+fn open_damaged(dir: &TempDir) -> Opened {
+    let blobs = super::at(url(dir)).expect("a place");
+    Storage::open_with(blobs, 9, 7, IfDamaged::GoOn).expect("it opens")
+}
+
+#[test]
+fn a_manifest_that_is_cut_short_gives_way_to_the_one_before_it() {
+    for length in [0, 10, 30, 100] {
+        let (dir, kept, lost) = with_two_states();
+        change(&newest(&dir), |bytes| bytes.truncate(length));
         let opened = open(&dir);
         let fallback = opened.fallback.as_deref().expect("a fallback");
         assert!(fallback.contains("manifest/00000000000000000003"), "{fallback}");
@@ -145,16 +150,37 @@ fn the_manifest_before_a_damaged_one_is_taken_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_manifest_that_is_damaged_gives_way_only_if_it_may() {
+    let damages: [fn(&mut Vec<u8>); 5] = [
+        |bytes| bytes[0] ^= 1,
+        |bytes| bytes[18] ^= 1,
+        |bytes| bytes[60] ^= 4,
+        |bytes| bytes.fill(0),
+        |bytes| bytes.push(b' '),
+    ];
+    for damage in damages {
+        let (dir, kept, _) = with_two_states();
+        change(&newest(&dir), damage);
+        let error = fails(&dir);
+        assert!(error.is_damage() && error.to_string().contains("manifest/00000000000000000003"), "{error}");
+        let opened = open_damaged(&dir);
+        let fallback = opened.fallback.as_deref().expect("a fallback");
+        assert!(fallback.contains("manifest/00000000000000000003"), "{fallback}");
+        assert_eq!(section(&opened.manifest.expect("a manifest").body), kept);
+    }
+}
+
+#[test]
 fn a_missing_file_is_noticed() {
-    let dir = TempDir::new().expect("a folder");
-    let storage = open(&dir).storage;
-    let kept = commit(&storage, "kept", 0);
-    let lost = commit(&storage, "lost", 0);
-    drop(storage);
+    let (dir, _, lost) = with_two_states();
     fs::remove_file(dir.path().join(&lost.file)).expect("removed");
-    let opened = open(&dir);
+    let expected = format!("manifest/00000000000000000003 is damaged: its file {} is not there", lost.file);
+    assert_eq!(fails(&dir).to_string(), expected);
+    let opened = open_damaged(&dir);
     assert!(opened.fallback.expect("a fallback").contains(&lost.file));
-    assert_eq!(section(&opened.manifest.expect("a manifest").body), kept);
+    let section = section(&opened.manifest.expect("a manifest").body);
+    assert_eq!(section, lost, "what is in other files is not lost");
+    assert!(matches!(opened.storage.read(&section), Err(StorageError::NotFound { .. })));
 }
 
 #[test]

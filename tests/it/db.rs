@@ -45,9 +45,14 @@ impl Db {
 
     /// An engine whose state is kept in these blobs, tried again soon where they fail.
     pub fn start_on(workers: usize, blobs: Arc<dyn Blobs>) -> Result<Db, EngineError> {
+        Db::start_on_damaged(workers, blobs, false)
+    }
+
+    pub fn start_on_damaged(workers: usize, blobs: Arc<dyn Blobs>, rebuild_damaged: bool) -> Result<Db, EngineError> {
         let checkpoint_interval = Duration::from_millis(20);
         let retry_pause = Duration::from_millis(5);
-        let options = EngineOptions { workers, checkpoint_interval, retry_pause, ..EngineOptions::default() };
+        let options =
+            EngineOptions { workers, checkpoint_interval, retry_pause, rebuild_damaged, ..EngineOptions::default() };
         Db::start_with(options, blobs)
     }
 

@@ -304,7 +304,8 @@ impl Run<'_> {
         db
     }
 
-    /// A process that begins while a file is cut short or has another bit: what is damaged is said to be, and what can be read is right.
+    /// A process that begins while a file is cut short or has another bit: what is damaged is said to be, and what can be read is right;
+    /// or all that can be is made anew.
     async fn look_at_damage(&mut self) {
         self.disk.set_faults(Faults::default());
         // A manifest that was whole and is no longer would take with it what was acknowledged.
@@ -323,7 +324,9 @@ impl Run<'_> {
         });
         tracing::info!(self.seed, file, cut, at, "damages");
         let told = |error: &str| error.contains(&file) && error.contains("is damaged");
-        match Db::start_on(self.random.random_range(1..4), self.disk.process()) {
+        let rebuild_damaged = self.random.random_bool(0.5);
+        let workers = self.random.random_range(1..4);
+        match Db::start_on_damaged(workers, self.disk.process(), rebuild_damaged) {
             Err(error) => assert!(told(&error.to_string()), "seed {}: {file} is damaged: {error}", self.seed),
             Ok(db) => {
                 self.check_after_start(&db).await;
@@ -333,6 +336,7 @@ impl Run<'_> {
                     && let Err(error) = db.try_run("WAIT FOR r").await
                 {
                     let message = db.rows("SELECT message FROM riverrun.sources WHERE state = 'resting'").await;
+                    assert!(!rebuild_damaged, "seed {}: {file} is damaged, and not made anew: {error}", self.seed);
                     assert!(message.iter().any(|message| told(message)), "seed {}: {error}, {message:?}", self.seed);
                     rests = true;
                 }
@@ -343,6 +347,7 @@ impl Run<'_> {
                         false => self.check_view(&db, view).await,
                     };
                     if let Err(error) = outcome {
+                        assert!(!rebuild_damaged, "seed {}: {file} is damaged, and not made anew: {error}", self.seed);
                         assert!(told(&error.to_string()), "seed {}: {}: {error}", self.seed, view.name);
                     }
                 }

@@ -206,6 +206,55 @@ async fn nothing_corrupt_is_read_as_good() {
     scene.db.engine.stop().await;
 }
 
+/// What follows from the log is read again; the catalog, tables and what is known of a source are refused still.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_is_made_anew_if_that_is_asked_for() {
+    let mut scene = Scene::new(Kind::Local, 3).await;
+    scene.goes_on(2).await;
+    scene.until("SELECT bool_or(closed) FROM riverrun.slices", &["true"]).await;
+    scene.db.engine.stop().await;
+    let flip = |bytes: &mut Vec<u8>, at: f64| {
+        let at = (bytes.len() as f64 * at) as usize;
+        bytes[at] ^= 1;
+    };
+    let (mut refused, mut rebuilt) = (0, 0);
+    let files: BTreeSet<String> = scene.disk.names().into_iter().filter(|name| name.starts_with("data/")).collect();
+    for (file, at) in files.iter().flat_map(|file| [0.1, 0.5, 0.9, 0.99].map(|at| (file, at))) {
+        if !scene.disk.damage(file, |bytes| flip(bytes, at)) {
+            continue;
+        }
+        let without = Db::start_on(2, scene.disk.process());
+        let begins = without.is_ok();
+        if let Ok(db) = without {
+            db.engine.crash().await;
+        }
+        scene.disk.crash();
+        match Db::start_on_damaged(2, scene.disk.process(), true) {
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains(file) && error.contains("is damaged"), "{error}");
+                refused += 1;
+            }
+            Ok(db) => {
+                scene.db = db;
+                scene.check(&["1", "2"]).await;
+                scene.db.engine.stop().await;
+                // What was made anew has been saved, and nothing else names what is damaged.
+                scene.db = started(&scene.disk, 2);
+                scene.check(&["1", "2"]).await;
+                scene.db.engine.stop().await;
+                rebuilt += usize::from(!begins);
+            }
+        }
+        scene.disk.crash();
+        scene.disk.damage(file, |bytes| flip(bytes, at));
+    }
+    assert!(refused > 0 && rebuilt > 0, "{refused} starts were refused, {rebuilt} were not");
+    scene.db = started(&scene.disk, 3);
+    scene.check(&["1", "2"]).await;
+    scene.db.engine.stop().await;
+}
+
 /// Slices that are put together as one come into files by themselves, outlive a crash, and are made anew for other workers.
 #[tokio::test(flavor = "multi_thread")]
 async fn panes_are_kept() {

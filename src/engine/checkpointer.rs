@@ -3,6 +3,7 @@
 //! What parts gave counts as kept for them, so a checkpoint is tried until it is written; the next begins when it is. Files that no
 //! manifest names are swept afterwards. Slices lie in files of their own ([`super::slice_index`]). Between two checkpoints panes are made
 //! of them, a few at a time, which the next manifest names; if there is nothing to be checkpointed, one that says else the same.
+//! Such a one also names what was just created, as that holds nothing yet that does not follow from what is kept.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::thread::{self, JoinHandle};
@@ -11,10 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
-use super::checkpoint::{Body, Checkpoint, PartFiles, PartSave};
+use super::checkpoint::{Body, Checkpoint, PartFiles, PartSave, SourceBody};
 use super::clock::{self, Stopwatch};
 use super::slice_index::{SliceIndex, SliceKey, SliceToWrite};
 use super::table_log::LogEnd;
+use crate::catalog::CatalogText;
 use crate::exec::ExecError;
 use crate::exec::durable::Saved;
 use crate::exec::panes_in_files::PaneToKeep;
@@ -42,8 +44,21 @@ const MOST_PAUSE: Duration = Duration::from_secs(10);
 /// For the log, before a checkpoint counts as failing.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
+pub(super) enum Job {
+    Checkpoint(Box<Holding>),
+    Creations(Box<Creations>),
+}
+
+/// What was created since the last checkpoint: the next manifest names it and says else what the last one says.
+pub(super) struct Creations {
+    pub tick: (u64, u64),
+    pub catalog: CatalogText,
+    /// Of those the last manifest does not know.
+    pub sources: Vec<SourceBody>,
+}
+
 /// A checkpoint to be written.
-pub(super) struct Job {
+pub(super) struct Holding {
     pub body: Body,
     /// What changed.
     pub parts: Vec<PartSave>,
@@ -57,6 +72,10 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) enum Said {
     Committed(Committed),
+    /// [`Creations`] of this tick.
+    Created {
+        tick: (u64, u64),
+    },
     /// It will be tried again if that may help ([`StorageError::is_retryable`]); else the thread has ended.
     Failed {
         tick: (u64, u64),
@@ -138,7 +157,7 @@ impl Checkpointer {
         Ok(Checkpointer { jobs, stop, thread: Some(thread) })
     }
 
-    /// At most one at a time.
+    /// At most one checkpoint at a time.
     pub fn begin(&self, job: Job) {
         // A thread that has ended has said why.
         let _ = self.jobs.send(job);
@@ -184,44 +203,64 @@ fn run(
             }
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let tick = job.body.tick;
-        let mut pause = first_pause;
-        let mut tries = 1;
-        // Closed slices and parts that are written once need not be written again.
-        let mut attempt = Attempt::new(job);
-        loop {
-            match writer.write(&mut attempt) {
-                Ok(mut committed) => {
-                    committed.tries = tries;
-                    if !say(Said::Committed(committed)) {
-                        return;
-                    }
-                    break;
+        let until_done = Retries { stop, first_pause, say };
+        match job {
+            Job::Checkpoint(job) => {
+                let tick = job.body.tick;
+                // Closed slices and parts that are written once need not be written again.
+                let mut attempt = Attempt::new(*job);
+                if !until_done.run(tick, |tries| Ok(Said::Committed(writer.write(&mut attempt, tries)?))) {
+                    return;
                 }
-                Err(error) => {
-                    let for_good = !error.is_retryable();
-                    if !say(Said::Failed { tick, error, tries }) || for_good {
-                        return;
-                    }
-                }
+                writer.take_panes(attempt.job);
+                writer.since_job = Stopwatch::start();
             }
-            tries += 1;
-            match stop.recv_timeout(pause) {
-                Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(MOST_PAUSE),
-                _ => return,
+            Job::Creations(made) => {
+                let tick = made.tick;
+                if !until_done.run(tick, |_| writer.name(&made).map(|()| Said::Created { tick })) {
+                    return;
+                }
             }
         }
         if writer.untidy.get_or_insert_with(Stopwatch::start).elapsed() > UNTIDY {
             writer.tidy_up();
         }
-        writer.take_panes(attempt.job);
-        writer.since_job = Stopwatch::start();
+    }
+}
+
+/// What is to be written is tried until it is.
+struct Retries<'a> {
+    stop: &'a Receiver<()>,
+    first_pause: Duration,
+    say: &'a dyn Fn(Said) -> bool,
+}
+
+impl Retries<'_> {
+    /// False if the thread is to end. `attempt` is given which try it is, from 1.
+    fn run(&self, tick: (u64, u64), mut attempt: impl FnMut(u32) -> Result<Said, StorageError>) -> bool {
+        let mut pause = self.first_pause;
+        for tries in 1.. {
+            match attempt(tries) {
+                Ok(said) => return (self.say)(said),
+                Err(error) => {
+                    let for_good = !error.is_retryable();
+                    if !(self.say)(Said::Failed { tick, error, tries }) || for_good {
+                        return false;
+                    }
+                }
+            }
+            match self.stop.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(MOST_PAUSE),
+                _ => return false,
+            }
+        }
+        false
     }
 }
 
 /// A job with what has been done of it.
 struct Attempt {
-    job: Job,
+    job: Holding,
     /// Encoded, by part.
     encoded: Option<Vec<(usize, Bytes)>>,
     saved: BTreeMap<usize, SectionRef>,
@@ -239,7 +278,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn new(job: Job) -> Attempt {
+    fn new(job: Holding) -> Attempt {
         Attempt {
             job,
             encoded: None,
@@ -256,7 +295,7 @@ impl Attempt {
 }
 
 impl Writer {
-    fn write(&mut self, attempt: &mut Attempt) -> Result<Committed, StorageError> {
+    fn write(&mut self, attempt: &mut Attempt, tries: u32) -> Result<Committed, StorageError> {
         let watch = Stopwatch::start();
         let outcome = self.try_write(attempt);
         attempt.took += watch.elapsed();
@@ -270,7 +309,7 @@ impl Writer {
             bytes: attempt.bytes,
             files: attempt.files,
             grown,
-            tries: 1,
+            tries,
         })
     }
 
@@ -287,6 +326,19 @@ impl Writer {
             });
         }
         self.commit(body, log_through)
+    }
+
+    /// A manifest with a new catalog.
+    fn name(&mut self, made: &Creations) -> Result<(), StorageError> {
+        let nothing = || StorageError::Invariant("there is no checkpoint to which something could be added".into());
+        let (mut body, log_through) = self.last.clone().ok_or_else(nothing)?;
+        body.catalog = made.catalog.clone();
+        for source in &made.sources {
+            if !body.sources.iter().any(|known| known.oid == source.oid) {
+                body.sources.push(source.clone());
+            }
+        }
+        self.commit(body, log_through).map(drop)
     }
 
     fn commit(&mut self, body: Body, log_through: u64) -> Result<u64, StorageError> {
@@ -403,7 +455,7 @@ impl Writer {
     }
 
     /// Panes that are to be made now; those of parts that have begun anew or are no more are not.
-    fn take_panes(&mut self, job: Job) {
+    fn take_panes(&mut self, job: Holding) {
         let anew: BTreeSet<&String> = job.parts.iter().filter(|part| part.renumbered).map(|part| &part.name).collect();
         self.panes.retain(|(part, ..)| job.live.contains(part) && !anew.contains(part));
         for part in job.parts {

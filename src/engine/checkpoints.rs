@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::checkpoint::{Body, FORMAT, PartSave, SaveOrder, SourceBody, StoreBody, TableBody, ViewBody};
-use super::checkpointer::Job;
+use super::checkpointer::{Creations, Holding};
 use super::coordinator::Coordinator;
-use super::dataflow::{Store, TickData, View};
+use super::dataflow::{Source, Store, TickData, View};
 use super::error::EngineError;
 use super::keeping::Heard;
 use super::orders::Command;
@@ -14,10 +14,11 @@ use super::request::{Asked, Reply};
 use super::table::Written;
 use super::table_log::record_of;
 use super::{TableChange, WriteOutcome};
-use crate::catalog::{ObjectKind, Oid};
+use crate::catalog::{CatalogText, ObjectKind, Oid};
 use crate::exec::ExecError;
 use crate::exec::exchange::StoreId;
 use crate::exec::feed::Shortfall;
+use crate::exec::law::SourceTime;
 
 impl Coordinator {
     /// Refuses a change that could not be kept.
@@ -55,9 +56,29 @@ impl Coordinator {
         keeping.wants_last((epoch, tick))
     }
 
-    /// At the end of a tick; `changed`: somebody is told of it only when it is kept.
-    pub(super) fn order_checkpoint(&mut self, changed: bool) -> Option<Arc<SaveOrder>> {
-        self.keeping.as_mut()?.order(changed)
+    /// At the end of a tick.
+    pub(super) fn order_checkpoint(&mut self, asked: &Asked) -> Option<Arc<SaveOrder>> {
+        let keeping = self.keeping.as_mut()?;
+        keeping.order(asked.changes_what_lasts() && !(asked.only_creates() && keeping.can_add()))
+    }
+
+    /// What has been created in a tick without a checkpoint is told of once a manifest names it.
+    pub(super) fn keep_creations(&mut self, asked: &mut Asked) {
+        if !asked.created.iter().any(|created| created.made.is_ok()) {
+            return;
+        }
+        let sources = self.sources.iter().map(|(&oid, source)| SourceBody {
+            begun: false,
+            partitions: Vec::new(),
+            time: SourceTime::default(),
+            ..self.source_body(oid, source)
+        });
+        let tick = (self.epoch, self.tick);
+        let creations = Creations { tick, catalog: self.catalog_text(), sources: sources.collect() };
+        if let Some(keeping) = &mut self.keeping {
+            keeping.add(creations);
+            asked.created_alone = true;
+        }
     }
 
     /// Hands what the tick holds to the checkpointer.
@@ -74,7 +95,7 @@ impl Coordinator {
         let tick = self.tick;
         let Some(keeping) = &mut self.keeping else { return };
         let log_through = keeping.last_record();
-        keeping.begin(tick, Job { body, parts, live, log_through });
+        keeping.begin(tick, Holding { body, parts, live, log_through });
     }
 
     /// What the coordinator itself holds: tables, rows of views, tails, and what did not count.
@@ -131,17 +152,7 @@ impl Coordinator {
     /// `live`: the parts that there are. A store of which a worker has given nothing (it was being given its history, or has failed) is
     /// left out, and who reads it is made anew.
     fn body(&self, live: &BTreeSet<String>) -> Body {
-        let sources = self.sources.iter().map(|(&oid, source)| SourceBody {
-            oid,
-            starts: source.starts.iter().map(|(&partition, &start)| (partition, start)).collect(),
-            topic_id: source.topic_id.clone(),
-            begun: source.begun,
-            partitions: source.assigned.keys().copied().collect(),
-            time: self.times.get(&oid).copied().unwrap_or_default(),
-            gaps: source.gaps.clone(),
-            changes: source.changes.clone(),
-            late_into_trouble: source.late_into_trouble.clone(),
-        });
+        let sources = self.sources.iter().map(|(&oid, source)| self.source_body(oid, source));
         let is_whole = |id: StoreId| (0..self.workers).all(|worker| live.contains(&format!("store/{id}/{worker}")));
         let whole = self.stores.iter().filter(|(id, store)| self.is_saved(store) && is_whole(**id));
         let stores = whole.filter_map(|(&id, store)| {
@@ -162,6 +173,21 @@ impl Coordinator {
             watermark_us: table.watermark_us(),
             rows_seen: table.rows_seen(),
         });
+        Body {
+            format: FORMAT,
+            tick: (self.epoch, self.tick),
+            now_us: self.now_us,
+            catalog: self.catalog_text(),
+            workers: self.workers,
+            next_id: self.next_id,
+            sources: sources.collect(),
+            stores: stores.collect(),
+            views: self.views.values().map(|view| self.view_body(view)).collect(),
+            tables: tables.collect(),
+        }
+    }
+
+    fn catalog_text(&self) -> CatalogText {
         let mut catalog = self.catalog.to_text();
         let ghosts = self.stores.values().flat_map(|store| &store.made_by.0);
         for ghost in ghosts.filter(|object| self.catalog.get(object.oid).is_none()) {
@@ -170,17 +196,20 @@ impl Coordinator {
             }
         }
         catalog.ghosts.sort_by_key(|ghost| ghost.oid);
-        Body {
-            format: FORMAT,
-            tick: (self.epoch, self.tick),
-            now_us: self.now_us,
-            catalog,
-            workers: self.workers,
-            next_id: self.next_id,
-            sources: sources.collect(),
-            stores: stores.collect(),
-            views: self.views.values().map(|view| self.view_body(view)).collect(),
-            tables: tables.collect(),
+        catalog
+    }
+
+    fn source_body(&self, oid: Oid, source: &Source) -> SourceBody {
+        SourceBody {
+            oid,
+            starts: source.starts.iter().map(|(&partition, &start)| (partition, start)).collect(),
+            topic_id: source.topic_id.clone(),
+            begun: source.begun,
+            partitions: source.assigned.keys().copied().collect(),
+            time: self.times.get(&oid).copied().unwrap_or_default(),
+            gaps: source.gaps.clone(),
+            changes: source.changes.clone(),
+            late_into_trouble: source.late_into_trouble.clone(),
         }
     }
 
@@ -204,6 +233,16 @@ impl Coordinator {
     pub(super) fn answer_when_kept<T: Send + 'static>(&mut self, outcome: Result<T, EngineError>, reply: Reply<T>) {
         match (&mut self.keeping, outcome) {
             (Some(keeping), Ok(told)) => keeping.once_kept(self.tick - 1, move |kept| {
+                let _ = reply.send(kept.map(|()| told));
+            }),
+            (_, outcome) => drop(reply.send(outcome)),
+        }
+    }
+
+    /// Of what a manifest is to name by [`keep_creations`](Coordinator::keep_creations).
+    pub(super) fn answer_when_added<T: Send + 'static>(&mut self, outcome: Result<T, EngineError>, reply: Reply<T>) {
+        match (&mut self.keeping, outcome) {
+            (Some(keeping), Ok(told)) => keeping.once_added(self.tick - 1, move |kept| {
                 let _ = reply.send(kept.map(|()| told));
             }),
             (_, outcome) => drop(reply.send(outcome)),

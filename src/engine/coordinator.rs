@@ -268,7 +268,7 @@ impl Coordinator {
     pub(super) fn end_tick(&mut self, mut asked: Asked) -> bool {
         let tick = self.tick;
         self.now_us = self.now_us.max(self.clock.now_us());
-        let save = self.order_checkpoint(asked.changes_what_lasts());
+        let save = self.order_checkpoint(&asked);
         let edges = Arc::new(self.begin_emissions(save.is_some()));
         self.take_bases(&mut asked);
         let mut wanted: Vec<StoreId> = Vec::new();
@@ -327,8 +327,12 @@ impl Coordinator {
         self.tell_subscribers(&data);
         asked.data = data;
         self.settle_created(&mut asked.created);
-        if let Some(order) = save {
-            self.begin_checkpoint(&order, &mut asked.data);
+        match save {
+            Some(order) => self.begin_checkpoint(&order, &mut asked.data),
+            None if asked.only_creates() && self.keeping.as_ref().is_some_and(Keeping::can_add) => {
+                self.keep_creations(&mut asked);
+            }
+            None => {}
         }
         // Not before: the workers have saved nothing of them in this tick.
         self.release_stores();
@@ -707,7 +711,10 @@ impl Coordinator {
     fn answer(&mut self, mut asked: Asked) {
         let data = &mut asked.data;
         for Created { made, reply, .. } in asked.created {
-            self.answer_when_kept(made, reply);
+            match asked.created_alone {
+                true => self.answer_when_added(made, reply),
+                false => self.answer_when_kept(made, reply),
+            }
         }
         for (outcome, reply) in asked.altered {
             let told = outcome.map(|pending| self.what_changed(pending));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checkpoint::SaveOrder;
-use super::checkpointer::{Checkpointer, Committed, Job, Said};
+use super::checkpointer::{Checkpointer, Committed, Creations, Holding, Job, Said};
 use super::clock::{self, Stopwatch};
 use super::stats::CheckpointStats;
 use super::table_log::{Logged, TableLog};
@@ -42,6 +42,8 @@ pub(super) struct Keeping {
     grown: BTreeSet<String>,
     /// Until a checkpoint of the tick or a later one is there.
     waiting: Vec<(u64, Waiter)>,
+    /// Until a manifest names what was created by the tick.
+    creators: Vec<(u64, Waiter)>,
     next_record: u64,
     /// By record, who waits for it.
     writes: BTreeMap<u64, Waiter>,
@@ -96,6 +98,7 @@ impl Keeping {
             quiet: false,
             grown: BTreeSet::new(),
             waiting: Vec::new(),
+            creators: Vec::new(),
             next_record,
             writes: BTreeMap::new(),
             logged: BTreeMap::new(),
@@ -133,13 +136,29 @@ impl Keeping {
         !self.waiting.is_empty()
     }
 
-    pub fn begin(&mut self, tick: u64, job: Job) {
+    /// Can a manifest name what is created now before a checkpoint holds it?
+    pub fn can_add(&self) -> bool {
+        self.kept > (0, 0)
+    }
+
+    /// Has a manifest name what was created. Soon a checkpoint holds what it has become.
+    pub fn add(&mut self, creations: Creations) {
+        self.quiet = false;
+        self.checkpointer.begin(Job::Creations(Box::new(creations)));
+    }
+
+    /// When what was created by the end of this tick, and [`added`](Keeping::add), will be there after a crash.
+    pub fn once_added(&mut self, tick: u64, then: impl FnOnce(Result<(), EngineError>) + Send + 'static) {
+        self.creators.push((tick, Box::new(then)));
+    }
+
+    pub fn begin(&mut self, tick: u64, job: Holding) {
         self.in_flight = Some(InFlight { tick });
         self.since = Stopwatch::start();
         self.busy.fill(Duration::ZERO);
         self.quiet = true;
         self.push(CheckpointStats::writing(job.body.tick, job.parts.len(), clock::now_us()));
-        self.checkpointer.begin(job);
+        self.checkpointer.begin(Job::Checkpoint(Box::new(job)));
     }
 
     /// What reading took a worker in a tick.
@@ -223,13 +242,21 @@ impl Keeping {
                 self.committed(&committed);
                 Heard::Well
             }
+            Said::Created { tick } => {
+                self.works(tick);
+                for (_, then) in self.creators.extract_if(.., |(made_in, _)| *made_in <= tick.1) {
+                    then(Ok(()));
+                }
+                Heard::Well
+            }
             Said::Failed { error: StorageError::Fenced { .. }, .. } => Heard::Fenced(fenced()),
             Said::Failed { tick, error, tries } => {
                 tracing::error!(%error, tries, "a checkpoint cannot be written; nothing is read meanwhile");
                 let message = error.to_string();
                 // Who waits for a checkpointer that has given up would wait for ever.
                 if !error.is_retryable() || tries >= PATIENCE {
-                    for (_, then) in std::mem::take(&mut self.waiting) {
+                    let waiting = std::mem::take(&mut self.waiting);
+                    for (_, then) in waiting.into_iter().chain(std::mem::take(&mut self.creators)) {
                         then(Err(EngineError::Unknown { cause: message.clone() }));
                     }
                 }
@@ -244,9 +271,7 @@ impl Keeping {
 
     fn committed(&mut self, committed: &Committed) {
         let Some(in_flight) = self.in_flight.take() else { return };
-        if self.failure.take().is_some() {
-            tracing::info!(number = committed.number, "checkpoints are written again");
-        }
+        self.works(committed.tick);
         (self.took, self.kept) = (committed.took, committed.tick);
         self.grown = committed.grown.clone();
         let generation = self.storage.generation();
@@ -257,6 +282,12 @@ impl Keeping {
         self.waiting = left;
         let done: Vec<(u64, Waiter)> = done;
         done.into_iter().for_each(|(_, then)| then(Ok(())));
+    }
+
+    fn works(&mut self, tick: TickId) {
+        if self.failure.take().is_some() {
+            tracing::info!(?tick, "checkpoints are written again");
+        }
     }
 
     fn push(&mut self, listed: CheckpointStats) {

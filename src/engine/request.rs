@@ -139,9 +139,19 @@ pub(super) struct Asked {
     pub repairs: Repairs,
     pub subscriptions: Vec<(Oid, Option<TickId>, Reply<Subscription>)>,
     pub explained: Vec<(Explained, Reply<Vec<String>>)>,
+    /// Who created something waits for a manifest that names it, and not for a checkpoint.
+    pub created_alone: bool,
 }
 
 impl Asked {
+    /// Whatever of this tick is told of only when it lasts was created, and follows from what is kept.
+    pub fn only_creates(&self) -> bool {
+        self.changed.is_empty()
+            && self.altered.is_empty()
+            && !self.written.iter().any(Written::waits_for_checkpoint)
+            && self.repairs.replaced.is_empty()
+    }
+
     /// Somebody will be told only once a checkpoint holds what this tick does.
     pub fn changes_what_lasts(&self) -> bool {
         !(self.created.is_empty() && self.changed.is_empty() && self.altered.is_empty())

@@ -125,6 +125,8 @@ struct Writer {
     since_job: Stopwatch,
     /// Since the first checkpoint after the last [`Writer::tidy_up`].
     untidy: Option<Stopwatch>,
+    /// How long nothing is to be checkpointed before panes get a manifest for themselves.
+    idle: Duration,
 }
 
 impl Checkpointer {
@@ -140,18 +142,7 @@ impl Checkpointer {
         let (jobs, asked) = unbounded();
         let (stop, stopped) = unbounded();
         let parts = parts.into_iter().map(|(name, files)| (name, files.saved)).collect();
-        let writer = Writer {
-            storage,
-            log,
-            parts,
-            slices,
-            panes: VecDeque::new(),
-            has_unnamed_panes: false,
-            last: None,
-            since_manifest: Stopwatch::start(),
-            since_job: Stopwatch::start(),
-            untidy: None,
-        };
+        let writer = Writer::new(storage, log, parts, slices);
         let run = move || run(writer, &asked, &stopped, first_pause, &say);
         let thread = thread::Builder::new().name("checkpointer".into()).spawn(run)?;
         Ok(Checkpointer { jobs, stop, thread: Some(thread) })
@@ -295,6 +286,22 @@ impl Attempt {
 }
 
 impl Writer {
+    fn new(storage: Storage, log: LogEnd, parts: BTreeMap<String, Vec<SectionRef>>, slices: SliceIndex) -> Writer {
+        Writer {
+            storage,
+            log,
+            parts,
+            slices,
+            panes: VecDeque::new(),
+            has_unnamed_panes: false,
+            last: None,
+            since_manifest: Stopwatch::start(),
+            since_job: Stopwatch::start(),
+            untidy: None,
+            idle: IDLE,
+        }
+    }
+
     fn write(&mut self, attempt: &mut Attempt, tries: u32) -> Result<Committed, StorageError> {
         let watch = Stopwatch::start();
         let outcome = self.try_write(attempt);
@@ -466,7 +473,7 @@ impl Writer {
     /// Makes some panes and puts them into a file. Returns how long to rest.
     fn keep_panes(&mut self) -> Duration {
         if self.has_unnamed_panes
-            && self.since_manifest.elapsed() > IDLE
+            && self.since_manifest.elapsed() >= self.idle
             && let Some((body, log_through)) = self.last.clone()
             && let Err(error) = self.commit(body, log_through)
         {
@@ -515,8 +522,8 @@ impl Writer {
         }
         match self.panes.is_empty() {
             // Until a manifest is due for them alone.
-            true => IDLE,
-            false if self.since_job.elapsed() > IDLE => watch.elapsed() * PANES_REST_IDLE,
+            true => self.idle,
+            false if self.since_job.elapsed() > self.idle => watch.elapsed() * PANES_REST_IDLE,
             false => watch.elapsed() * PANES_REST,
         }
     }
@@ -540,3 +547,7 @@ fn grows(saved: &[SectionRef]) -> bool {
     let bytes: u64 = increments.iter().map(|at| at.bytes).sum();
     increments.len() >= MOST_INCREMENTS || bytes > whole.bytes.max(INCREMENTS_BYTES)
 }
+
+#[cfg(test)]
+#[path = "checkpointer_tests.rs"]
+mod tests;

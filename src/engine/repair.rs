@@ -520,7 +520,7 @@ impl Coordinator {
                             "REPAIR of final windows is not supported under \"{}\", which takes them as they were",
                             view.object.name
                         ),
-                        hint: format!("DROP {} , repair, and CREATE it again.", view.object.name),
+                        hint: format!("DROP {}, repair, and CREATE it again.", view.object.name),
                     });
                 }
             }

@@ -32,7 +32,7 @@ pub(super) struct Logged {
 }
 
 /// How far the log has been written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct LogEnd(Arc<(Mutex<u64>, Condvar)>);
 
 impl LogEnd {

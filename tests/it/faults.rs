@@ -34,7 +34,7 @@ fn runs_with_faults_and_crashes_lose_nothing() {
     // RUST_LOG shows what the engine says meanwhile, and what is done to it.
     let shown = tracing_subscriber::EnvFilter::from_default_env();
     let _ = tracing_subscriber::fmt().with_env_filter(shown).with_writer(std::io::stderr).try_init();
-    let seeds = seeds(0..60);
+    let seeds = seeds(0..200);
     let next = AtomicU64::new(seeds.start);
     let failed = parking_lot::Mutex::new(BTreeSet::new());
     thread::scope(|scope| {

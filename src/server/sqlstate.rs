@@ -213,7 +213,9 @@ fn from_exec(error: ExecError) -> PgError {
         ExecError::RowMissing { .. } => PgError::new(SERIALIZATION_FAILURE, message),
         ExecError::DataFusion(error) => from_datafusion(*error, ""),
         ExecError::Arrow(error) => from_arrow(*error),
-        ExecError::Storage { .. } => PgError::new(IO_ERROR, message),
+        ExecError::Storage { .. } => PgError::new(IO_ERROR, message).hint(
+            "If a file is damaged, restore a backup, or start once with --rebuild-damaged; what does not need it can be read.",
+        ),
         ExecError::State { .. }
         | ExecError::Saved { .. }
         | ExecError::NegativeWeight { .. }

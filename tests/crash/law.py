@@ -18,7 +18,7 @@ class Dead(Exception):
     """The record does not fit the columns."""
 
 
-def read_topic(bootstrap, topic, partitions):
+def read_topic(bootstrap, topic):
     """Committed records of a topic as it stands: by partition, (offset, value)."""
     consumer = Consumer(
         {
@@ -30,8 +30,9 @@ def read_topic(bootstrap, topic, partitions):
             "auto.offset.reset": "earliest",
         }
     )
-    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
-    log = {partition: [] for partition in range(partitions)}
+    partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+    log = {partition: [] for partition in partitions}
     open_partitions = set(log)
     while open_partitions:
         for message in consumer.consume(1_000, timeout=0.2):
@@ -175,6 +176,9 @@ class Judged:
                 self.verdicts["dead"].append(place)
                 continue
             ts = values[time]
+            if not self.source.timed:
+                self.rows.append(Row(ts, partition, offset, values))
+                continue
             if ts is None or (watermark is not None and ts < watermark - self.source.lateness_us):
                 self.verdicts["late"].append(place)
                 self.late[place] = ("null_time" if ts is None else "late", values)

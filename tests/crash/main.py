@@ -19,9 +19,10 @@ import objects
 import producers
 from clients import TableClient, ViewClient
 from comparison import Comparison
+from network import Cutter, Network
 from reader import Reader
 from report import Report
-from server import Broker, Failed, Server
+from server import Broker, Failed, Server, free_port
 
 # Kills that come before the server answers, at most so many in a row: each start must be able to get on in the end.
 MOST_QUICK = 3
@@ -34,6 +35,7 @@ NEEDED = [
     "transactions taken back",
     "transactions committed",
     "transactions aborted",
+    "partitions added",
     "reads of counts",
     "reads of one tick",
     "rows of closed windows read",
@@ -49,6 +51,7 @@ def options():
     )
     parser.add_argument("--kills", type=int, help="kill -9 of the server so many times (20)")
     parser.add_argument("--broker-kills", type=int, help="kill -9 of the broker so many times (0)")
+    parser.add_argument("--cuts", type=int, help="cut the network between server and broker so many times (5)")
     parser.add_argument("--seconds", type=float, help="go on for so long at least; kills are spread over it")
     parser.add_argument("--rate", type=int, help="records a second over all topics (1200)")
     parser.add_argument("--seed", type=int, help="of all that is random (the clock)")
@@ -57,13 +60,13 @@ def options():
         "--workers", type=int, nargs="+", metavar="N", help="numbers of workers to choose from at restarts (1 2 3 4)"
     )
     parser.add_argument(
-        "--short", action="store_true", help="10 kills, 1 of the broker, 25 seconds, 700 records a second"
+        "--short", action="store_true", help="10 kills, 1 of the broker, 2 cuts, 25 seconds, 700 records a second"
     )
     given = parser.parse_args()
     defaults = (
-        {"kills": 10, "broker_kills": 1, "seconds": 25, "rate": 700}
+        {"kills": 10, "broker_kills": 1, "cuts": 2, "seconds": 25, "rate": 700}
         if given.short
-        else {"kills": 20, "broker_kills": 0, "seconds": 0, "rate": 1200}
+        else {"kills": 20, "broker_kills": 0, "cuts": 5, "seconds": 0, "rate": 1200}
     )
     for name, value in {**defaults, "seed": int(time.time()), "workers": [1, 2, 3, 4]}.items():
         if getattr(given, name) is None:
@@ -105,12 +108,14 @@ class Run:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="riverrun-crash-"))
         self.production_ends, self.clients_end, self.ends = threading.Event(), threading.Event(), threading.Event()
         self.broker = Broker(self, self.folder / "kafka")
+        self.network = self.broker.network = Network(self, free_port())
         self.server = Server(self, given.binary.resolve(), self.folder)
         self.quick = 0
         self.ready_s = 1.0
 
     def go(self):
         self.report.say(f"seed {self.seed}, {self.folder}")
+        self.network.start()
         self.bootstrap = self.broker.start()
         producers.create_topics(self.bootstrap)
         self.server.start()
@@ -127,7 +132,7 @@ class Run:
             for sql in objects.TABLES:
                 connection.execute(sql)
             for source in objects.SOURCES:
-                connection.execute(source.sql(self.bootstrap))
+                connection.execute(source.sql(f"127.0.0.1:{self.network.front}"))
             for view in objects.VIEWS:
                 try:
                     connection.execute(view.sql())
@@ -136,20 +141,23 @@ class Run:
 
     def start_threads(self):
         rate = self.given.rate
+        self.mean_life_s = max(2.0, self.given.seconds / max(1, self.given.kills))
+        expected_s = self.mean_life_s * self.given.kills * 1.2
         self.producers = [
-            producers.Ads(self, "ads", rate * 6 // 10),
+            producers.Ads(self, "ads", rate * 55 // 100),
             producers.Payments(self, "payments", rate * 2 // 10),
             producers.Clicks(self, "clicks", rate * 2 // 10),
+            producers.Signups(self, "signups", rate // 20, expected_s / 10),
         ]
         self.tables = [TableClient(self, number) for number in (1, 2, 3)]
         self.views = ViewClient(self)
         self.reader = Reader(self)
-        self.mean_life_s = max(2.0, self.given.seconds / max(1, self.given.kills))
-        expected_s = self.mean_life_s * self.given.kills * 1.2
         self.broker_killer = BrokerKiller(
             self, self.given.broker_kills, expected_s / max(1, self.given.broker_kills + 1)
         )
-        self.threads = [*self.producers, *self.tables, self.views, self.reader, self.broker_killer]
+        self.cutter = Cutter(self, self.network, self.given.cuts, expected_s / (self.given.cuts + 1))
+        self.killers = [self.broker_killer, self.cutter]
+        self.threads = [*self.producers, *self.tables, self.views, self.reader, *self.killers]
         for thread in self.threads:
             thread.start()
 
@@ -158,7 +166,8 @@ class Run:
         kills = 0
 
         def going_on():
-            return kills < self.given.kills or time.monotonic() - began < self.given.seconds or self.broker_killer.left
+            more = any(killer.left for killer in self.killers)
+            return kills < self.given.kills or time.monotonic() - began < self.given.seconds or more
 
         while going_on():
             kills += self.one_life(kills < self.given.kills)
@@ -233,7 +242,8 @@ class Run:
             logger=producers.QUIET,
         )
         try:
-            partitions = [(topic, partition) for topic in producers.TOPICS for partition in range(producers.PARTITIONS)]
+            topics = consumer.list_topics(timeout=2).topics
+            partitions = [(topic, partition) for topic in producers.TOPICS for partition in topics[topic].partitions]
             return {at: consumer.get_watermark_offsets(TopicPartition(*at), timeout=2)[1] for at in partitions}
         except KafkaException:
             return None
@@ -244,7 +254,7 @@ class Run:
         """Ends what writes, and waits until the server has all of it."""
         self.report.say("producers and clients end")
         self.production_ends.set()
-        for thread in [*self.producers, self.broker_killer]:
+        for thread in [*self.producers, *self.killers]:
             thread.join(180)
             if thread.is_alive():
                 raise Failed(f"the {thread.name} does not end")

@@ -25,6 +25,7 @@ AD_COLUMNS = [
     ("ts", "TIMESTAMPTZ"),
 ]
 PAYMENT_COLUMNS = [("payment_id", "VARCHAR"), ("account", "INT"), ("amount", "BIGINT"), ("ts", "TIMESTAMP")]
+SIGNUP_COLUMNS = [("signup_id", "VARCHAR"), ("plan", "VARCHAR"), ("amount", "BIGINT"), ("ts", "TIMESTAMPTZ")]
 CLICK_COLUMNS = [("event_id", "VARCHAR"), ("ad_id", "BIGINT"), ("amount", "BIGINT"), ("ts", "TIMESTAMPTZ")]
 
 TABLES = [
@@ -45,6 +46,8 @@ class Source:
     within: str = ""  # "", "across" or "same_partition"
     options: str = ""
     last: str = ""
+    # A source without a watermark has no late rows. The watermark of a partition that comes later is a fact that no log holds.
+    timed: bool = True
 
     def sql(self, bootstrap):
         columns = ", ".join(f"{name} {kind}" for name, kind in self.columns)
@@ -58,9 +61,12 @@ class Source:
         )
         if self.within == "same_partition":
             options += ", deduplicate.same_partition = true"
+        if self.timed:
+            columns += f", WATERMARK FOR ts AS ts - INTERVAL '{DELAY_US // 1_000_000} seconds'"
+            options += ", idle_timeout = '1 day'"
         return (
-            f"CREATE SOURCE {self.name} ({columns}, WATERMARK FOR ts AS ts - INTERVAL '{DELAY_US // 1_000_000} seconds'{unique}) "
-            f"INCLUDE partition AS p INCLUDE offset AS o WITH (connector = 'kafka', topic = '{self.topic}', idle_timeout = '1 day', "
+            f"CREATE SOURCE {self.name} ({columns}{unique}) "
+            f"INCLUDE partition AS p INCLUDE offset AS o WITH (connector = 'kafka', topic = '{self.topic}', "
             f"properties.bootstrap.server = '{bootstrap}'{options}) FORMAT PLAIN ENCODE JSON {self.last}"
         )
 
@@ -71,6 +77,7 @@ SOURCES = [
     Source("payments", "payments", PAYMENT_COLUMNS, options=", properties.isolation.level = 'read_committed'"),
     Source("clicks", "clicks", CLICK_COLUMNS, within="across"),
     Source("clicks_here", "clicks", CLICK_COLUMNS, within="same_partition"),
+    Source("signups", "signups", SIGNUP_COLUMNS, timed=False),
 ]
 
 
@@ -301,6 +308,17 @@ VIEWS = [
         "first_seen",
         "SELECT event_id, ts, p FROM (SELECT event_id, ts, p, row_number() OVER (PARTITION BY event_id ORDER BY ts, p, o) AS place FROM clicks_here WHERE event_id IS NOT NULL) AS r WHERE place = 1",
         "SELECT event_id, ts, p FROM (SELECT event_id, ts, p, row_number() OVER (PARTITION BY event_id ORDER BY ts, p, o) AS place FROM clicks_here WHERE event_id IS NOT NULL) AS r WHERE place = 1",
+    ),
+    # A topic that grows, without event time.
+    View(
+        "signups_by",
+        "SELECT p, plan, count(*) AS n, sum(amount) AS total, max(o) AS last FROM signups GROUP BY p, plan",
+        "SELECT p, plan, count(*) AS n, sum(amount) AS total, max(o) AS last FROM signups GROUP BY p, plan",
+    ),
+    View(
+        "signups_of_firms",
+        "SELECT signup_id, amount, ts, p, o FROM signups WHERE plan = 'firm'",
+        "SELECT signup_id, amount, ts, p, o FROM signups WHERE plan = 'firm'",
     ),
     # Tables.
     View("by_grp", BY_GRP, BY_GRP),

@@ -11,11 +11,14 @@ import random
 import threading
 import time
 
-from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 PARTITIONS = 4
-TOPICS = ["ads", "payments", "clicks"]
+# By topic, how many partitions there are at first.
+TOPICS = {"ads": PARTITIONS, "payments": PARTITIONS, "clicks": PARTITIONS, "signups": 1}
+# What a topic that grows comes to have.
+GROWN = 6
 SPEED = 30
 EPOCH_MS = 1_748_736_000_000  # 2025-06-01 UTC: long past, so that no row comes from the future
 COUNTRIES = ["DE", "US", "FR", "GB", "JP", "BR", "IN"]
@@ -44,7 +47,7 @@ QUIET.propagate = False
 
 
 def create_topics(bootstrap):
-    topics = [NewTopic(topic, PARTITIONS, 1) for topic in TOPICS]
+    topics = [NewTopic(topic, partitions, 1) for topic, partitions in TOPICS.items()]
     client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     for made in client.create_topics(topics).values():
         made.result(60)
@@ -176,6 +179,58 @@ class Clicks(Writer):
         self.recent.append(dict(event))
         self.recent = self.recent[-400:]
         return event
+
+
+class Signups(Writer):
+    """Into a topic that is given more partitions now and then."""
+
+    def __init__(self, run, topic, rate, pause_s):
+        super().__init__(run, topic, rate)
+        self.partitions, self.pause_s = TOPICS[topic], pause_s
+        self.grows_at = self.began + pause_s
+
+    def event(self):
+        r = self.random
+        return {
+            "signup_id": f"s{self.sent}",
+            "plan": r.choice(["free", "team", "firm"]),
+            "amount": r.randrange(500),
+            "ts": self.time_ms(),
+        }
+
+    def burst(self):
+        if self.partitions < GROWN and time.monotonic() > self.grows_at:
+            self.grow()
+        due = int((time.monotonic() - self.began) * self.rate) - self.sent
+        for _ in range(max(0, min(due, self.rate))):
+            self.send(self.random.randrange(self.partitions), self.record())
+
+    def settings(self):
+        return {**super().settings(), "topic.metadata.refresh.interval.ms": 300}
+
+    def send(self, partition, value, key=None):
+        try:
+            super().send(partition, value, key)
+        except KafkaException as error:
+            # It has not heard of the new one yet.
+            if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
+                raise
+            super().send(0, value, key)
+
+    def grow(self):
+        self.grows_at = time.monotonic() + self.pause_s
+        client = AdminClient({"bootstrap.servers": self.run_.bootstrap, "log_level": 3}, logger=QUIET)
+        try:
+            for grown in client.create_partitions([NewPartitions(self.topic, self.partitions + 1)]).values():
+                grown.result(10)
+            self.run_.report.add("partitions added")
+        except KafkaException:
+            # Whether it was done before the broker went away is seen by asking.
+            pass
+        try:
+            self.partitions = len(client.list_topics(self.topic, timeout=5).topics[self.topic].partitions)
+        except KafkaException:
+            pass
 
 
 class Payments(Writer):

@@ -140,13 +140,13 @@ class Broker:
 
     def __init__(self, run, folder):
         self.run, self.folder = run, folder
-        self.port = None
+        self.port, self.network = None, None
         self.script = ROOT / "scripts" / "kafka"
 
     def start(self):
         at = ["--port", str(self.port)] if self.port else []
         out = subprocess.run(
-            [self.script, "start", "--dir", self.folder, *at],
+            [self.script, "start", "--dir", self.folder, *at, "--proxied", f"{self.network.behind}:{self.network.front}"],
             stdout=subprocess.PIPE,
             text=True,
             stdin=subprocess.DEVNULL,

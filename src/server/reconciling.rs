@@ -208,6 +208,9 @@ impl Session {
         let engine = self.shared.engine.clone();
         let comparable = async { engine.comparable(&view).await.map_err(PgError::from) };
         let comparable = self.interrupt.guard(comparable).await?;
+        if reconcile.repair {
+            comparable.running.check_repairs()?;
+        }
         let mut compared = self.compare(&view, &comparable, asked).await?;
         let columns = PgColumn::all(&compared.shape.schema);
         let rows = if reconcile.repair {
@@ -242,6 +245,7 @@ impl Session {
         if found.is_empty() {
             return Ok(found);
         }
+        compared.running.check_repairs()?;
         let damage = Damage {
             starts_us: span(&found, compared.windows.0),
             ends_us: span(&found, compared.windows.1),
@@ -318,6 +322,7 @@ impl Session {
             windows,
             totals: Arc::default(),
             batches,
+            reads_logs: comparable.reads_logs,
             running: Arc::clone(&comparable.running),
             tick: tick_number(comparable.tick),
             told: Arc::clone(&self.told_last),
@@ -332,6 +337,8 @@ struct Compared {
     windows: (Option<usize>, Option<usize>),
     totals: Arc<Totals>,
     batches: Batches,
+    /// There are records that it is recomputed from.
+    reads_logs: bool,
     running: Arc<Reconciliation>,
     tick: i128,
     told: Arc<parking_lot::Mutex<Vec<Notice>>>,
@@ -363,11 +370,15 @@ impl Compared {
             None => {
                 let (rows, differ) =
                     (self.totals.rows.load(Ordering::Relaxed), self.totals.differ.load(Ordering::Relaxed));
-                let read = self.running.work.records_read();
-                self.told.lock().push(Notice::new(format!(
-                    "{read} records read, {rows} rows compared as of tick {}, {differ} differ",
-                    self.tick
-                )));
+                let mut told = self.told.lock();
+                let thinned = self.running.thinned().into_iter();
+                told.extend(thinned.map(|why| Notice::new(format!("{why}: rows that differ prove nothing"))));
+                let read = if self.reads_logs {
+                    format!("{} records read, ", self.running.work.records())
+                } else {
+                    String::new()
+                };
+                told.push(Notice::new(format!("{read}{rows} rows compared as of tick {}, {differ} differ", self.tick)));
                 Ok(None)
             }
         }

@@ -315,13 +315,15 @@ impl Session {
             PgError::new(code::UNDEFINED_TABLE, format!("materialized view \"{}\" has been dropped", view.name))
         })?;
         let of_reads = reads.clone();
+        let most_bytes = self.shared.query_memory_bytes;
         let plan = self.work(async move { recomputed.comparison(live, &within, &of_reads) }).await?.map_err(failed)?;
-        let batches = self.run(plan, &reads, &[], "").await.map_err(of_comparison)?;
+        let batches = self.run(plan, &reads, &[], "").await.map_err(|error| of_comparison(error, most_bytes))?;
         Ok(Compared {
             shape,
             windows,
             totals: Arc::default(),
             batches,
+            most_bytes,
             reads_logs: comparable.reads_logs,
             running: Arc::clone(&comparable.running),
             tick: tick_number(comparable.tick),
@@ -337,6 +339,8 @@ struct Compared {
     windows: (Option<usize>, Option<usize>),
     totals: Arc<Totals>,
     batches: Batches,
+    /// What all queries together may hold.
+    most_bytes: usize,
     /// There are records that it is recomputed from.
     reads_logs: bool,
     running: Arc<Reconciliation>,
@@ -364,7 +368,7 @@ impl Compared {
         };
         match batch {
             Some(batch) => {
-                let batch = batch.map_err(of_comparison)?;
+                let batch = batch.map_err(|error| of_comparison(error, self.most_bytes))?;
                 self.shape.differing(&batch, &self.totals).map(Some)
             }
             None => {
@@ -398,9 +402,10 @@ fn span(batches: &[RecordBatch], column: Option<usize>) -> Option<(i64, i64)> {
 }
 
 /// What ends a comparison: with what can be done of it. What is NULL in a view where an expression fails is an error in a query.
-fn of_comparison(error: PgError) -> PgError {
+fn of_comparison(error: PgError, most_bytes: usize) -> PgError {
     if error.code == code::OUT_OF_MEMORY {
-        return error.hint(
+        let message = format!("the comparison takes more memory than queries have together, {} MiB", most_bytes >> 20);
+        return PgError::new(code::OUT_OF_MEMORY, message).hint(
             "Compare fewer windows at once with FROM and TO, or start the server with more memory for queries \
              (--query-memory-mib).",
         );

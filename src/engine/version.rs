@@ -312,7 +312,7 @@ impl Coordinator {
         let to_read: i64 = history.iter().map(|(to_read, _)| to_read).sum();
         let read = to_read - history.iter().map(|(_, p)| p.left).sum::<i64>();
         let trouble = view.targets.keys().find_map(|s| self.sources.get(s)?.topic_trouble.clone());
-        let progress = match (trouble.or_else(|| self.rests.clone()), view.targets.values().all(Option::is_some))
+        let progress = match (trouble.or_else(|| self.history_rests(view)), view.targets.values().all(Option::is_some))
         {
             (Some(trouble), _) => trouble,
             (None, false) => "the topic's ends are being asked for".to_string(),

@@ -104,7 +104,7 @@ struct Options {
     /// Where Postgres clients connect; a loopback address [default: 127.0.0.1:5454]
     #[arg(long, value_name = "ADDRESS:PORT", env = "RIVERRUN_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Where /healthz and /metrics are answered; a loopback address [default: nowhere]
+    /// Where /healthz, /readyz and /metrics are answered; a loopback address [default: nowhere]
     #[arg(long, value_name = "ADDRESS:PORT", env = "RIVERRUN_HTTP")]
     http: Option<SocketAddr>,
     /// Threads that read, decode and aggregate [default: one per core]
@@ -292,7 +292,7 @@ async fn serve(options: Options, data: Option<String>, rebuild_damaged: bool) ->
     let address = server.address();
     tracing::info!(%address, "ready: psql -h {} -p {}", address.ip(), address.port());
     if let Some(http) = server.http_address() {
-        tracing::info!(address = %http, "answering /healthz and /metrics");
+        tracing::info!(address = %http, "answering /healthz, /readyz and /metrics");
     }
     let ended = tokio::select! {
         interrupt = interrupted() => interrupt.map(|()| None)?,

@@ -19,6 +19,10 @@ const LEAST_TICK_BYTES: usize = 256 << 10;
 /// History rests before all reading does, so that views that are current stay so while another one's history is too large. These are
 /// of what makes all reading rest.
 const HISTORY_EIGHTHS: usize = 7;
+/// A hash table that doubles goes past both bounds at once. Then reading goes on until state has grown by this part of the limit.
+const BEYOND_HISTORY: usize = 16;
+/// Workers know so many ticks later at most that history rests.
+const UNTIL_HISTORY_RESTS: u64 = 3;
 /// Without a limit, closed slices in files take at most so much.
 const DEFAULT_CACHE_BYTES: usize = 1 << 30;
 
@@ -30,6 +34,8 @@ pub(super) struct Memory {
     pub full: Option<String>,
     /// Why no history is read: state has come near its limit.
     pub near_full: Option<String>,
+    /// What state took when there was history that began to rest, and the tick.
+    with_history: Option<(usize, u64)>,
     /// As of the last look.
     pub state_bytes: usize,
     /// What workers have been told that they may read in a tick, in all and of history.
@@ -44,6 +50,7 @@ impl Memory {
             cache,
             full: None,
             near_full: None,
+            with_history: None,
             state_bytes: 0,
             tick_bytes: (MAX_TICK_BYTES, MAX_TICK_BYTES),
         }
@@ -84,8 +91,16 @@ impl Coordinator {
         let is_above = |target: usize, rests: bool| state > target || rests && state > target / 20 * 19;
         let for_history = target / 8 * HISTORY_EIGHTHS;
         let rests = is_above(for_history, self.memory.near_full.is_some());
-        let tick_bytes = (most(target), if rests { 0 } else { most(for_history) });
-        let is_full = is_above(target, self.memory.full.is_some());
+        let has_history = || self.sources.values().any(|source| !source.backfills.is_empty());
+        self.memory.with_history = match self.memory.with_history.filter(|_| rests) {
+            None if rests && self.memory.near_full.is_none() && has_history() => Some((state, self.tick)),
+            Some((before, since)) if self.tick <= since + UNTIL_HISTORY_RESTS => Some((before.max(state), since)),
+            unchanged => unchanged,
+        };
+        let beyond = self.memory.with_history.map_or(0, |(state, _)| state + limit / BEYOND_HISTORY);
+        let for_all = target.max(beyond);
+        let tick_bytes = (most(for_all), if rests { 0 } else { most(for_history) });
+        let is_full = is_above(for_all, self.memory.full.is_some());
         if tick_bytes != self.memory.tick_bytes {
             self.memory.tick_bytes = tick_bytes;
             let (most, most_history) = tick_bytes;

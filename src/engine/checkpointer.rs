@@ -76,7 +76,7 @@ pub(super) enum Said {
     Created {
         tick: (u64, u64),
     },
-    /// It will be tried again if that may help ([`StorageError::is_retryable`]); else the thread has ended.
+    /// It is tried again, unless another process has taken over or a call made no sense: then the thread has ended.
     Failed {
         tick: (u64, u64),
         error: StorageError,
@@ -101,7 +101,7 @@ pub(super) fn try_read(storage: &Storage, at: &SectionRef) -> Result<Saved, Stor
     storage.read(at).and_then(|bytes| decode(&bytes))
 }
 
-/// The thread; it ends once its jobs are done and nobody can send another, or at a failure that no retry can mend.
+/// The thread; it ends once its jobs are done and nobody can send another, or after the last [`Said::Failed`].
 pub(super) struct Checkpointer {
     jobs: Sender<Job>,
     stop: Sender<()>,
@@ -234,7 +234,8 @@ impl Retries<'_> {
             match attempt(tries) {
                 Ok(said) => return (self.say)(said),
                 Err(error) => {
-                    let for_good = !error.is_retryable();
+                    // What is not there, or damaged, may be put back.
+                    let for_good = matches!(error, StorageError::Fenced { .. } | StorageError::Invariant(_));
                     if !(self.say)(Said::Failed { tick, error, tries }) || for_good {
                         return false;
                     }

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,15 +23,54 @@ const TEMPORARY: &str = "tmp";
 #[derive(Debug)]
 pub(super) struct LocalBlobs {
     root: PathBuf,
-    /// Locked while it is open.
-    lock: Mutex<Option<File>>,
+    held: Mutex<Option<Held>>,
     temporary: AtomicU64,
     syncs: AtomicU64,
 }
 
+/// What keeps others out.
+#[derive(Debug)]
+struct Held {
+    /// Locked while it is open.
+    _lock: File,
+    /// The folder; it is no other one as long as this is open.
+    root: File,
+}
+
 impl LocalBlobs {
     pub fn new(root: PathBuf) -> LocalBlobs {
-        LocalBlobs { root, lock: Mutex::default(), temporary: AtomicU64::new(0), syncs: AtomicU64::new(0) }
+        LocalBlobs { root, held: Mutex::default(), temporary: AtomicU64::new(0), syncs: AtomicU64::new(0) }
+    }
+
+    /// Refuses a folder that is no longer the one that was locked: what is put there is not where the rest is. It may come back.
+    fn check_root(&self) -> Result<(), StorageError> {
+        let held = self.held.lock();
+        let Some(Held { root, .. }) = &*held else { return Ok(()) };
+        let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        match (root.metadata().map(place), fs::metadata(&self.root).map(place)) {
+            (Ok(held), Ok(there)) if held == there => Ok(()),
+            _ => Err(StorageError::Unavailable {
+                doing: format!("using {}", self.location()),
+                reason: "it has been removed or replaced since the start".into(),
+            }),
+        }
+    }
+
+    /// Of a call that found nothing: folders of ours that have gone may come back.
+    fn unless_gone(&self, error: StorageError) -> StorageError {
+        let is_held = self.held.lock().is_some();
+        let gone = || FOLDERS.iter().chain([&TEMPORARY]).find(|folder| !self.root.join(folder).is_dir());
+        match (error, is_held) {
+            (error @ StorageError::NotFound { .. }, true) => match (self.check_root(), gone()) {
+                (Err(replaced), _) => replaced,
+                (Ok(()), Some(folder)) => StorageError::Unavailable {
+                    doing: format!("using {}", self.location()),
+                    reason: format!("its folder {folder} is not there"),
+                },
+                (Ok(()), None) => error,
+            },
+            (error, _) => error,
+        }
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, StorageError> {
@@ -146,7 +185,8 @@ impl Blobs for LocalBlobs {
             writeln!(file, "{}", std::process::id())
         };
         write(&mut file).map_err(failed)?;
-        *self.lock.lock() = Some(file);
+        let root = File::open(&self.root).map_err(|error| self.failed("opening", &self.root, &error))?;
+        *self.held.lock() = Some(Held { _lock: file, root });
         let temporary = self.root.join(TEMPORARY);
         let failed = |error: io::Error| self.failed("emptying", &temporary, &error);
         for entry in fs::read_dir(&temporary).map_err(failed)? {
@@ -157,15 +197,16 @@ impl Blobs for LocalBlobs {
 
     fn put(&self, name: &str, chunks: &[Bytes], create_only: bool) -> Result<Put, StorageError> {
         let target = self.path(name)?;
+        self.check_root()?;
         let temporary = match self.write_temporary(chunks) {
             // A copy finds no folders.
-            Err(StorageError::NotFound { .. }) => {
+            Err(StorageError::NotFound { .. }) if self.held.lock().is_none() => {
                 self.make_folders()?;
                 self.write_temporary(chunks)?
             }
-            written => written?,
+            written => written.map_err(|error| self.unless_gone(error))?,
         };
-        let failed = |error: io::Error| self.failed("writing", &target, &error);
+        let failed = |error: io::Error| self.unless_gone(self.failed("writing", &target, &error));
         if create_only {
             let linked = fs::hard_link(&temporary, &target);
             discard(&temporary);
@@ -180,14 +221,15 @@ impl Blobs for LocalBlobs {
             return Err(failed(error));
         }
         let folder = target.parent().unwrap_or(&self.root);
-        self.sync_folder(folder).map_err(|error| self.failed("syncing", folder, &error))?;
+        self.sync_folder(folder).map_err(|error| self.unless_gone(self.failed("syncing", folder, &error)))?;
+        self.check_root()?;
         Ok(Put::Done)
     }
 
     fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, StorageError> {
         let path = self.path(name)?;
         let failed = |error: io::Error| match error.kind() {
-            ErrorKind::NotFound => StorageError::NotFound { name: path.display().to_string() },
+            ErrorKind::NotFound => self.unless_gone(StorageError::NotFound { name: path.display().to_string() }),
             _ => self.failed("reading", &path, &error),
         };
         let file = File::open(&path).map_err(failed)?;
@@ -205,9 +247,10 @@ impl Blobs for LocalBlobs {
 
     fn list(&self, folder: &str) -> Result<Vec<Blob>, StorageError> {
         let path = self.root.join(folder);
-        let failed = |error: io::Error| self.failed("listing", &path, &error);
+        self.check_root()?;
+        let failed = |error: io::Error| self.unless_gone(self.failed("listing", &path, &error));
         let entries = match fs::read_dir(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.held.lock().is_none() => return Ok(Vec::new()),
             entries => entries.map_err(failed)?,
         };
         let mut blobs = Vec::new();
@@ -244,6 +287,7 @@ impl Blobs for LocalBlobs {
     }
 
     fn delete(&self, names: &[String]) -> Result<(), StorageError> {
+        self.check_root()?;
         for name in names {
             let path = self.path(name)?;
             match fs::remove_file(&path) {

@@ -240,6 +240,43 @@ fn folders_on_the_way_are_made() {
 }
 
 #[test]
+fn a_folder_that_goes_away_gets_nothing_until_it_is_back() {
+    let dir = TempDir::new().expect("a folder");
+    let place = dir.path().join("state");
+    let storage = Storage::open(place.to_str().expect("UTF-8"), 7).expect("it opens").storage;
+    storage.append(1, &records(&["a"])).expect("appended");
+    let section = commit(&storage, "state", 1);
+    let away = dir.path().join("away");
+    let append = || storage.append(2, &records(&["b"]));
+    let write = || storage.write(&[Bytes::from("more")]).map(drop);
+    let read = || storage.read(&section).map(drop);
+    let calls: [(PathBuf, &[&dyn Fn() -> Result<(), StorageError>]); 3] = [
+        (place.clone(), &[&append, &write, &read]),
+        (place.join("data"), &[&write, &read]),
+        (place.join("log"), &[&append]),
+    ];
+    for (from, calls) in calls {
+        fs::rename(&from, &away).expect("moved");
+        for call in calls {
+            let error = call().expect_err("it is away");
+            assert!(error.is_retryable(), "{from:?}: {error}");
+        }
+        assert!(!from.exists(), "it was made anew");
+        fs::rename(&away, &from).expect("moved back");
+    }
+    assert_eq!(storage.read(&section).expect("it is back"), "state");
+    storage.append(2, &records(&["b"])).expect("appended");
+    commit(&storage, "more", 2);
+    drop(storage);
+    // Another folder of the same name is not it.
+    let storage = Storage::open(place.to_str().expect("UTF-8"), 7).expect("it opens").storage;
+    fs::rename(&place, dir.path().join("old")).expect("moved");
+    drop(Storage::open(place.to_str().expect("UTF-8"), 7).expect("it opens").storage);
+    let error = storage.append(3, &records(&["c"])).expect_err("refused").to_string();
+    assert_eq!(error, format!("using {}: it has been removed or replaced since the start", place.display()));
+}
+
+#[test]
 fn permission_lost_is_told_and_comes_back() {
     use std::os::unix::fs::PermissionsExt;
     let dir = TempDir::new().expect("a folder");

@@ -157,12 +157,19 @@ async fn history_that_is_too_large_rests_while_current_views_go_on() {
     let mut scene = Scene::new().await;
     scene.send(24_000 * 20);
     scene.check().await;
-    scene.db.run("CREATE MATERIALIZED VIEW ids AS SELECT id, count(*) AS n, max(ts) AS at FROM e GROUP BY id").await;
+    scene
+        .db
+        .run(
+            "CREATE MATERIALIZED VIEW ids AS SELECT id::varchar || ' is an id that takes some room in memory' AS name, count(*) AS n
+               FROM e GROUP BY id::varchar || ' is an id that takes some room in memory'",
+        )
+        .await;
     let rests = "SELECT count(*) FROM riverrun.materialized_views WHERE name = 'ids' AND state = 'reading history'
                    AND message LIKE 'history is not read: state takes % MiB of memory_limit, 12 MiB, and what is left is for current views;%'";
     while scene.db.rows(rests).await != ["1"] {
         let ids = scene.db.rows("SELECT state FROM riverrun.materialized_views WHERE name = 'ids'").await;
         assert_eq!(ids, ["reading history"], "{:?}", scene.memory());
+        assert_eq!(scene.state().await, "running", "{:?}", scene.memory());
     }
     let error = scene.db.error("SELECT count(*) FROM ids").await;
     assert!(error.contains("is still reading history: history is not read: state takes "), "{error}");
@@ -205,6 +212,26 @@ async fn a_query_past_its_memory_ends_while_reading_goes_on() {
         assert_eq!(error.code().code(), "53200", "{query}: {error}");
         assert_eq!(scene.read().await, before + 2000);
     }
+    scene
+        .db
+        .run(
+            "CREATE MATERIALIZED VIEW visits AS SELECT id, window_start, window_end, count(*) AS n
+               FROM SESSION(e, ts, INTERVAL '1 second') GROUP BY id, window_start, window_end",
+        )
+        .await;
+    scene.send(60_000);
+    scene.db.run("WAIT FOR e").await;
+    let error = client.simple_query("RECONCILE MATERIALIZED VIEW visits").await.expect_err("more than it may have");
+    let error = error.as_db_error().expect("an error of the server");
+    let told = (error.code().code(), error.message());
+    assert_eq!(told, ("53200", "the comparison takes more memory than queries have together, 4 MiB"));
+    assert!(
+        error.hint().is_some_and(|hint| hint.contains("FROM and TO") && hint.contains("--query-memory-mib")),
+        "{error}"
+    );
+    let part = "RECONCILE MATERIALIZED VIEW visits FROM '2026-01-01 00:01:00' TO '2026-01-01 00:01:02'";
+    client.simple_query(part).await.expect("a part is small enough");
+    scene.db.run("DROP MATERIALIZED VIEW visits").await;
     // What others do is none of it.
     let rows = client.simple_query("SELECT sum(n)::bigint FROM minutes").await.expect("rows");
     assert!(rows.len() > 1);

@@ -173,6 +173,32 @@ fn a_backup_of_a_running_process_is_restored() {
 }
 
 #[test]
+fn a_start_that_fails_says_why_and_no_more() {
+    let folder = TempDir::new().expect("a folder");
+    let run = |before: &str, place: &str| {
+        let text = format!(
+            "{before} exec '{}' serve --listen 127.0.0.1:0 --data-dir '{place}'",
+            env!("CARGO_BIN_EXE_riverrun")
+        );
+        let ended = Command::new("sh").args(["-c", &text]).env("RUST_BACKTRACE", "1").output().expect("a process");
+        (ended.status.code(), String::from_utf8(ended.stderr).expect("text"))
+    };
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no folder").expect("writable");
+    let file = file.to_str().expect("UTF-8");
+    let told = format!(
+        "Error: the engine does not start\n\nCaused by:\n    {file} holds no data of riverrun but a file where a folder is needed; \
+         choose an empty or a new place\n"
+    );
+    assert_eq!(run("", file), (Some(1), told));
+    // A limit for the size of a file is no end by a signal.
+    let place = folder.path().join("state");
+    let (code, told) = run("ulimit -f 0;", place.to_str().expect("UTF-8"));
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("no space left: ") && told.contains("File too large"), "{told}");
+}
+
+#[test]
 fn what_a_failed_copy_leaves_is_told() {
     let (place, copy, target) = (Place::folder(), Place::folder(), Place::folder());
     let storage = place.open().storage;

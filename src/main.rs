@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use riverrun::server::{Server, ServerOptions};
 use riverrun::sql::interval_us;
 use riverrun::storage::{self, Copied, StorageError};
 use serde::Deserialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// A streaming SQL engine: Kafka topics in, Postgres clients out.
@@ -104,7 +106,7 @@ struct Options {
     /// Where Postgres clients connect; a loopback address [default: 127.0.0.1:5454]
     #[arg(long, value_name = "ADDRESS:PORT", env = "RIVERRUN_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Where /healthz and /metrics are answered; a loopback address [default: nowhere]
+    /// Where /healthz, /readyz and /metrics are answered; a loopback address [default: nowhere]
     #[arg(long, value_name = "ADDRESS:PORT", env = "RIVERRUN_HTTP")]
     http: Option<SocketAddr>,
     /// Threads that read, decode and aggregate [default: one per core]
@@ -211,7 +213,25 @@ const MEND_BY_BACKUP: &str =
 /// in a debug build, needs about half of this.
 const STACK_BYTES: usize = 16 << 20;
 
-fn main() -> Result<()> {
+/// What the kernel sends a process that writes past its limit for the size of a file, on all systems that this one is built for.
+const SIGXFSZ: i32 = 25;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // As anyhow would, but for the backtrace: where in the program it was is of no use to who starts it.
+            eprintln!("Error: {error}");
+            if error.chain().len() > 1 {
+                eprintln!("\nCaused by:");
+            }
+            error.chain().skip(1).for_each(|cause| eprintln!("    {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let cli = Cli::parse();
     let level = match cli.command {
         // Each try of a request to a bucket would be told; what comes of it is told by the engine.
@@ -232,6 +252,11 @@ fn main() -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
+    {
+        let _in_runtime = runtime.enter();
+        // The signal would end the process; where it is handled the write fails, and a full disk is said to be full.
+        let _handled = signal(SignalKind::from_raw(SIGXFSZ)).context("cannot listen for SIGXFSZ")?;
+    }
     let outcome = match cli.command {
         Command::Serve(serve) => {
             let file = serve.config.as_deref().map(FileOptions::read).transpose()?.unwrap_or_default();
@@ -292,7 +317,7 @@ async fn serve(options: Options, data: Option<String>, rebuild_damaged: bool) ->
     let address = server.address();
     tracing::info!(%address, "ready: psql -h {} -p {}", address.ip(), address.port());
     if let Some(http) = server.http_address() {
-        tracing::info!(address = %http, "answering /healthz and /metrics");
+        tracing::info!(address = %http, "answering /healthz, /readyz and /metrics");
     }
     let ended = tokio::select! {
         interrupt = interrupted() => interrupt.map(|()| None)?,
@@ -353,7 +378,6 @@ async fn show_demo(
 
 /// Returns at SIGINT or SIGTERM.
 async fn interrupted() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
         interrupt = tokio::signal::ctrl_c() => interrupt.context("cannot listen for SIGINT")?,

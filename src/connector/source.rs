@@ -111,6 +111,14 @@ impl Metadata {
         }
     }
 
+    /// Does the log drop a record once a newer one has its key? `None`: that is not known.
+    pub fn is_compacted(&self, timeout: Duration) -> Result<Option<bool>, ConnectorError> {
+        match self {
+            Metadata::Kafka(metadata) => metadata.is_compacted(timeout),
+            Metadata::Datagen(_) => Ok(Some(false)),
+        }
+    }
+
     /// First offset and end of each partition given.
     pub fn watermarks(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<Watermarks>, ConnectorError> {
         match self {

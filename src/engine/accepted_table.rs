@@ -177,6 +177,11 @@ impl AcceptedTable {
         let assigned: Vec<PartitionOffset> =
             replays.iter().map(|(&partition, r)| PartitionOffset { partition, offset: r.position }).collect();
         reader.assign(&assigned).map_err(failed)?;
+        let mut whole: BTreeMap<i32, Whole> = self
+            .logs
+            .iter()
+            .filter_map(|log| Some((log.partition, Whole::of(log, replays.get(&log.partition)?)?)))
+            .collect();
         let mut records = Records::default();
         let mut silence = Stopwatch::start();
         while !replays.is_empty() && !self.running.is_cancelled() {
@@ -186,6 +191,10 @@ impl AcceptedTable {
                 polled => polled.map_err(failed)?,
             }
             records.records.retain(|r| replays.get(&r.partition).is_some_and(|replay| r.offset < replay.until));
+            for record in &records.records {
+                whole.entry(record.partition).and_modify(|whole| whole.came += 1);
+            }
+            let mut came = records.len();
             if !records.is_empty() {
                 silence = Stopwatch::start();
                 let decoded = decoder.decode(&records, 0..records.len());
@@ -217,12 +226,17 @@ impl AcceptedTable {
             for (&partition, replay) in &mut replays {
                 let position =
                     reader.position(partition).unwrap_or(replay.position).clamp(replay.position, replay.until);
-                self.running.work.has_read(position - replay.position);
+                self.running.work.has_read(position - replay.position, std::mem::take(&mut came));
                 replay.position = position;
             }
             let done: Vec<i32> =
                 replays.iter().filter(|(_, replay)| replay.position >= replay.until).map(|(&p, _)| p).collect();
             reader.remove(&done);
+            let of = self.setup.options.topic();
+            let thinned = done.iter().find_map(|partition| whole.get(partition)?.thinned(of, *partition));
+            if let Some(why) = thinned {
+                self.running.has_thinned(of, why);
+            }
             replays.retain(|partition, _| !done.contains(partition));
         }
         Ok(())
@@ -245,6 +259,29 @@ impl AcceptedTable {
             threads[i % count].insert(log.partition, replay);
         }
         threads
+    }
+}
+
+/// A log that is read again from its first record to the last that was read of it.
+struct Whole {
+    counted: u64,
+    came: u64,
+}
+
+impl Whole {
+    fn of(log: &PartitionLog, replay: &Replay) -> Option<Whole> {
+        let is_whole = (replay.position, replay.until) == (log.start, log.until);
+        is_whole.then_some(Whole { counted: log.read?, came: 0 })
+    }
+
+    /// What to tell of it at its end, if it no longer holds what it held.
+    fn thinned(&self, topic: &str, partition: i32) -> Option<String> {
+        let Whole { counted, came } = self;
+        (came < counted).then(|| {
+            format!(
+                "partition {partition} of topic \"{topic}\" holds {came} of the {counted} records that were read of it"
+            )
+        })
     }
 }
 
@@ -334,4 +371,41 @@ fn scan(
         let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
         Ok(out.blocking_send(Ok(batch)).is_ok())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::law::{Bounds, Terms};
+
+    /// A log of which the offsets 10 to 30 were read with `counted` records; the offsets `again` are read again, with `came`.
+    fn check(counted: Option<u64>, again: Range<i64>, came: u64) -> Option<String> {
+        let law = PartitionLaw::new(10, Terms { bounds: Bounds::default(), floor_us: None, watermark_us: None });
+        let log = PartitionLog {
+            partition: 3,
+            start: 10,
+            until: 30,
+            read: counted,
+            law: law.clone(),
+            marks: Default::default(),
+            duplicates: Default::default(),
+            complete_from_us: None,
+            error: None,
+        };
+        let (start, until) = (again.start, again.end);
+        let replay = Replay { start, position: start, until, law, duplicates: Default::default(), from: Some(start) };
+        let whole = Whole::of(&log, &replay)?;
+        Whole { came, ..whole }.thinned("t", 3)
+    }
+
+    #[test]
+    fn a_log_that_was_read_whole_and_gives_fewer_records_is_told() {
+        let told = "partition 3 of topic \"t\" holds 11 of the 12 records that were read of it";
+        assert_eq!(check(Some(12), 10..30, 11).as_deref(), Some(told));
+        // Offsets without records are of transactions.
+        assert_eq!(check(Some(12), 10..30, 12), None);
+        assert_eq!(check(Some(12), 11..30, 3), None);
+        assert_eq!(check(Some(12), 10..29, 3), None);
+        assert_eq!(check(None, 10..30, 3), None);
+    }
 }

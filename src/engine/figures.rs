@@ -90,7 +90,7 @@ impl Coordinator {
         let (state, message) = match (&view.failed, view.current) {
             (Some(reason), _) => ("failed", Some(reason.clone())),
             (None, true) => ("current", None),
-            (None, false) => ("reading history", None),
+            (None, false) => ("reading history", self.history_rests(view)),
         };
         // A view may read one store twice.
         let stores: BTreeMap<StoreId, &Store> =

@@ -119,7 +119,7 @@ impl Coordinator {
 }
 
 /// Does the view read what this consumer is given?
-fn feeds(view: &View, consumer: &Consumer) -> bool {
+pub(super) fn feeds(view: &View, consumer: &Consumer) -> bool {
     match consumer {
         Consumer::Store(store) => view.feeds.iter().any(|f| f.store == *store),
         Consumer::Pass(pass) => view.passes.contains(pass),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::coordinator::Coordinator;
+use super::dataflow::View;
 use super::orders::Command;
 use super::stats::MemoryStats;
 use super::worker::MAX_TICK_BYTES;
@@ -15,6 +16,13 @@ const LEAST_CACHE_BYTES: usize = 64 << 20;
 const STATE_OF_A_BYTE: usize = 4;
 /// Near the limit a worker still reads so much in a tick.
 const LEAST_TICK_BYTES: usize = 256 << 10;
+/// History rests before all reading does, so that views that are current stay so while another one's history is too large. These are
+/// of what makes all reading rest.
+const HISTORY_EIGHTHS: usize = 7;
+/// A hash table that doubles goes past both bounds at once. Then reading goes on until state has grown by this part of the limit.
+const BEYOND_HISTORY: usize = 16;
+/// Workers know so many ticks later at most that history rests.
+const UNTIL_HISTORY_RESTS: u64 = 3;
 /// Without a limit, closed slices in files take at most so much.
 const DEFAULT_CACHE_BYTES: usize = 1 << 30;
 
@@ -24,16 +32,28 @@ pub(super) struct Memory {
     pub cache: Arc<SliceCache>,
     /// Why nothing is read: state has come to its limit.
     pub full: Option<String>,
+    /// Why no history is read: state has come near its limit.
+    pub near_full: Option<String>,
+    /// What state took when there was history that began to rest, and the tick.
+    with_history: Option<(usize, u64)>,
     /// As of the last look.
     pub state_bytes: usize,
-    /// What workers have been told that they may read in a tick.
-    tick_bytes: usize,
+    /// What workers have been told that they may read in a tick, in all and of history.
+    tick_bytes: (usize, usize),
 }
 
 impl Memory {
     pub fn new(limit_bytes: Option<usize>) -> Memory {
         let cache = Arc::new(SliceCache::new(limit_bytes.map_or(DEFAULT_CACHE_BYTES, |limit| limit / 2)));
-        Memory { limit_bytes, cache, full: None, state_bytes: 0, tick_bytes: MAX_TICK_BYTES }
+        Memory {
+            limit_bytes,
+            cache,
+            full: None,
+            near_full: None,
+            with_history: None,
+            state_bytes: 0,
+            tick_bytes: (MAX_TICK_BYTES, MAX_TICK_BYTES),
+        }
     }
 }
 
@@ -62,14 +82,38 @@ impl Coordinator {
         let Some(limit) = self.memory.limit_bytes else { return };
         let target = limit / 10 * 9;
         self.memory.cache.set_limit_bytes(target.saturating_sub(state).max(LEAST_CACHE_BYTES.min(limit / 10)));
-        let most = target.saturating_sub(state) / STATE_OF_A_BYTE / self.workers;
-        // In few steps, so that little is said of it.
-        let most = most.max(LEAST_TICK_BYTES).next_power_of_two().min(MAX_TICK_BYTES);
-        if most != self.memory.tick_bytes {
-            self.memory.tick_bytes = most;
-            self.broadcast(|| Command::TickBytes { most });
+        let most = |target: usize| {
+            let most = target.saturating_sub(state) / STATE_OF_A_BYTE / self.workers;
+            // In few steps, so that little is said of it.
+            most.max(LEAST_TICK_BYTES).next_power_of_two().min(MAX_TICK_BYTES)
+        };
+        // It begins to rest above the target, and goes on below a twentieth less.
+        let is_above = |target: usize, rests: bool| state > target || rests && state > target / 20 * 19;
+        let for_history = target / 8 * HISTORY_EIGHTHS;
+        let rests = is_above(for_history, self.memory.near_full.is_some());
+        let has_history = || self.sources.values().any(|source| !source.backfills.is_empty());
+        self.memory.with_history = match self.memory.with_history.filter(|_| rests) {
+            None if rests && self.memory.near_full.is_none() && has_history() => Some((state, self.tick)),
+            Some((before, since)) if self.tick <= since + UNTIL_HISTORY_RESTS => Some((before.max(state), since)),
+            unchanged => unchanged,
+        };
+        let beyond = self.memory.with_history.map_or(0, |(state, _)| state + limit / BEYOND_HISTORY);
+        let for_all = target.max(beyond);
+        let tick_bytes = (most(for_all), if rests { 0 } else { most(for_history) });
+        let is_full = is_above(for_all, self.memory.full.is_some());
+        if tick_bytes != self.memory.tick_bytes {
+            self.memory.tick_bytes = tick_bytes;
+            let (most, most_history) = tick_bytes;
+            self.broadcast(|| Command::TickBytes { most, most_history });
         }
-        let is_full = state > target || self.memory.full.is_some() && state > target / 20 * 19;
+        self.memory.near_full = rests.then(|| {
+            format!(
+                "history is not read: state takes {} MiB of memory_limit, {} MiB, and what is left is for current views; raise it, drop \
+                 views, or give them a retention",
+                state >> 20,
+                limit >> 20
+            )
+        });
         self.memory.full = is_full.then(|| {
             format!(
                 "nothing is read: state takes {} MiB of memory_limit, {} MiB; raise it, drop views, or give them a retention",
@@ -78,6 +122,14 @@ impl Coordinator {
             )
         });
         self.mind_reading();
+    }
+
+    /// Why a view's history is not read, if it is so.
+    pub(super) fn history_rests(&self, view: &View) -> Option<String> {
+        let mut consumers = self.sources.values().flat_map(|source| source.backfills.keys());
+        let near_full =
+            || self.memory.near_full.clone().filter(|_| consumers.any(|consumer| super::jobs::feeds(view, consumer)));
+        self.rests.clone().or_else(near_full)
     }
 
     /// Of stores, tables, views and ids, as far as they say.

@@ -74,6 +74,8 @@ pub(super) enum Command {
     /// What a worker may read in one tick, from here on.
     TickBytes {
         most: usize,
+        /// So much of it of history: 0 has it rest.
+        most_history: usize,
     },
     AddStore {
         store: StoreId,

@@ -12,7 +12,7 @@ use datafusion::catalog::TableProvider;
 use super::accepted_table::AcceptedTable;
 use super::backfill::Marks;
 use super::coordinator::Coordinator;
-use super::dataflow::{TickData, View};
+use super::dataflow::{Source, TickData, View};
 use super::error::EngineError;
 use super::orders::Command;
 use super::reader::SourceSetup;
@@ -37,6 +37,8 @@ pub struct PartitionLog {
     pub start: i64,
     /// What has been read ends before this.
     pub until: i64,
+    /// Records that came from `start` on, if that has been counted.
+    pub read: Option<u64>,
     /// As it stands at `until`.
     pub law: PartitionLaw,
     pub marks: Marks,
@@ -89,6 +91,8 @@ pub struct Comparable {
     pub now_us: i64,
     /// The view's rows, those of tables beneath it, and the accepted rows of sources.
     pub tables: HashMap<Oid, Arc<dyn TableProvider>>,
+    /// There are sources among them.
+    pub reads_logs: bool,
     pub event_times: Arc<dyn EventTimes>,
     pub shown: ShownWindows,
     /// Of each EMIT ON WINDOW CLOSE view among the view and those beneath: its windows are shown that end at or before this. A view
@@ -115,18 +119,26 @@ impl Inner {
         };
         let Basis { now_us, version, sources, mut shown, finals_us } = basis;
         let mut tables: HashMap<Oid, Arc<dyn TableProvider>> = version.tables().collect();
+        let mut reads_logs = false;
         for (name, setup, logs) in sources {
             let oid = setup.source;
             let options = setup.options.clone();
-            let look = move || topic::look_once(&options, &BTreeMap::new());
-            let topic = tokio::task::spawn_blocking(look).await.map_err(|_| EngineError::Stopped)??;
+            let look = move || topic::look_at_log(&options);
+            let (topic, compacted) = tokio::task::spawn_blocking(look).await.map_err(|_| EngineError::Stopped)??;
+            reads_logs = true;
+            if compacted {
+                let of = setup.options.topic();
+                let why =
+                    format!("the log of topic \"{of}\" is compacted, and no longer holds every record that was read");
+                running.has_thinned(of, why);
+            }
             let table = AcceptedTable::new(&name, setup, logs, &topic, running.clone())?;
             shown.from_us = shown.from_us.max(table.complete_from_us());
             shown.is_cut |= table.has_lost();
             tables.insert(oid, Arc::new(table));
         }
         let event_times = version.event_times();
-        Ok(Comparable { tick: version.tick(), now_us, tables, event_times, shown, finals_us, running })
+        Ok(Comparable { tick: version.tick(), now_us, tables, reads_logs, event_times, shown, finals_us, running })
     }
 
     /// A view and what it and the views beneath it read.
@@ -173,6 +185,7 @@ impl Worker {
                         partition,
                         start: state.start,
                         until: state.position,
+                        read: Some(state.counts.read),
                         law: state.law.clone(),
                         marks: state.marks.clone(),
                         duplicates: state.duplicates.clone(),
@@ -183,6 +196,15 @@ impl Worker {
                     let _ = asked.to.send((source, log));
                 }
             }
+        }
+    }
+}
+
+impl Source {
+    /// Where reading went on elsewhere, records before that are among those counted.
+    pub(super) fn forget_counts_before_gaps(&self, logs: &mut [PartitionLog]) {
+        for log in logs {
+            log.read = log.read.filter(|_| self.gaps.iter().all(|gap| gap.partition != log.partition));
         }
     }
 }
@@ -210,7 +232,8 @@ impl Coordinator {
         for oid in &asked.objects {
             let Some(source) = self.sources.get(oid) else { continue };
             let name = source.object.name.clone();
-            let logs = by_source.remove(oid).unwrap_or_default();
+            let mut logs = by_source.remove(oid).unwrap_or_default();
+            source.forget_counts_before_gaps(&mut logs);
             if let Some(lost) = logs.iter().find_map(|log| log.error.as_deref()) {
                 return Err(super::alter::source_failed(&name, lost));
             }

@@ -1,5 +1,6 @@
 //! Reconciliations under way: how far they have come, and how they are stopped.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -7,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::clock;
+use super::error::EngineError;
 use super::stats::JobStats;
 use crate::catalog::{FIRST_USER_OID, Object, Oid};
 
@@ -33,29 +35,35 @@ pub struct Reconciliation {
     name: String,
     started_us: i64,
     pub work: Work,
+    /// By topic, why rows that differ prove nothing: its log no longer holds all that was read of it.
+    thinned: Mutex<BTreeMap<String, String>>,
     cancelled: watch::Sender<bool>,
 }
 
 /// What has been done of it.
 #[derive(Debug, Default)]
 pub struct Work {
-    /// Records of the logs.
+    /// Records that came.
+    records: AtomicI64,
+    /// Offsets of the logs, passed and in all.
     read: AtomicI64,
     to_read: AtomicI64,
     repairs: AtomicBool,
 }
 
 impl Work {
-    pub fn has_read(&self, records: i64) {
-        self.read.fetch_add(records, Ordering::Relaxed);
+    /// So many offsets, with so many records.
+    pub fn has_read(&self, offsets: i64, records: usize) {
+        self.read.fetch_add(offsets, Ordering::Relaxed);
+        self.records.fetch_add(records as i64, Ordering::Relaxed);
     }
 
-    pub fn is_to_read(&self, records: i64) {
-        self.to_read.fetch_add(records, Ordering::Relaxed);
+    pub fn is_to_read(&self, offsets: i64) {
+        self.to_read.fetch_add(offsets, Ordering::Relaxed);
     }
 
-    pub fn records_read(&self) -> i64 {
-        self.read.load(Ordering::Relaxed)
+    pub fn records(&self) -> i64 {
+        self.records.load(Ordering::Relaxed)
     }
 
     /// From comparing on to repairing.
@@ -83,6 +91,7 @@ impl Reconciliations {
             name: view.name.clone(),
             started_us: clock::now_us(),
             work: Work::default(),
+            thinned: Mutex::default(),
             cancelled: watch::Sender::new(false),
         });
         known.running.push(Arc::downgrade(&running));
@@ -117,8 +126,32 @@ impl Reconciliation {
         let _open = cancelled.wait_for(|cancelled| *cancelled).await;
     }
 
+    /// A topic's log no longer holds all that was read of it, as `why` says.
+    pub fn has_thinned(&self, topic: &str, why: String) {
+        self.thinned.lock().entry(topic.to_string()).or_insert(why);
+    }
+
+    /// Why rows that differ prove nothing.
+    pub fn thinned(&self) -> Vec<String> {
+        self.thinned.lock().values().cloned().collect()
+    }
+
+    /// # Errors
+    /// If what the logs give is not what was read of them.
+    pub fn check_repairs(&self) -> Result<(), EngineError> {
+        match self.thinned.lock().values().next() {
+            None => Ok(()),
+            Some(why) => Err(EngineError::Unsupported {
+                message: format!("REPAIR of \"{}\" is not supported: {why}", self.name),
+                hint: "It would put what is left in the place of what was counted. RECONCILE without REPAIR shows the rows that \
+                       differ; DROP the view and CREATE it again to have it from what the topic still holds."
+                    .into(),
+            }),
+        }
+    }
+
     fn job(&self) -> JobStats {
-        let (read, to_read) = (self.work.records_read(), self.work.to_read.load(Ordering::Relaxed));
+        let (read, to_read) = (self.work.read.load(Ordering::Relaxed), self.work.to_read.load(Ordering::Relaxed));
         let seconds = clock::now_us().saturating_sub(self.started_us) as f64 / 1e6;
         let rate = (seconds > 0.0 && read > 0).then(|| read as f64 / seconds);
         JobStats {

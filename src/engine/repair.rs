@@ -202,6 +202,7 @@ impl Inner {
         if running.is_cancelled() {
             return Err(cancelled());
         }
+        running.check_repairs()?;
         let rows = shadow.by_worker()?;
         let tick = self.replace(&plan, rows).await?;
         drop(held);
@@ -402,12 +403,13 @@ impl Coordinator {
 
     pub(super) fn answer_repairs(&mut self, repairs: Repairs) {
         for (oid, logs, reply) in repairs.logs {
-            let logs = logs.try_iter().map(|(_, log)| log).collect::<Vec<_>>();
+            let mut logs = logs.try_iter().map(|(_, log)| log).collect::<Vec<_>>();
             let lost = logs.iter().find_map(|log| log.error.clone());
             let answer = match (self.sources.get(&oid), lost) {
                 (None, _) => Err(EngineError::Gone { name: "the source".into() }),
                 (Some(source), Some(lost)) => Err(super::alter::source_failed(&source.object.name, &lost)),
                 (Some(source), None) => {
+                    source.forget_counts_before_gaps(&mut logs);
                     Ok(SourceLogs { name: source.object.name.clone(), setup: source.setup.clone(), logs })
                 }
             };

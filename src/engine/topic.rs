@@ -155,6 +155,14 @@ pub fn starts_if_reachable(options: &SourceOptions) -> Result<Beginning, Connect
     Ok((topic.id, topic.starts.into_iter().collect()))
 }
 
+/// Like [`look_once`] for who reads the log anew, and whether the log is known to be compacted. Blocks.
+pub fn look_at_log(options: &SourceOptions) -> Result<(Topic, bool), ConnectorError> {
+    let mut metadata = None;
+    let topic = look(options, &mut metadata, &mut BTreeMap::new(), &mut None)?;
+    let compacted = metadata.map_or(Ok(None), |metadata| metadata.is_compacted(ASK_TIMEOUT))?;
+    Ok((topic, compacted == Some(true)))
+}
+
 /// Partitions, starts and ends now, asked once. Blocks.
 pub fn look_once(options: &SourceOptions, starts: &BTreeMap<i32, i64>) -> Result<Topic, ConnectorError> {
     look(options, &mut None, &mut starts.clone(), &mut None)

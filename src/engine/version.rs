@@ -301,11 +301,19 @@ impl Coordinator {
         if view.current || allow_partial {
             return Ok(());
         }
+        let failed = view.targets.keys().filter_map(|source| self.sources.get(source)).find_map(|source| {
+            let reason = source.partitions.values().find_map(|p| p.error.as_deref())?;
+            Some(super::alter::source_failed(&source.object.name, reason))
+        });
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
         let history = self.history(view);
         let to_read: i64 = history.iter().map(|(to_read, _)| to_read).sum();
         let read = to_read - history.iter().map(|(_, p)| p.left).sum::<i64>();
         let trouble = view.targets.keys().find_map(|s| self.sources.get(s)?.topic_trouble.clone());
-        let progress = match (trouble.or_else(|| self.rests.clone()), view.targets.values().all(Option::is_some)) {
+        let progress = match (trouble.or_else(|| self.history_rests(view)), view.targets.values().all(Option::is_some))
+        {
             (Some(trouble), _) => trouble,
             (None, false) => "the topic's ends are being asked for".to_string(),
             (None, true) => format!("{read} of {to_read} records read"),

@@ -122,6 +122,9 @@ pub(super) struct Worker {
     /// Nothing is read.
     paused: bool,
     most_tick_bytes: usize,
+    most_history_bytes: usize,
+    /// The last tick in which history was read, and how much.
+    history_of_tick: (u64, usize),
     /// State is kept on disk, so that parts note what changes.
     pub(super) lasts: bool,
     pub(super) cache: Arc<SliceCache>,
@@ -181,6 +184,8 @@ impl Worker {
             busy: Duration::ZERO,
             paused: false,
             most_tick_bytes: MAX_TICK_BYTES,
+            most_history_bytes: MAX_TICK_BYTES,
+            history_of_tick: (0, 0),
             lasts,
             cache,
             fatal: None,
@@ -235,7 +240,9 @@ impl Worker {
                 return self.end_tick(tick, &snapshots, detail, &asked, save.as_deref());
             }
             Command::Pause { reading } => self.paused = !reading,
-            Command::TickBytes { most } => self.most_tick_bytes = most,
+            Command::TickBytes { most, most_history } => {
+                (self.most_tick_bytes, self.most_history_bytes) = (most, most_history);
+            }
             Command::RestoreSource { source, time, floor_us, topic_known, saved } => {
                 self.restore_source(source, time, floor_us, topic_known, &saved);
             }
@@ -467,11 +474,19 @@ impl Worker {
             return 0;
         }
         let watch = Stopwatch::start();
-        let max_bytes = if alone { super::reader::POLL_BYTES } else { HISTORY_BYTES };
+        if self.history_of_tick.0 != self.tick {
+            self.history_of_tick = (self.tick, 0);
+        }
+        let left = self.most_history_bytes.saturating_sub(self.history_of_tick.1);
+        if left == 0 {
+            return 0;
+        }
+        let max_bytes = if alone { super::reader::POLL_BYTES } else { HISTORY_BYTES }.min(left);
         let mut out = Vec::new();
         let bytes: usize = self.sources.values_mut().map(|reader| reader.read_history(max_bytes, &mut out)).sum();
         self.take_in(out);
         self.bytes_this_tick += bytes;
+        self.history_of_tick.1 += bytes;
         if bytes > 0 {
             self.last_history = (Stopwatch::start(), watch.elapsed());
         }

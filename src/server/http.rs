@@ -1,4 +1,4 @@
-//! `/healthz` and `/metrics`: two pages for machines, one request per connection.
+//! `/healthz`, `/readyz` and `/metrics`: pages for machines, one request per connection.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -58,8 +58,12 @@ fn respond(request: &str, stats: &Stats, resident_bytes: Option<u64>) -> String 
     let path = target.split('?').next().unwrap_or_default();
     let (status, body) = match (method, path) {
         ("GET" | "HEAD", "/healthz") => ("200 OK", "ok\n".to_string()),
+        ("GET" | "HEAD", "/readyz") => match troubles(stats) {
+            troubles if troubles.is_empty() => ("200 OK", "ok\n".to_string()),
+            troubles => ("503 Service Unavailable", troubles),
+        },
         ("GET" | "HEAD", "/metrics") => ("200 OK", metrics(stats, resident_bytes)),
-        ("GET" | "HEAD", _) => ("404 Not Found", "there are /healthz and /metrics\n".to_string()),
+        ("GET" | "HEAD", _) => ("404 Not Found", "there are /healthz, /readyz and /metrics\n".to_string()),
         _ => ("405 Method Not Allowed", "only GET is answered\n".to_string()),
     };
     let length = body.len();
@@ -68,6 +72,16 @@ fn respond(request: &str, stats: &Stats, resident_bytes: Option<u64>) -> String 
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {length}\r\n\
          Connection: close\r\n\r\n{body}"
     )
+}
+
+/// Why not all that comes is read, a line each; nothing if all is.
+fn troubles(stats: &Stats) -> String {
+    let failed = stats.sources.iter().filter(|source| source.state == "failed");
+    let failed = failed.map(|source| {
+        let message = source.message.as_deref().unwrap_or("nobody knows why");
+        format!("source \"{}\" has failed: {message}\n", source.name)
+    });
+    stats.rests.iter().map(|reason| format!("{reason}\n")).chain(failed).collect()
 }
 
 /// Memory of this process as Linux tells it.
@@ -236,6 +250,7 @@ mod tests {
     fn pages() {
         let stats = Stats::default();
         assert!(respond("GET /healthz HTTP/1.1", &stats, None).ends_with("\r\n\r\nok\n"));
+        assert!(respond("GET /readyz HTTP/1.1", &stats, None).ends_with("\r\n\r\nok\n"));
         assert!(respond("GET /other HTTP/1.1", &stats, None).starts_with("HTTP/1.1 404 "));
         assert!(respond("POST /metrics HTTP/1.1", &stats, None).starts_with("HTTP/1.1 405 "));
         assert!(respond("", &stats, None).starts_with("HTTP/1.1 405 "));
@@ -243,7 +258,18 @@ mod tests {
     }
 
     #[test]
-    fn metrics_by_source_and_verdict() {
+    fn what_keeps_from_reading_is_told() {
+        let source =
+            |name: &str, state| SourceStats { state, message: Some("lost".into()), name: name.into(), ..source() };
+        let sources = vec![source("a", "running"), source("b", "failed"), source("c", "retrying")];
+        let stats = Stats { sources, rests: Some("nothing is read".into()), ..Stats::default() };
+        let page = respond("GET /readyz HTTP/1.1", &stats, None);
+        assert!(page.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{page}");
+        assert!(page.ends_with("\r\n\r\nnothing is read\nsource \"b\" has failed: lost\n"), "{page}");
+        assert!(respond("GET /healthz HTTP/1.1", &stats, None).ends_with("\r\n\r\nok\n"));
+    }
+
+    fn source() -> SourceStats {
         let partition = PartitionStats {
             partition: 3,
             position: 10,
@@ -253,7 +279,7 @@ mod tests {
             idle: false,
             error: None,
         };
-        let source = SourceStats {
+        SourceStats {
             oid: 1,
             schema: "public".into(),
             name: "a\"b".into(),
@@ -266,8 +292,12 @@ mod tests {
             partitions: vec![partition.clone(), PartitionStats { partition: 4, ..partition }],
             gaps: vec![],
             changes: vec![],
-        };
-        let page = metrics(&Stats { sources: vec![source], ..Stats::default() }, Some(1));
+        }
+    }
+
+    #[test]
+    fn metrics_by_source_and_verdict() {
+        let page = metrics(&Stats { sources: vec![source()], ..Stats::default() }, Some(1));
         for line in [
             "riverrun_source_records_total{source=\"a\\\"b\",verdict=\"late\"} 4",
             "riverrun_source_id_bytes{source=\"a\\\"b\"} 600",

@@ -208,6 +208,9 @@ impl Session {
         let engine = self.shared.engine.clone();
         let comparable = async { engine.comparable(&view).await.map_err(PgError::from) };
         let comparable = self.interrupt.guard(comparable).await?;
+        if reconcile.repair {
+            comparable.running.check_repairs()?;
+        }
         let mut compared = self.compare(&view, &comparable, asked).await?;
         let columns = PgColumn::all(&compared.shape.schema);
         let rows = if reconcile.repair {
@@ -242,6 +245,7 @@ impl Session {
         if found.is_empty() {
             return Ok(found);
         }
+        compared.running.check_repairs()?;
         let damage = Damage {
             starts_us: span(&found, compared.windows.0),
             ends_us: span(&found, compared.windows.1),
@@ -311,13 +315,16 @@ impl Session {
             PgError::new(code::UNDEFINED_TABLE, format!("materialized view \"{}\" has been dropped", view.name))
         })?;
         let of_reads = reads.clone();
+        let most_bytes = self.shared.query_memory_bytes;
         let plan = self.work(async move { recomputed.comparison(live, &within, &of_reads) }).await?.map_err(failed)?;
-        let batches = self.run(plan, &reads, &[], "").await.map_err(of_comparison)?;
+        let batches = self.run(plan, &reads, &[], "").await.map_err(|error| of_comparison(error, most_bytes))?;
         Ok(Compared {
             shape,
             windows,
             totals: Arc::default(),
             batches,
+            most_bytes,
+            reads_logs: comparable.reads_logs,
             running: Arc::clone(&comparable.running),
             tick: tick_number(comparable.tick),
             told: Arc::clone(&self.told_last),
@@ -332,6 +339,10 @@ struct Compared {
     windows: (Option<usize>, Option<usize>),
     totals: Arc<Totals>,
     batches: Batches,
+    /// What all queries together may hold.
+    most_bytes: usize,
+    /// There are records that it is recomputed from.
+    reads_logs: bool,
     running: Arc<Reconciliation>,
     tick: i128,
     told: Arc<parking_lot::Mutex<Vec<Notice>>>,
@@ -357,17 +368,21 @@ impl Compared {
         };
         match batch {
             Some(batch) => {
-                let batch = batch.map_err(of_comparison)?;
+                let batch = batch.map_err(|error| of_comparison(error, self.most_bytes))?;
                 self.shape.differing(&batch, &self.totals).map(Some)
             }
             None => {
                 let (rows, differ) =
                     (self.totals.rows.load(Ordering::Relaxed), self.totals.differ.load(Ordering::Relaxed));
-                let read = self.running.work.records_read();
-                self.told.lock().push(Notice::new(format!(
-                    "{read} records read, {rows} rows compared as of tick {}, {differ} differ",
-                    self.tick
-                )));
+                let mut told = self.told.lock();
+                let thinned = self.running.thinned().into_iter();
+                told.extend(thinned.map(|why| Notice::new(format!("{why}: rows that differ prove nothing"))));
+                let read = if self.reads_logs {
+                    format!("{} records read, ", self.running.work.records())
+                } else {
+                    String::new()
+                };
+                told.push(Notice::new(format!("{read}{rows} rows compared as of tick {}, {differ} differ", self.tick)));
                 Ok(None)
             }
         }
@@ -387,9 +402,10 @@ fn span(batches: &[RecordBatch], column: Option<usize>) -> Option<(i64, i64)> {
 }
 
 /// What ends a comparison: with what can be done of it. What is NULL in a view where an expression fails is an error in a query.
-fn of_comparison(error: PgError) -> PgError {
+fn of_comparison(error: PgError, most_bytes: usize) -> PgError {
     if error.code == code::OUT_OF_MEMORY {
-        return error.hint(
+        let message = format!("the comparison takes more memory than queries have together, {} MiB", most_bytes >> 20);
+        return PgError::new(code::OUT_OF_MEMORY, message).hint(
             "Compare fewer windows at once with FROM and TO, or start the server with more memory for queries \
              (--query-memory-mib).",
         );

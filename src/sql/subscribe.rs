@@ -34,8 +34,8 @@ impl Cursor<'_> {
                     "progress" => subscribe.progress = on,
                     "committed" if !on => {}
                     "committed" => {
-                        let hint =
-                            "leave it out: there are no checkpoints yet, and every tick is shown when it has ended";
+                        let hint = "leave it out: changes are told as of published ticks; to act only on what outlives a crash, wait \
+                                    until riverrun.checkpoints lists a committed tick at or after theirs";
                         return Err(SqlError::unsupported("SUBSCRIBE ... WITH (COMMITTED)", hint).at(at));
                     }
                     _ => {

@@ -44,6 +44,18 @@ pub(super) fn copy(from: &dyn Blobs, to: &dyn Blobs) -> Result<Copied, StorageEr
     if let Some(found) = to.top()?.into_iter().next() {
         return Err(StorageError::NotEmpty { location: to.location(), found });
     }
+    copy_whole(from, to).map_err(|cause| match (&cause, to.top()) {
+        // Another one's.
+        (StorageError::NotEmpty { .. }, _) => cause,
+        (_, Ok(left)) if !left.is_empty() => {
+            StorageError::Unfinished { location: to.location(), cause: Box::new(cause) }
+        }
+        // Nothing is there, or nobody can tell.
+        _ => cause,
+    })
+}
+
+fn copy_whole(from: &dyn Blobs, to: &dyn Blobs) -> Result<Copied, StorageError> {
     // What was copied is kept over attempts: files do not change.
     let mut done = BTreeMap::new();
     let mut last = None;

@@ -42,6 +42,10 @@ pub enum StorageError {
     #[error("{location} is not empty: it holds {found}; choose an empty or a new place")]
     NotEmpty { location: String, found: String },
 
+    /// Remove what a copy has left, then try again.
+    #[error("{cause}; what was copied so far is left in {location}: remove it before another try")]
+    Unfinished { location: String, cause: Box<StorageError> },
+
     #[error("{name} is not there")]
     NotFound { name: String },
 
@@ -66,6 +70,7 @@ impl StorageError {
             | NewerFormat { .. }
             | NotRiverrun { .. }
             | NotEmpty { .. }
+            | Unfinished { .. }
             | NotFound { .. }
             | InvalidUrl { .. }
             | Invariant(_) => false,

@@ -218,6 +218,8 @@ async fn a_topic_made_anew_is_read_from_where_one_says() {
     }
     // A view that comes now finds nothing of the old log, and must not take the new one's records for it.
     db.run("CREATE MATERIALIZED VIEW during AS SELECT ad FROM e").await;
+    let error = db.error("SELECT * FROM during").await;
+    assert!(error.starts_with("source \"e\" has failed: "), "{error}");
     db.run("ALTER SOURCE e RESET TO earliest; WAIT FOR e").await;
     assert_eq!(db.rows("SELECT * FROM v").await, ["60|59"]);
     assert_eq!(db.rows("SELECT count(*), min(ad) FROM during").await, ["10|50"]);

@@ -153,6 +153,37 @@ async fn at_the_limit_the_cache_gives_way_and_then_reading_rests_until_there_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn history_that_is_too_large_rests_while_current_views_go_on() {
+    let mut scene = Scene::new().await;
+    scene.send(24_000 * 20);
+    scene.check().await;
+    scene.db.run("CREATE MATERIALIZED VIEW ids AS SELECT id, count(*) AS n, max(ts) AS at FROM e GROUP BY id").await;
+    let rests = "SELECT count(*) FROM riverrun.materialized_views WHERE name = 'ids' AND state = 'reading history'
+                   AND message LIKE 'history is not read: state takes % MiB of memory_limit, 12 MiB, and what is left is for current views;%'";
+    while scene.db.rows(rests).await != ["1"] {
+        let ids = scene.db.rows("SELECT state FROM riverrun.materialized_views WHERE name = 'ids'").await;
+        assert_eq!(ids, ["reading history"], "{:?}", scene.memory());
+    }
+    let error = scene.db.error("SELECT count(*) FROM ids").await;
+    assert!(error.contains("is still reading history: history is not read: state takes "), "{error}");
+    // It rests, and what comes now does not wait for it.
+    let progress = "SELECT progress FROM riverrun.materialized_views WHERE name = 'ids'";
+    let before = scene.db.rows(progress).await;
+    scene.send(2000);
+    while scene.read().await < scene.sent {
+        assert_eq!(scene.state().await, "running", "{:?}", scene.memory());
+    }
+    assert_eq!(scene.db.rows("SELECT sum(n)::bigint FROM minutes").await, [scene.sent.to_string()]);
+    assert_eq!(scene.db.rows(rests).await, ["1"]);
+    let after = scene.db.rows(progress).await;
+    assert!(before[0].parse::<f64>().expect("a number") < 1.0 && after[0].parse::<f64>().expect("a number") < 1.0);
+    scene.db.run("DROP MATERIALIZED VIEW ids").await;
+    scene.check().await;
+    scene.db.engine.stop().await;
+    drop(scene.broker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_query_past_its_memory_ends_while_reading_goes_on() {
     let mut scene = Scene::new().await;
     let options =

@@ -3,16 +3,19 @@
 //! A view is damaged by taking the rows out of some of its slices, as a fault would that nobody noticed.
 
 use std::collections::BTreeMap;
+use std::future;
 use std::path::Path;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use riverrun::connector::{EmbeddedBroker, Producer};
 use riverrun::engine::Damage;
 use riverrun::server::{Server, ServerOptions};
 use riverrun::sql::Name;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 use crate::db::Db;
 use crate::oracle::{
@@ -41,6 +44,31 @@ impl Running {
     /// What RECONCILE of a view gives, as lines.
     async fn reconcile(&self, what: &str) -> Vec<String> {
         rows(&self.client, &format!("RECONCILE MATERIALIZED VIEW {what}")).await
+    }
+
+    /// What is told beside the rows of a statement, without the tick's number.
+    async fn notices(&self, text: &str) -> Vec<String> {
+        let url = format!("host=127.0.0.1 port={} user=tester dbname=dev", self.server.address().port());
+        let (client, mut connection) = tokio_postgres::connect(&url, NoTls).await.expect("a connection");
+        let told = tokio::spawn(async move {
+            let mut told = Vec::new();
+            while let Some(Ok(message)) = future::poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notice(notice) = message {
+                    told.push(notice.message().to_string());
+                }
+            }
+            told
+        });
+        client.simple_query(text).await.unwrap_or_else(|error| panic!("{error:?}\n{text}"));
+        drop(client);
+        let digits = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+        let cut = |notice: String| match notice.split_once(" as of tick ") {
+            Some((told, rest)) if digits(rest.split(',').next().unwrap_or_default()) => {
+                format!("{told},{}", rest.split_once(',').map_or("", |(_, rest)| rest))
+            }
+            _ => notice,
+        };
+        told.await.expect("a connection that ends").into_iter().map(cut).collect()
     }
 
     async fn error(&self, text: &str) -> String {
@@ -169,6 +197,58 @@ async fn views_over_tables_reconcile() {
             assert_eq!(differing, Vec::<String>::new(), "{prefix}{i}");
         }
     }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notice_says_what_was_read_and_compared() {
+    let (topic, running) = with_views(2, "", "").await;
+    let whole = running.notices("RECONCILE MATERIALIZED VIEW coarse").await;
+    assert_eq!(whole, ["904 records read, 5 rows compared, 0 differ"]);
+    running.db.run("CREATE TABLE t (v BIGINT); INSERT INTO t VALUES (1), (2)").await;
+    running.db.run("CREATE MATERIALIZED VIEW of_rows AS SELECT sum(v) AS s FROM t").await;
+    assert_eq!(running.notices("RECONCILE MATERIALIZED VIEW of_rows").await, ["1 rows compared, 0 differ"]);
+    running.stop().await;
+    drop(topic);
+}
+
+/// Only Apache Kafka tells of a topic's settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_log_proves_nothing_and_repairs_nothing() {
+    let Ok(servers) = std::env::var("KAFKA_BOOTSTRAP") else { return };
+    let topic = format!("compacted_{}", std::process::id());
+    let admin: AdminClient<DefaultClientContext> =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", &servers).create().expect("a client");
+    let compacted = NewTopic::new(&topic, 1, TopicReplication::Fixed(1)).set("cleanup.policy", "compact,delete");
+    let made = admin.create_topics([&compacted], &AdminOptions::new()).await.expect("an answer");
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    let producer = Producer::new(&servers, &[]).expect("a producer");
+    for id in 0..100 {
+        let event = format!(r#"{{"id":{id},"ts":{}}}"#, second(id) / 1000);
+        producer.send(&topic, Some(0), Some(b"k"), Some(event.as_bytes()), 0).expect("a record sent");
+    }
+    producer.flush(Duration::from_secs(60)).expect("everything delivered");
+    let running = Running::start(2).await;
+    running
+        .db
+        .run(&format!(
+            "CREATE SOURCE e (id BIGINT, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts) WITH (connector = 'kafka', topic = '{topic}',
+               properties.bootstrap.server = '{servers}') FORMAT PLAIN ENCODE JSON;
+             CREATE MATERIALIZED VIEW v AS SELECT window_start, window_end, count(*) AS n FROM TUMBLE(e, ts, INTERVAL '10 seconds')
+               GROUP BY window_start, window_end;
+             WAIT FOR v"
+        ))
+        .await;
+    let why = format!("the log of topic \"{topic}\" is compacted, and no longer holds every record that was read");
+    let told = running.notices("RECONCILE MATERIALIZED VIEW v").await;
+    assert_eq!(told[0], format!("{why}: rows that differ prove nothing"));
+    assert!(told[1].ends_with(" records read, 10 rows compared, 0 differ"), "{told:?}");
+    running.damage("v", 20, 30).await;
+    let damaged = rows(&running.client, "SELECT * FROM v").await;
+    assert_eq!(running.reconcile("v").await.len(), 1);
+    let error = running.error("RECONCILE MATERIALIZED VIEW v REPAIR").await;
+    assert!(error.starts_with(&format!("0A000: REPAIR of \"v\" is not supported: {why} [")), "{error}");
+    assert_eq!(rows(&running.client, "SELECT * FROM v").await, damaged);
     running.stop().await;
 }
 

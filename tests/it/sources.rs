@@ -85,6 +85,8 @@ async fn a_log_that_lost_its_beginning_before_it_was_read_is_read_from_where_one
         assert!(error.contains("has failed"), "{error}");
         until(&db, "SELECT state FROM riverrun.sources", &["failed"]).await;
         let message = &db.rows("SELECT message FROM riverrun.sources").await[0];
+        let error = db.error("SELECT * FROM v").await;
+        assert!(error.starts_with("source \"e\" has failed: "), "{error}");
         assert!(
             message.contains("offset 0 of partition 0") && message.contains("ALTER SOURCE e RESET TO"),
             "{message}"

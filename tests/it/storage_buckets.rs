@@ -173,6 +173,29 @@ fn a_backup_of_a_running_process_is_restored() {
 }
 
 #[test]
+fn what_a_failed_copy_leaves_is_told() {
+    let (place, copy, target) = (Place::folder(), Place::folder(), Place::folder());
+    let storage = place.open().storage;
+    commit(&storage, &records(&["state"]), 0).expect("committed");
+    storage.append(1, &records(&["a", "b"])).expect("appended");
+    backup(&place.url, &copy.url).expect("copied");
+    let log =
+        std::fs::read_dir(format!("{}/log", copy.url)).expect("a folder").next().expect("a file").expect("readable");
+    let mut bytes = std::fs::read(log.path()).expect("readable");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(log.path(), bytes).expect("writable");
+    let failed = restore(&copy.url, &target.url).expect_err("damaged");
+    assert!(matches!(&failed, StorageError::Unfinished { cause, .. } if cause.is_damage()), "{failed:?}");
+    let told = format!("is left in {}: remove it before another try", target.url);
+    assert!(failed.to_string().ends_with(&told), "{failed}");
+    // It is as it says.
+    assert!(matches!(restore(&place.url, &target.url), Err(StorageError::NotEmpty { .. })));
+    std::fs::remove_dir_all(&target.url).expect("removed");
+    restore(&place.url, &target.url).expect("restored");
+}
+
+#[test]
 fn a_bucket_that_is_not_there_is_said_so() {
     let Some(bucket) = bucket() else {
         return;

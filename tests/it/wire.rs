@@ -383,6 +383,8 @@ async fn malformed_bytes_end_one_connection_and_no_more() {
     let http = running.server.http_address().expect("an address");
     let page = String::from_utf8(answer(http, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await).expect("text");
     assert!(page.starts_with("HTTP/1.1 200 OK") && page.ends_with("\r\n\r\nok\n"), "{page}");
+    let page = String::from_utf8(answer(http, b"GET /readyz HTTP/1.1\r\n\r\n").await).expect("text");
+    assert!(page.starts_with("HTTP/1.1 200 OK") && page.ends_with("\r\n\r\nok\n"), "{page}");
     let page = String::from_utf8(answer(http, b"GET /metrics HTTP/1.1\r\n\r\n").await).expect("text");
     assert!(page.contains("riverrun_tick "), "{page}");
     drop(client);

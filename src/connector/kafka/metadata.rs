@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka_sys as sys;
 use rdkafka_sys::rd_kafka_resp_err_t as Code;
 
+use super::cleanup_policy;
 use super::native::{Client, Queue, Topic, last_error, millis};
 use super::offsets::{self, Spec};
 use super::options::{KafkaOptions, Start};
@@ -74,6 +75,15 @@ impl Metadata {
         let replies = Queue::new(&self.client);
         topic_id::request(&self.client, broker, &self.options.topic, timeout, &replies);
         self.answer("asking for the topic's id", deadline, |wait| topic_id::reply(&replies, wait))
+    }
+
+    /// Does the log drop a record once a newer one has its key? `None`: the brokers do not tell.
+    pub fn is_compacted(&self, timeout: Duration) -> Result<Option<bool>, ConnectorError> {
+        let deadline = Instant::now() + timeout;
+        let broker = Some(self.broker.load(Relaxed)).filter(|broker| *broker >= 0);
+        let replies = Queue::new(&self.client);
+        cleanup_policy::request(&self.client, broker, &self.options.topic, timeout, &replies);
+        self.answer("asking for the topic's settings", deadline, |wait| cleanup_policy::reply(&replies, wait))
     }
 
     /// First offset and end of each partition, the end under the source's isolation level: what a reader can reach now.

@@ -10,6 +10,7 @@
 //! retried, with a text that says what to do; nothing here ends the process.
 
 mod admin;
+mod cleanup_policy;
 mod metadata;
 mod native;
 mod offsets;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::checkpoint::{Body, FORMAT, PartSave, SaveOrder, SourceBody, StoreBody, TableBody, ViewBody};
 use super::checkpointer::{Creations, Holding};
-use super::coordinator::Coordinator;
+use super::coordinator::{Coordinator, Wait};
 use super::dataflow::{Source, Store, TickData, View};
 use super::error::EngineError;
-use super::keeping::Heard;
+use super::keeping::{Heard, Keeping};
 use super::orders::Command;
 use super::request::{Asked, Reply};
 use super::table::Written;
@@ -27,9 +27,13 @@ impl Coordinator {
     }
 
     pub(super) fn heard(&mut self, heard: Heard) {
-        if let Heard::Fenced(reason) = heard {
-            tracing::error!(reason, "the engine stops");
-            self.fenced = Some(reason);
+        match heard {
+            Heard::Fenced(reason) => {
+                tracing::error!(reason, "the engine stops");
+                self.fenced = Some(reason);
+            }
+            Heard::Kept(settled) => self.broadcast(|| Command::Kept { settled: settled.clone() }),
+            Heard::Well | Heard::Failing => {}
         }
         self.mind_reading();
     }
@@ -58,8 +62,21 @@ impl Coordinator {
 
     /// At the end of a tick.
     pub(super) fn order_checkpoint(&mut self, asked: &Asked) -> Option<Arc<SaveOrder>> {
+        let finals_wait = self.final_once_kept.iter().any(|view| self.finals_wait(*view));
+        let waits = asked.changes_what_lasts() && !self.can_add(asked) || self.waits.iter().any(Wait::for_finals);
         let keeping = self.keeping.as_mut()?;
-        keeping.order(asked.changes_what_lasts() && !(asked.only_creates() && keeping.can_add()))
+        if finals_wait {
+            keeping.note_finals_wait();
+        }
+        keeping.order(waits)
+    }
+
+    /// Is it enough that a manifest names what was created? What is to show nothing that a crash could take back begins with
+    /// a checkpoint.
+    pub(super) fn can_add(&self, asked: &Asked) -> bool {
+        asked.only_creates()
+            && self.keeping.as_ref().is_some_and(Keeping::can_add)
+            && !asked.created.iter().any(|created| self.final_once_kept.contains(&created.oid))
     }
 
     /// What has been created in a tick without a checkpoint is told of once a manifest names it.
@@ -93,9 +110,10 @@ impl Coordinator {
         let live: BTreeSet<String> = parts.iter().map(|part| part.name.clone()).collect();
         let body = self.body(&live);
         let tick = self.tick;
+        let settled = self.times.iter().filter_map(|(&source, time)| Some((source, time.settled_us?))).collect();
         let Some(keeping) = &mut self.keeping else { return };
         let log_through = keeping.last_record();
-        keeping.begin(tick, Holding { body, parts, live, log_through });
+        keeping.begin(tick, Holding { body, parts, live, log_through }, Arc::new(settled));
     }
 
     /// What the coordinator itself holds: tables, rows of views, tails, and what did not count.

@@ -15,7 +15,7 @@ pub fn now_us() -> i64 {
 pub enum TickClock {
     #[default]
     System,
-    /// Of a test: microseconds since the epoch. It is to go forward only.
+    /// Of a test: microseconds since the epoch.
     Hand(Arc<AtomicI64>),
 }
 
@@ -25,6 +25,16 @@ impl TickClock {
             TickClock::System => now_us(),
             TickClock::Hand(us) => us.load(Ordering::Relaxed),
         }
+    }
+
+    /// The time of a tick, as the last one's was `before_us` and so much has passed since. It never goes back: after the clock was set
+    /// back it goes on half as fast until the clock has caught up.
+    pub fn next_us(&self, before_us: i64, passed: Duration) -> i64 {
+        let now_us = self.now_us();
+        if now_us >= before_us {
+            return now_us;
+        }
+        before_us.saturating_add(i64::try_from(passed.as_micros() / 2).unwrap_or(i64::MAX))
     }
 }
 

@@ -39,12 +39,23 @@ use crate::sql;
 pub const TICK: Duration = Duration::from_micros(sql::TICK_US as u64);
 /// Figures of stores are gathered every so many ticks.
 const DETAIL_EVERY: u64 = 10;
+/// From here on a clock that was set back is worth telling.
+const MOST_AHEAD_US: i64 = 1_000_000;
 
-struct Wait {
-    ends: BTreeMap<Oid, Vec<(i32, i64)>>,
+pub(super) struct Wait {
+    pub ends: BTreeMap<Oid, Vec<(i32, i64)>>,
+    /// Once that is reached: up to where sources were settled then of which nothing is final before it is kept.
+    pub settled: Option<BTreeMap<Oid, i64>>,
     /// Then these must show what they hold; ascending, so that those beneath come first.
     views: Vec<Oid>,
     reply: Reply<()>,
+}
+
+impl Wait {
+    /// Until a checkpoint holds what is to be shown as final.
+    pub fn for_finals(&self) -> bool {
+        self.settled.as_ref().is_some_and(|settled| !settled.is_empty())
+    }
 }
 
 pub(super) struct Coordinator {
@@ -60,11 +71,17 @@ pub(super) struct Coordinator {
     pub views: BTreeMap<Oid, View>,
     pub stores: BTreeMap<StoreId, Store>,
     pub times: HashMap<Oid, SourceTime>,
+    /// Views that show what is final, once it is kept; and the sources beneath them, as the workers know.
+    pub final_once_kept: BTreeSet<Oid>,
+    pub told_final_once_kept: BTreeSet<Oid>,
     /// The clock of the tick: what `now()` is in views. Never goes back.
     pub now_us: i64,
+    since_tick: Stopwatch,
+    /// The clock was set back, and `now_us` is ahead of it.
+    is_ahead: bool,
     pub clock: TickClock,
     pub next_id: u64,
-    waits: Vec<Wait>,
+    pub waits: Vec<Wait>,
     /// Until all EMIT EVERY views among their objects emit in one tick.
     pub bases_asked: Vec<(AskedBasis, Reply<Basis>)>,
     pub subscribers: Vec<Subscriber>,
@@ -116,7 +133,11 @@ impl Coordinator {
             views: BTreeMap::new(),
             stores: BTreeMap::new(),
             times: HashMap::new(),
+            final_once_kept: BTreeSet::new(),
+            told_final_once_kept: BTreeSet::new(),
             now_us: clock.now_us(),
+            since_tick: Stopwatch::start(),
+            is_ahead: false,
             clock,
             next_id: 1,
             waits: Vec::new(),
@@ -163,6 +184,7 @@ impl Coordinator {
                         let heard = self.keeping.as_mut().map_or(Heard::Well, |keeping| keeping.said(said));
                         self.heard(heard);
                         somebody_waits |= self.keeping.as_ref().is_some_and(Keeping::is_awaited);
+                        somebody_waits |= self.waits.iter().any(Wait::for_finals);
                     }
                     Request::Logged(logged) => {
                         let heard = self.keeping.as_mut().map_or(Heard::Well, |keeping| keeping.logged(logged));
@@ -246,7 +268,7 @@ impl Coordinator {
             }
             Request::Wait { ends, views, reply } => {
                 let views = views.into_iter().filter(|oid| self.emits_every(*oid)).collect();
-                self.waits.push(Wait { ends, views, reply });
+                self.waits.push(Wait { ends, settled: None, views, reply });
             }
             Request::Repair(step) => self.take_repair(step, &mut asked.repairs),
             Request::Reconcile { asked: basis, reply } => self.bases_asked.push((basis, reply)),
@@ -267,7 +289,8 @@ impl Coordinator {
 
     pub(super) fn end_tick(&mut self, mut asked: Asked) -> bool {
         let tick = self.tick;
-        self.now_us = self.now_us.max(self.clock.now_us());
+        self.advance_clock();
+        self.mind_finality();
         let save = self.order_checkpoint(&asked);
         let edges = Arc::new(self.begin_emissions(save.is_some()));
         self.take_bases(&mut asked);
@@ -329,9 +352,7 @@ impl Coordinator {
         self.settle_created(&mut asked.created);
         match save {
             Some(order) => self.begin_checkpoint(&order, &mut asked.data),
-            None if asked.only_creates() && self.keeping.as_ref().is_some_and(Keeping::can_add) => {
-                self.keep_creations(&mut asked);
-            }
+            None if self.can_add(&asked) => self.keep_creations(&mut asked),
             None => {}
         }
         // Not before: the workers have saved nothing of them in this tick.
@@ -344,6 +365,24 @@ impl Coordinator {
         self.publish_stats();
         self.answer(asked);
         true
+    }
+
+    fn advance_clock(&mut self) {
+        self.now_us = self.clock.next_us(self.now_us, self.since_tick.elapsed());
+        self.since_tick = Stopwatch::start();
+        let was_ahead = self.is_ahead;
+        self.is_ahead = self.now_us - self.clock.now_us() > MOST_AHEAD_US;
+        match (was_ahead, self.is_ahead) {
+            (false, true) => {
+                let ahead_s = (self.now_us - self.clock.now_us()) / 1_000_000;
+                tracing::warn!(
+                    ahead_s,
+                    "the clock was set back: now() in views goes on half as fast until it has caught up"
+                );
+            }
+            (true, false) => tracing::info!("the clock has caught up with now() in views"),
+            _ => {}
+        }
     }
 
     /// What has failed by the end of its tick was never made.
@@ -751,9 +790,12 @@ impl Coordinator {
             });
             let absorbed = wait.ends.iter().all(|(source, ends)| self.absorbed(*source, ends));
             if absorbed {
+                self.pass_finals(&mut wait);
+            }
+            if absorbed && !wait.for_finals() {
                 self.pass_emissions(&mut wait.views);
             }
-            let reached = absorbed && wait.views.is_empty();
+            let reached = absorbed && !wait.for_finals() && wait.views.is_empty();
             if let Some(failed) = failed {
                 let _ = wait.reply.send(Err(failed));
             } else if reached {

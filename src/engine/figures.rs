@@ -35,6 +35,7 @@ impl Coordinator {
             checkpoints: self.keeping.as_ref().map(Keeping::history).unwrap_or_default(),
             rests: self.rests.clone(),
             memory: self.memory.stats(),
+            ahead_us: (self.now_us - self.clock.now_us()).max(0),
             kept: self.kept.clone(),
             tables: self.tables.iter().map(|(&oid, t)| (oid, t.object.name.clone())).collect(),
         };

@@ -10,6 +10,7 @@ use super::clock::{self, Stopwatch};
 use super::stats::CheckpointStats;
 use super::table_log::{Logged, TableLog};
 use super::{EngineError, TickId};
+use crate::catalog::Oid;
 use crate::storage::{Storage, StorageError};
 
 /// A checkpoint is due when replaying what has come since the last would take this long (SEMANTICS 6.5).
@@ -18,6 +19,8 @@ const MOST_REPLAY: Duration = Duration::from_secs(2);
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 /// A checkpoint that nobody waits for begins when so many times as long as the last took have passed.
 const RESTS: u32 = 2;
+/// What is to be shown as final does not wait longer than this for the next checkpoint to begin.
+const FINALS_WAIT: Duration = Duration::from_secs(1);
 /// When a checkpoint has failed so often, some seconds, those who wait are told that it is not known when it will be there.
 const PATIENCE: u32 = 6;
 /// `riverrun.checkpoints` lists so many.
@@ -38,6 +41,8 @@ pub(super) struct Keeping {
     busy: Vec<Duration>,
     /// Nothing has changed since the last but the clock.
     quiet: bool,
+    /// Views wait for a checkpoint to show what is final.
+    finals_wait: bool,
     /// Parts that are better saved whole the next time.
     grown: BTreeSet<String>,
     /// Until a checkpoint of the tick or a later one is there.
@@ -65,12 +70,18 @@ pub(super) struct Keeping {
 
 struct InFlight {
     tick: u64,
+    settled: Settled,
 }
+
+/// Up to where sources are settled.
+pub(super) type Settled = Arc<Vec<(Oid, i64)>>;
 
 /// What a word of the storage means for the engine.
 pub(super) enum Heard {
     /// Reading may go on.
     Well,
+    /// And a checkpoint holds that sources are settled so far.
+    Kept(Settled),
     /// Reading rests until the storage is mended.
     Failing,
     /// Another process owns the data: this one must end.
@@ -96,6 +107,7 @@ impl Keeping {
             took: Duration::ZERO,
             busy: vec![Duration::ZERO; workers],
             quiet: false,
+            finals_wait: false,
             grown: BTreeSet::new(),
             waiting: Vec::new(),
             creators: Vec::new(),
@@ -120,7 +132,9 @@ impl Keeping {
         let asked = changed || self.wants_last || !self.waiting.is_empty();
         let rested = self.since.elapsed() >= self.took * RESTS;
         let replay = self.busy.iter().max().copied().unwrap_or_default();
-        let due = !self.quiet && (self.since.elapsed() >= self.interval || replay >= MOST_REPLAY && rested);
+        let due = self.since.elapsed() >= self.interval
+            || rested && (replay >= MOST_REPLAY || self.finals_wait && self.since.elapsed() >= FINALS_WAIT);
+        let due = due && !self.quiet;
         (asked || due).then(|| Arc::new(SaveOrder { grown: std::mem::take(&mut self.grown) }))
     }
 
@@ -152,8 +166,9 @@ impl Keeping {
         self.creators.push((tick, Box::new(then)));
     }
 
-    pub fn begin(&mut self, tick: u64, job: Holding) {
-        self.in_flight = Some(InFlight { tick });
+    pub fn begin(&mut self, tick: u64, job: Holding, settled: Settled) {
+        self.in_flight = Some(InFlight { tick, settled });
+        self.finals_wait = false;
         self.since = Stopwatch::start();
         self.busy.fill(Duration::ZERO);
         self.quiet = true;
@@ -165,6 +180,11 @@ impl Keeping {
     pub fn note_busy(&mut self, worker: usize, busy: Duration) {
         self.busy[worker] += busy;
         self.quiet &= busy.is_zero();
+    }
+
+    /// A window has ended that is shown once a checkpoint holds that.
+    pub fn note_finals_wait(&mut self) {
+        (self.quiet, self.finals_wait) = (false, true);
     }
 
     /// Something is there now that is worth a checkpoint within the interval.
@@ -238,10 +258,7 @@ impl Keeping {
 
     pub fn said(&mut self, said: Said) -> Heard {
         match said {
-            Said::Committed(committed) => {
-                self.committed(&committed);
-                Heard::Well
-            }
+            Said::Committed(committed) => self.committed(&committed).map_or(Heard::Well, Heard::Kept),
             Said::Created { tick } => {
                 self.works(tick);
                 for (_, then) in self.creators.extract_if(.., |(made_in, _)| *made_in <= tick.1) {
@@ -269,8 +286,8 @@ impl Keeping {
         }
     }
 
-    fn committed(&mut self, committed: &Committed) {
-        let Some(in_flight) = self.in_flight.take() else { return };
+    fn committed(&mut self, committed: &Committed) -> Option<Settled> {
+        let in_flight = self.in_flight.take()?;
         self.works(committed.tick);
         (self.took, self.kept) = (committed.took, committed.tick);
         self.grown = committed.grown.clone();
@@ -282,6 +299,7 @@ impl Keeping {
         self.waiting = left;
         let done: Vec<(u64, Waiter)> = done;
         done.into_iter().for_each(|(_, then)| then(Ok(())));
+        Some(in_flight.settled)
     }
 
     fn works(&mut self, tick: TickId) {

@@ -22,6 +22,7 @@ mod edge;
 mod emissions;
 mod error;
 mod figures;
+mod finality;
 mod former_format;
 mod freshness;
 mod install;

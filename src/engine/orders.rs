@@ -54,6 +54,15 @@ pub(super) enum Command {
         topic_known: bool,
         saved: Arc<SavedSource>,
     },
+    /// Whether what is settled of a source is final only once a checkpoint holds it.
+    FinalOnceKept {
+        source: Oid,
+        waits: bool,
+    },
+    /// Up to where sources were settled when the checkpoint was made that is committed now.
+    Kept {
+        settled: Arc<Vec<(Oid, i64)>>,
+    },
     /// Another topic has the source's name now: all partitions have lost their place.
     LoseTopic {
         source: Oid,

@@ -33,6 +33,8 @@ pub struct Stats {
     /// Why nothing is read, if it is so.
     pub rests: Option<String>,
     pub memory: MemoryStats,
+    /// How far `now()` in views is ahead of the clock, which was set back then.
+    pub ahead_us: i64,
     /// Events accepted since the start, over all sources.
     pub accepted: u64,
     /// Names of tables, for late rows.

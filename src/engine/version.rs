@@ -131,7 +131,7 @@ fn base_of(horizons: &[Option<Horizon>]) -> Option<&Horizon> {
     Some(horizons.iter().flatten().next()?.base())
 }
 
-fn windows_of(horizons: &[Option<Horizon>]) -> Option<(&Horizon, Window)> {
+pub(super) fn windows_of(horizons: &[Option<Horizon>]) -> Option<(&Horizon, Window)> {
     horizons.iter().flatten().find_map(|h| match h {
         Horizon::WindowStart(inner, window) | Horizon::WindowEnd(inner, window) => Some((inner.as_ref(), *window)),
         _ => None,

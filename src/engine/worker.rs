@@ -3,7 +3,7 @@
 //! Commands come over one channel, so that every worker sees them at the same place between ticks. At [`Command::EndTick`] it
 //! exchanges rows with the others, merges what came, closes slices and reports.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,10 @@ impl Times for HashMap<Oid, SourceTime> {
     fn final_until_us(&self, source: Oid) -> Option<i64> {
         self.get(&source)?.final_until_us
     }
+
+    fn shown_until_us(&self, source: Oid) -> Option<i64> {
+        self.get(&source)?.shown_until_us()
+    }
 }
 
 pub(super) struct Part {
@@ -109,6 +113,10 @@ pub(super) struct Worker {
     pub(super) sessions: BTreeMap<StoreId, SessionPart>,
     passes: Vec<(PassId, Delta)>,
     pub(super) times: HashMap<Oid, SourceTime>,
+    /// By source, up to where it was settled when the last checkpoint was made.
+    pub(super) kept_until: HashMap<Oid, i64>,
+    /// Sources of which nothing is final before a checkpoint holds it.
+    final_once_kept: BTreeSet<Oid>,
     bytes_this_tick: usize,
     busy: Duration,
     /// Nothing is read.
@@ -170,6 +178,8 @@ impl Worker {
             sessions: BTreeMap::new(),
             passes: Vec::new(),
             times: HashMap::new(),
+            kept_until: HashMap::new(),
+            final_once_kept: BTreeSet::new(),
             bytes_this_tick: 0,
             busy: Duration::ZERO,
             paused: false,
@@ -236,6 +246,9 @@ impl Worker {
             Command::RestoreSource { source, time, floor_us, topic_known, saved } => {
                 self.restore_source(source, time, floor_us, topic_known, &saved);
             }
+            Command::FinalOnceKept { source, waits: true } => drop(self.final_once_kept.insert(source)),
+            Command::FinalOnceKept { source, waits: false } => drop(self.final_once_kept.remove(&source)),
+            Command::Kept { settled } => self.kept_until.extend(settled.iter().copied()),
             Command::LoseTopic { source } => {
                 self.sources.entry(source).and_modify(SourceReader::lose_topic);
             }
@@ -311,6 +324,8 @@ impl Worker {
                 self.sources.remove(&source);
                 self.deduplications.remove(&source);
                 self.times.remove(&source);
+                self.kept_until.remove(&source);
+                self.final_once_kept.remove(&source);
             }
         }
         true
@@ -428,6 +443,7 @@ impl Worker {
         if let SourceChange::Watermark { .. } = change {
             time.take_back();
         }
+        time.unsettle();
         reader.alter(change, time.final_until_us);
     }
 

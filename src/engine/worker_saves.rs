@@ -88,6 +88,7 @@ impl Worker {
         saved: &SavedSource,
     ) {
         self.times.insert(source, time);
+        self.kept_until.extend(time.settled_us.max(time.final_until_us).map(|us| (source, us)));
         let (index, workers, buckets) = (self.index, self.workers, self.buckets());
         let across = self.saved_for(&saved.across);
         let Some(reader) = self.sources.get_mut(&source) else { return };

@@ -14,7 +14,7 @@ use crate::engine::verdicts::Verdicts;
 use crate::exec::exchange::{Batch, Body, RoundInput, SourceProgress, StoreId};
 use crate::exec::feed::Shortfall;
 use crate::exec::horizon::Horizon;
-use crate::exec::law::SourceTime;
+use crate::exec::law::{Finality, SourceTime};
 use crate::exec::session_batch::SessionSnapshot;
 use crate::exec::store_snapshot::StoreSnapshot;
 use crate::exec::tail::shown;
@@ -160,7 +160,11 @@ impl Worker {
         for (&source, reader) in &mut self.sources {
             let time = self.times.entry(source).or_default();
             let partitions = progress.iter().filter(|p| p.source == source).flat_map(|p| p.partitions.iter().copied());
-            time.advance(reader.bounds(), partitions);
+            let finality = match self.final_once_kept.contains(&source) {
+                true => Finality::Kept(self.kept_until.get(&source).copied()),
+                false => Finality::AtOnce,
+            };
+            time.advance(reader.bounds(), finality, partitions);
             reader.source_stands_at(time.watermark_us);
         }
     }

@@ -27,11 +27,13 @@ pub enum Horizon {
     Emitted(Box<Horizon>, EmittedMarks),
 }
 
-/// By which of the two times of a source a horizon is evaluated.
+/// By which of the times of a source a horizon is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
     Watermark,
     FinalUntil,
+    /// What retention goes by.
+    ShownUntil,
 }
 
 /// The start of the oldest session of one aggregation that is not final. Whoever steps the aggregation sets it, in each tick
@@ -86,10 +88,16 @@ impl Horizon {
         self.evaluate(Mark::FinalUntil, times)
     }
 
+    /// What retention goes by: see [`Times::shown_until_us`].
+    pub fn shown_until_us(&self, times: &dyn Times) -> Option<i64> {
+        self.evaluate(Mark::ShownUntil, times)
+    }
+
     fn evaluate(&self, mark: Mark, times: &dyn Times) -> Option<i64> {
         match (self, mark) {
             (Horizon::Source(oid), Mark::Watermark) => times.watermark_us(*oid),
             (Horizon::Source(oid), Mark::FinalUntil) => times.final_until_us(*oid),
+            (Horizon::Source(oid), Mark::ShownUntil) => times.shown_until_us(*oid),
             (Horizon::WindowStart(inner, window), _) => {
                 Some(window.start_of(oldest_open_end(*window, inner.evaluate(mark, times)?)))
             }
@@ -102,7 +110,7 @@ impl Horizon {
                 // Who is told of no time now, because history is still to come, has none.
                 live.evaluate(mark, times)?;
                 let Marks { watermark_us, final_until_us } = marks.get();
-                if mark == Mark::Watermark { watermark_us } else { final_until_us }
+                if mark == Mark::FinalUntil { final_until_us } else { watermark_us }
             }
         }
     }

@@ -341,8 +341,11 @@ pub struct SourceTime {
     /// The minimum over the partitions that are not idle; with every partition idle it stays, or moves on by the clock, and if
     /// there is none yet, it is the minimum over those that have one. It goes back only when it is taken back.
     pub watermark_us: Option<i64>,
-    /// No row of an earlier event time is accepted any more. Never goes back.
+    /// No row of an earlier event time is accepted any more, and who relies on that may be told. Never goes back.
     pub final_until_us: Option<i64>,
+    /// No row of an earlier event time is accepted any more, unless a crash takes back what was known of idle partitions.
+    #[serde(default)]
+    pub settled_us: Option<i64>,
     /// How long every partition had stood at its end, when all were idle. Not kept: after a restart that is measured anew, and
     /// the time between does not count.
     #[serde(skip)]
@@ -350,10 +353,19 @@ pub struct SourceTime {
     taken_back: bool,
 }
 
+/// When what is settled is final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finality {
+    AtOnce,
+    /// When a checkpoint holds it: the last one held this.
+    Kept(Option<i64>),
+}
+
 impl SourceTime {
     /// Of a table: what lies before its watermark is final at once.
     pub fn of_table(watermark_us: i64) -> Self {
-        SourceTime { watermark_us: Some(watermark_us), final_until_us: Some(watermark_us), ..SourceTime::default() }
+        let at = Some(watermark_us);
+        SourceTime { watermark_us: at, final_until_us: at, settled_us: at, ..SourceTime::default() }
     }
 
     /// From here on the watermark is what partitions say by then, but not before what is final.
@@ -362,8 +374,28 @@ impl SourceTime {
         self.idle_us = None;
     }
 
+    /// The law has been altered; nothing but what is final stands in its way.
+    pub fn unsettle(&mut self) {
+        self.settled_us = self.final_until_us;
+    }
+
+    /// The watermark less what is settled and not final yet: what retention goes by, as it must not forget what is still to be
+    /// shown as final.
+    pub fn shown_until_us(&self) -> Option<i64> {
+        match (self.settled_us, self.final_until_us) {
+            (Some(settled_us), Some(final_us)) => Some(self.watermark_us?.saturating_sub(settled_us - final_us)),
+            (Some(_), None) => None,
+            (None, _) => self.watermark_us,
+        }
+    }
+
     /// One tick.
-    pub fn advance(&mut self, bounds: &Bounds, partitions: impl IntoIterator<Item = PartitionProgress>) {
+    pub fn advance(
+        &mut self,
+        bounds: &Bounds,
+        finality: Finality,
+        partitions: impl IntoIterator<Item = PartitionProgress>,
+    ) {
         let (mut least_us, mut idle_us) = (None, None::<i64>);
         let (mut nearest_us, mut furthest_us) = (None, None::<i64>);
         let mut any_busy = false;
@@ -391,7 +423,12 @@ impl SourceTime {
         };
         self.idle_us = idle_us;
         self.watermark_us = before_us.max(now_us);
-        let final_us = self.watermark_us.map(|w| w.saturating_sub(bounds.allowed_lateness_us));
+        let settled_us = self.watermark_us.map(|w| w.saturating_sub(bounds.allowed_lateness_us));
+        self.settled_us = self.settled_us.max(self.final_until_us).max(settled_us);
+        let final_us = match finality {
+            Finality::AtOnce => self.settled_us,
+            Finality::Kept(kept_us) => self.settled_us.min(kept_us),
+        };
         self.final_until_us = self.final_until_us.max(final_us);
     }
 }
@@ -644,7 +681,7 @@ mod tests {
     /// One tick of a source whose partitions stand at these watermarks, idle for so long.
     fn tick(time: &mut SourceTime, bounds: &Bounds, partitions: &[(Option<i64>, Option<i64>)]) -> Option<i64> {
         let progress = |&(watermark_us, idle_us)| PartitionProgress { partition: 0, watermark_us, idle_us };
-        time.advance(bounds, partitions.iter().map(progress));
+        time.advance(bounds, Finality::AtOnce, partitions.iter().map(progress));
         time.watermark_us
     }
 

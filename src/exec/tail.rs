@@ -65,6 +65,11 @@ pub(super) struct AggregateStage {
 pub trait Times {
     fn watermark_us(&self, source: Oid) -> Option<i64>;
     fn final_until_us(&self, source: Oid) -> Option<i64>;
+
+    /// The watermark, less what is settled but not final yet ([`SourceTime::shown_until_us`](super::law::SourceTime::shown_until_us)).
+    fn shown_until_us(&self, source: Oid) -> Option<i64> {
+        self.watermark_us(source)
+    }
 }
 
 impl Tail {
@@ -306,9 +311,9 @@ impl AggregateStage {
 /// What a window view over `horizon` shows.
 pub fn shown(horizon: Option<&Horizon>, times: &dyn Times, retention_us: Option<i64>) -> Shown {
     let Some(horizon) = horizon else { return Shown::default() };
-    let watermark_us = horizon.watermark_us(times);
+    let until_us = horizon.shown_until_us(times);
     Shown {
-        horizon_us: retention_us.zip(watermark_us).map(|(kept, now)| now.saturating_sub(kept)),
+        horizon_us: retention_us.zip(until_us).map(|(kept, now)| now.saturating_sub(kept)),
         final_until_us: horizon.final_until_us(times),
     }
 }

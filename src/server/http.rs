@@ -117,6 +117,12 @@ fn metrics(stats: &Stats, resident_bytes: Option<u64>) -> String {
     page.value("riverrun_tick", &[], stats.tick.1);
     page.family("riverrun_tick_duration_seconds", "gauge", "How long the last tick that had something to do took.");
     page.value("riverrun_tick_duration_seconds", &[], stats.tick_ms / 1_000.0);
+    page.family(
+        "riverrun_clock_ahead_seconds",
+        "gauge",
+        "How far now() in views is ahead of a clock that was set back.",
+    );
+    page.value("riverrun_clock_ahead_seconds", &[], stats.ahead_us as f64 / 1e6);
     page.family("riverrun_events_accepted_total", "counter", "Events accepted since the start, over all sources.");
     page.value("riverrun_events_accepted_total", &[], stats.accepted);
 

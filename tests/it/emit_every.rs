@@ -47,6 +47,32 @@ async fn keep(db: &Db) {
     db.run("DROP TABLE kept").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_stops_nothing() {
+    let clock = clock();
+    let folder = tempfile::tempdir().expect("a folder");
+    let db = Db::start_as(lasting(1, &clock, folder.path())).expect("an engine");
+    db.run("CREATE TABLE t (v BIGINT)").await;
+    db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM t EMIT EVERY INTERVAL '100 milliseconds'").await;
+    clock.fetch_sub(2 * 3_600 * SECOND, Ordering::Relaxed);
+    let shows = async |db: &Db, n: &str| while db.rows("SELECT n FROM v").await != [n] {};
+    db.run("INSERT INTO t VALUES (1)").await;
+    shows(&db, "1").await;
+    // Nor is it forgotten over a restart how far the ticks have come.
+    keep(&db).await;
+    db.engine.stop().await;
+    let db = Db::start_as(lasting(1, &clock, folder.path())).expect("an engine");
+    db.run("INSERT INTO t VALUES (2)").await;
+    shows(&db, "2").await;
+    // When the clock is further on, it is what counts again.
+    db.run("INSERT INTO t VALUES (3)").await;
+    clock.fetch_add(3 * 3_600 * SECOND, Ordering::Relaxed);
+    shows(&db, "3").await;
+    let emitted = "SELECT emitted_at >= to_timestamp(7200) FROM riverrun.materialized_views";
+    assert_eq!(db.rows(emitted).await, ["true"]);
+    db.engine.stop().await;
+}
+
 /// Adds up what a subscriber is sent.
 struct Listener {
     subscription: Subscription,

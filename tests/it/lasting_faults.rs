@@ -295,6 +295,79 @@ async fn what_was_created_is_kept_without_a_checkpoint() {
     scene.db.engine.stop().await;
 }
 
+/// Which partitions are idle is decided by the clock, and once more after a crash: windows wait for a checkpoint before they are shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_shown_as_final_stays_so_over_crashes() {
+    let broker = EmbeddedBroker::start().expect("a broker");
+    let producer = Producer::new(&broker.servers(), &[]).expect("a producer");
+    broker.create_topic("events", 2).expect("a topic");
+    let send = |partition: i32, ts_s: i64| {
+        let event = format!(r#"{{"v":1,"ts":{ts_s}}}"#);
+        producer.send("events", Some(partition), None, Some(event.as_bytes()), 0).expect("sent");
+        producer.flush(Duration::from_secs(60)).expect("written");
+    };
+    let disk = SimDisk::new(Kind::Local, 6);
+    let start = |disk: &SimDisk| {
+        let checkpoint_interval = Duration::from_secs(36_000);
+        let options = EngineOptions { workers: 2, checkpoint_interval, ..EngineOptions::default() };
+        Db::start_with(options, disk.process()).expect("it starts")
+    };
+    let mut db = start(&disk);
+    db.run(&format!(
+        "CREATE SOURCE r (v BIGINT, ts TIMESTAMPTZ, WATERMARK FOR ts AS ts)
+         WITH (connector = 'kafka', topic = 'events', properties.bootstrap.server = '{}', idle_timeout = '100 milliseconds')
+         FORMAT PLAIN ENCODE JSON",
+        broker.servers()
+    ))
+    .await;
+    for (view, window) in
+        [("tumbles", "TUMBLE(r, ts, INTERVAL '10 seconds')"), ("sessions", "SESSION(r, ts, INTERVAL '3 seconds')")]
+    {
+        db.run(&format!(
+            "CREATE MATERIALIZED VIEW {view} AS SELECT window_start, window_end, sum(v) AS n FROM {window} \
+             GROUP BY window_start, window_end EMIT ON WINDOW CLOSE"
+        ))
+        .await;
+    }
+    db.run("CREATE MATERIALIZED VIEW above AS SELECT count(*) AS windows, sum(n) AS n FROM tumbles").await;
+    let shown = "SELECT 'tumbles', * FROM tumbles UNION ALL SELECT 'sessions', * FROM sessions";
+    let mut all = BTreeSet::new();
+    for round in 1..=6 {
+        let now_s = 1_748_736_000 + round * 100;
+        for i in 0..9 {
+            send(0, now_s + i * 10);
+        }
+        // The other partition is idle by then.
+        let passed = format!("SELECT watermark('r') >= to_timestamp({})", now_s + 80);
+        while db.rows(&passed).await != ["true"] {}
+        db.run("WAIT FOR r").await;
+        let now = db.rows(shown).await;
+        assert!(now.len() > all.len(), "nothing new is final: {now:?}");
+        all.extend(now);
+        // Into windows that have been shown.
+        for i in 1..6 {
+            send(1, now_s + i * 10 + round % 5);
+        }
+        if round % 3 > 0 {
+            db.engine.crash().await;
+            disk.crash();
+            db = start(&disk);
+        }
+        db.run("WAIT FOR r").await;
+        let now = BTreeSet::from_iter(db.rows(shown).await);
+        let gone: Vec<&String> = all.difference(&now).collect();
+        assert!(gone.is_empty(), "round {round}: {gone:?} were final, now {now:?}");
+        all.extend(now);
+        let (above, sum) = ("SELECT * FROM above", "SELECT count(*), sum(n) FROM tumbles");
+        assert_eq!(db.rows(above).await, db.rows(sum).await);
+    }
+    assert_eq!(
+        db.rows("SELECT bool_and(late > 0) FROM riverrun.source_partitions WHERE partition = 1").await,
+        ["true"]
+    );
+    db.engine.stop().await;
+}
+
 /// Slices that are put together as one come into files by themselves, outlive a crash, and are made anew for other workers.
 #[tokio::test(flavor = "multi_thread")]
 async fn panes_are_kept() {

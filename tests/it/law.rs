@@ -7,7 +7,9 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
-use riverrun::exec::law::{Bounds, Facts, LateReason, PartitionLaw, PartitionProgress, Row, SourceTime, Terms};
+use riverrun::exec::law::{
+    Bounds, Facts, Finality, LateReason, PartitionLaw, PartitionProgress, Row, SourceTime, Terms,
+};
 
 use crate::oracle::seeds;
 
@@ -157,7 +159,7 @@ impl<'a> Live<'a> {
             let idle_us = idle[partition].filter(|_| !self.had_rows[partition]);
             progress.push(PartitionProgress { partition: partition as i32, watermark_us: law.watermark_us(), idle_us });
         }
-        self.time.advance(&self.bounds, progress.iter().copied());
+        self.time.advance(&self.bounds, Finality::AtOnce, progress.iter().copied());
         let taken_back = std::mem::take(&mut self.taken_back);
         if !self.bounds.idle_advance {
             prop_assert_eq!(self.time.watermark_us, naive_watermark(before, taken_back, &progress));

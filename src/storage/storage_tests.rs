@@ -250,7 +250,8 @@ fn a_folder_that_goes_away_gets_nothing_until_it_is_back() {
     let append = || storage.append(2, &records(&["b"]));
     let write = || storage.write(&[Bytes::from("more")]).map(drop);
     let read = || storage.read(&section).map(drop);
-    let calls: [(PathBuf, &[&dyn Fn() -> Result<(), StorageError>]); 3] = [
+    type Call<'a> = &'a dyn Fn() -> Result<(), StorageError>;
+    let calls: [(PathBuf, &[Call<'_>]); 3] = [
         (place.clone(), &[&append, &write, &read]),
         (place.join("data"), &[&write, &read]),
         (place.join("log"), &[&append]),

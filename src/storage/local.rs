@@ -125,10 +125,14 @@ impl LocalBlobs {
             self.sync_folder(folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
         };
         let folders = FOLDERS.iter().chain([&TEMPORARY]).map(|folder| self.root.join(folder));
-        std::iter::once(self.root.clone())
-            .chain(folders)
-            .filter(|folder| !folder.is_dir())
-            .try_for_each(|folder| make(&folder).map_err(|e| self.failed("making", &folder, &e)))
+        std::iter::once(self.root.clone()).chain(folders).filter(|folder| !folder.is_dir()).try_for_each(|folder| {
+            make(&folder).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => {
+                    StorageError::InvalidUrl { url: self.location(), reason: format!("it cannot be made: {error}") }
+                }
+                _ => self.failed("making", &folder, &error),
+            })
+        })
     }
 
     fn failed(&self, doing: &str, path: &Path, error: &io::Error) -> StorageError {

@@ -265,12 +265,65 @@ impl Queue {
     pub fn ptr(&self) -> *mut sys::rd_kafka_queue_t {
         self.0
     }
+
+    /// Looks at the next event; `None` if none came within `timeout`. Nothing of it may be kept.
+    pub fn poll<T>(&self, timeout: Duration, look: impl FnOnce(*mut sys::rd_kafka_event_t) -> T) -> Option<T> {
+        // SAFETY: the queue is alive; the event is ours until destroyed.
+        unsafe {
+            let event = sys::rd_kafka_queue_poll(self.0, millis(timeout));
+            if event.is_null() {
+                return None;
+            }
+            let seen = look(event);
+            sys::rd_kafka_event_destroy(event);
+            Some(seen)
+        }
+    }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
         // SAFETY: owned.
         unsafe { sys::rd_kafka_queue_destroy(self.0) }
+    }
+}
+
+/// Options of an administrative request: who is asked, and how long.
+pub(super) struct AdminOptions(*mut sys::rd_kafka_AdminOptions_t);
+
+impl AdminOptions {
+    /// For this broker, or the controller.
+    pub fn new(client: &Client, request: sys::rd_kafka_admin_op_t, broker: Option<i32>, timeout: Duration) -> Self {
+        let mut message = ErrorBuffer::new();
+        // SAFETY: the client is alive. The setters fail only for values out of range, which these are not: brokers have numbers from 0
+        // on, the timeout is clamped to an hour.
+        unsafe {
+            let options = sys::rd_kafka_AdminOptions_new(client.ptr(), request);
+            let timeout_ms = millis(timeout).clamp(1, 3_600_000);
+            let code = sys::rd_kafka_AdminOptions_set_request_timeout(
+                options,
+                timeout_ms,
+                message.as_mut_ptr(),
+                message.len(),
+            );
+            assert!(code == Code::RD_KAFKA_RESP_ERR_NO_ERROR, "the timeout is in range");
+            if let Some(broker) = broker {
+                let code = sys::rd_kafka_AdminOptions_set_broker(options, broker, message.as_mut_ptr(), message.len());
+                assert!(code == Code::RD_KAFKA_RESP_ERR_NO_ERROR, "the broker is in range");
+            }
+            AdminOptions(options)
+        }
+    }
+
+    pub fn ptr(&self) -> *mut sys::rd_kafka_AdminOptions_t {
+        self.0
+    }
+}
+
+impl Drop for AdminOptions {
+    fn drop(&mut self) {
+        // SAFETY: owned.
+        unsafe { sys::rd_kafka_AdminOptions_destroy(self.0) }
     }
 }
 

@@ -6,45 +6,26 @@ use std::time::Duration;
 use rdkafka_sys as sys;
 use rdkafka_sys::rd_kafka_resp_err_t as Code;
 
-use super::native::{Client, ErrorBuffer, Queue, code_text, millis, text};
+use super::native::{AdminOptions, Client, Queue, code_text, text};
 
 /// Sends the request to this broker, or to the controller; its outcome arrives in `replies` within `timeout`, also if it fails.
 pub(super) fn request(client: &Client, broker: Option<i32>, topic: &str, timeout: Duration, replies: &Queue) {
     let name = CString::new(topic).expect("topic names are checked");
     let mut names = [name.as_ptr()];
-    let mut message = ErrorBuffer::new();
-    // SAFETY: client and queue are alive; the library copies names and options. The setters fail only for values out of range,
-    // which these are not: brokers have numbers from 0 on, the timeout is clamped to an hour.
+    let options =
+        AdminOptions::new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, broker, timeout);
+    // SAFETY: client, queue and options are alive; the library copies names and options.
     unsafe {
-        let options =
-            sys::rd_kafka_AdminOptions_new(client.ptr(), sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
-        let timeout_ms = millis(timeout).clamp(1, 3_600_000);
-        let code =
-            sys::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, message.as_mut_ptr(), message.len());
-        assert!(code == Code::RD_KAFKA_RESP_ERR_NO_ERROR, "the timeout is in range");
-        if let Some(broker) = broker {
-            let code = sys::rd_kafka_AdminOptions_set_broker(options, broker, message.as_mut_ptr(), message.len());
-            assert!(code == Code::RD_KAFKA_RESP_ERR_NO_ERROR, "the broker is in range");
-        }
         let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
-        sys::rd_kafka_DescribeTopics(client.ptr(), topics, options, replies.ptr());
+        sys::rd_kafka_DescribeTopics(client.ptr(), topics, options.ptr(), replies.ptr());
         sys::rd_kafka_TopicCollection_destroy(topics);
-        sys::rd_kafka_AdminOptions_destroy(options);
     }
 }
 
 /// Waits for the outcome of a request; `None` if none came within `timeout`. Brokers before Kafka 2.8 know no ids.
 pub(super) fn reply(replies: &Queue, timeout: Duration) -> Option<Result<Option<String>, (Code, String)>> {
-    // SAFETY: the queue is alive; the event is ours until destroyed and nothing of it is kept.
-    unsafe {
-        let event = sys::rd_kafka_queue_poll(replies.ptr(), millis(timeout));
-        if event.is_null() {
-            return None;
-        }
-        let outcome = outcome(event);
-        sys::rd_kafka_event_destroy(event);
-        Some(outcome)
-    }
+    // SAFETY: the event is alive while it is looked at.
+    replies.poll(timeout, |event| unsafe { outcome(event) })
 }
 
 /// # Safety

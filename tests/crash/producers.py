@@ -224,7 +224,7 @@ class Signups(Writer):
             for grown in client.create_partitions([NewPartitions(self.topic, self.partitions + 1)]).values():
                 grown.result(10)
             self.run_.report.add("partitions added")
-        except KafkaException:
+        except (KafkaException, TimeoutError):
             # Whether it was done before the broker went away is seen by asking.
             pass
         try:

@@ -146,9 +146,17 @@ async fn while_nothing_can_be_written_reading_rests_and_reads_go_on() {
 async fn who_waits_for_a_checkpoint_that_fails_is_told() {
     let mut scene = Scene::new(Kind::Local, 3).await;
     let error = StorageError::Full { doing: "writing".into(), reason: "simulated".into() };
+    // Nobody else asks for one that fails first.
+    scene.db.engine.stop().await;
+    let (checkpoint_interval, retry_pause) = (Duration::from_secs(36_000), Duration::from_millis(5));
+    let options = EngineOptions { workers: 2, checkpoint_interval, retry_pause, ..EngineOptions::default() };
+    scene.db = Db::start_with(options, scene.disk.process()).expect("it starts");
+    scene.db.run("CREATE TABLE first (v INT)").await;
     scene.disk.refuse_puts(Some(error.clone()));
     let told = refusal(&scene.db, "CREATE TABLE u (v INT)").await;
     assert!(matches!(told, EngineError::Unknown { .. }), "{told:?}");
+    let refused = refusal(&scene.db, "DROP TABLE first").await;
+    assert!(matches!(refused, EngineError::Storage { .. }), "{refused:?}");
     assert!(scene.db.rows("SELECT * FROM u").await.is_empty());
     scene.disk.refuse_puts(None);
     scene.goes_on(2).await;

@@ -32,7 +32,7 @@ impl Coordinator {
                 tracing::error!(reason, "the engine stops");
                 self.fenced = Some(reason);
             }
-            Heard::Kept(settled) => self.broadcast(|| Command::Kept { settled: settled.clone() }),
+            Heard::Kept(tick, settled) => self.broadcast(|| Command::Kept { tick, settled: settled.clone() }),
             Heard::Well | Heard::Failing => {}
         }
         self.mind_reading();

@@ -80,8 +80,8 @@ pub(super) type Settled = Arc<Vec<(Oid, i64)>>;
 pub(super) enum Heard {
     /// Reading may go on.
     Well,
-    /// And a checkpoint holds that sources are settled so far.
-    Kept(Settled),
+    /// And a checkpoint of this tick holds that sources are settled so far.
+    Kept(u64, Settled),
     /// Reading rests until the storage is mended.
     Failing,
     /// Another process owns the data: this one must end.
@@ -258,7 +258,10 @@ impl Keeping {
 
     pub fn said(&mut self, said: Said) -> Heard {
         match said {
-            Said::Committed(committed) => self.committed(&committed).map_or(Heard::Well, Heard::Kept),
+            Said::Committed(committed) => match self.committed(&committed) {
+                Some(InFlight { tick, settled }) => Heard::Kept(tick, settled),
+                None => Heard::Well,
+            },
             Said::Created { tick } => {
                 self.works(tick);
                 for (_, then) in self.creators.extract_if(.., |(made_in, _)| *made_in <= tick.1) {
@@ -286,7 +289,7 @@ impl Keeping {
         }
     }
 
-    fn committed(&mut self, committed: &Committed) -> Option<Settled> {
+    fn committed(&mut self, committed: &Committed) -> Option<InFlight> {
         let in_flight = self.in_flight.take()?;
         self.works(committed.tick);
         (self.took, self.kept) = (committed.took, committed.tick);
@@ -299,7 +302,7 @@ impl Keeping {
         self.waiting = left;
         let done: Vec<(u64, Waiter)> = done;
         done.into_iter().for_each(|(_, then)| then(Ok(())));
-        Some(in_flight.settled)
+        Some(in_flight)
     }
 
     fn works(&mut self, tick: TickId) {

@@ -59,8 +59,9 @@ pub(super) enum Command {
         source: Oid,
         waits: bool,
     },
-    /// Up to where sources were settled when the checkpoint was made that is committed now.
+    /// Up to where sources were settled in this tick, of which a checkpoint is committed now.
     Kept {
+        tick: u64,
         settled: Arc<Vec<(Oid, i64)>>,
     },
     /// Another topic has the source's name now: all partitions have lost their place.

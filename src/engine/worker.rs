@@ -115,6 +115,8 @@ pub(super) struct Worker {
     pub(super) times: HashMap<Oid, SourceTime>,
     /// By source, up to where it was settled when the last checkpoint was made.
     pub(super) kept_until: HashMap<Oid, i64>,
+    /// The tick in which a source's law was altered: what was settled before may not be any more.
+    altered_in: HashMap<Oid, u64>,
     /// Sources of which nothing is final before a checkpoint holds it.
     final_once_kept: BTreeSet<Oid>,
     bytes_this_tick: usize,
@@ -179,6 +181,7 @@ impl Worker {
             passes: Vec::new(),
             times: HashMap::new(),
             kept_until: HashMap::new(),
+            altered_in: HashMap::new(),
             final_once_kept: BTreeSet::new(),
             bytes_this_tick: 0,
             busy: Duration::ZERO,
@@ -248,7 +251,7 @@ impl Worker {
             }
             Command::FinalOnceKept { source, waits: true } => drop(self.final_once_kept.insert(source)),
             Command::FinalOnceKept { source, waits: false } => drop(self.final_once_kept.remove(&source)),
-            Command::Kept { settled } => self.kept_until.extend(settled.iter().copied()),
+            Command::Kept { tick, settled } => self.note_kept(tick, &settled),
             Command::LoseTopic { source } => {
                 self.sources.entry(source).and_modify(SourceReader::lose_topic);
             }
@@ -325,6 +328,7 @@ impl Worker {
                 self.deduplications.remove(&source);
                 self.times.remove(&source);
                 self.kept_until.remove(&source);
+                self.altered_in.remove(&source);
                 self.final_once_kept.remove(&source);
             }
         }
@@ -444,7 +448,15 @@ impl Worker {
             time.take_back();
         }
         time.unsettle();
+        self.altered_in.insert(source, self.tick);
+        self.kept_until.remove(&source);
         reader.alter(change, time.final_until_us);
+    }
+
+    /// A checkpoint of this tick is committed, in which sources were settled so far.
+    fn note_kept(&mut self, tick: u64, settled: &[(Oid, i64)]) {
+        let since = |source: &Oid| self.altered_in.get(source).is_none_or(|altered| tick >= *altered);
+        self.kept_until.extend(settled.iter().copied().filter(|(source, _)| since(source)));
     }
 
     /// Reads once from every source; false if nothing came.

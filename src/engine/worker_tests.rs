@@ -135,3 +135,28 @@ fn what_a_store_is_given_at_its_beginning_is_in_the_content_or_among_the_changes
     slices 2, sessions 2, told []
     ");
 }
+
+#[test]
+fn what_was_kept_before_the_law_was_altered_makes_nothing_final_after_it() {
+    let (_commands, receive) = unbounded();
+    let (reports, _reported) = unbounded();
+    let (own, incoming) = unbounded();
+    let seat = Seat { index: 0, workers: 1, epoch: 1, cache: Arc::default(), lasts: true };
+    let mut worker = Worker::new(seat, receive, reports, incoming, Box::new(Channels { owners: vec![own] }));
+    worker.handle(Command::AddSource(Box::new(setup())));
+    let mut time = SourceTime::default();
+    (time.watermark_us, time.settled_us, time.final_until_us) = (Some(500), Some(500), Some(100));
+    worker.times.insert(SOURCE, time);
+    let kept = |worker: &mut Worker, tick: u64, until_us: i64| {
+        worker.handle(Command::Kept { tick, settled: Arc::new(vec![(SOURCE, until_us)]) });
+        worker.kept_until.get(&SOURCE).copied()
+    };
+    assert_eq!(kept(&mut worker, 3, 500), Some(500));
+    worker.tick = 5;
+    worker.handle(Command::AlterSource { source: SOURCE, change: SourceChange::Watermark { to_us: Some(200) } });
+    assert_eq!(worker.times[&SOURCE].settled_us, Some(100), "only what is final stays so");
+    assert_eq!(worker.kept_until.get(&SOURCE), None);
+    // Of a checkpoint that was under way.
+    assert_eq!(kept(&mut worker, 4, 500), None);
+    assert_eq!(kept(&mut worker, 5, 150), Some(150));
+}

@@ -216,6 +216,9 @@ const STACK_BYTES: usize = 16 << 20;
 /// What the kernel sends a process that writes past its limit for the size of a file, on all systems that this one is built for.
 const SIGXFSZ: i32 = 25;
 
+/// How long the end of the process waits for connections to Kafka to end.
+const LONGEST_CLOSING: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -270,6 +273,9 @@ fn run() -> Result<()> {
     };
     // A call to a broker that does not answer is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    if !riverrun::connector::wait_until_closed(LONGEST_CLOSING) {
+        tracing::warn!("a connection to Kafka does not end; it goes with the process");
+    }
     outcome
 }
 

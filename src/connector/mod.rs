@@ -22,6 +22,8 @@ mod page_views;
 mod random;
 mod records;
 mod source;
+#[allow(clippy::disallowed_methods, reason = "patience with the network, not a time that rows see")]
+mod steady;
 mod text;
 
 pub use ad_events::{AdEvent, AdGenerator, AdOptions};
@@ -29,10 +31,11 @@ pub use datagen::DatagenOptions;
 pub use embedded::{EmbeddedBroker, Producer};
 pub use error::ConnectorError;
 pub use json::{ColumnSpec, Dead, Decoded, EpochUnit, IncludeKind, JsonDecoder, JsonOptions, TimestampMode};
-pub use kafka::{Isolation, KafkaOptions, Start, create_topic, ensure_topic};
+pub use kafka::{Isolation, KafkaOptions, Start, create_topic, ensure_topic, wait_until_closed};
 pub use page_views::PageViews;
 pub use records::{Record, RecordMeta, Records, Span};
 pub use source::{Metadata, Reader, SourceOptions, Waker};
+pub use steady::SteadyReader;
 
 /// An offset of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -215,14 +215,6 @@ impl Reader {
         }
     }
 
-    /// The positions of all assigned partitions.
-    pub fn positions(&self) -> Vec<PartitionOffset> {
-        match self {
-            Reader::Kafka(reader) => reader.positions(),
-            Reader::Datagen(reader) => reader.positions(),
-        }
-    }
-
     /// As of the last poll.
     pub fn health(&self) -> &Health {
         match self {

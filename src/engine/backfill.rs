@@ -4,14 +4,14 @@
 //! Where the log no longer reaches back it begins at the first [`Mark`] that it still holds, for there the watermark is known.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, BooleanBufferBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::judge::{complete_behind, event_times, kept};
 use super::reader::{Attached, Consumer, Decoding, Out, SourceSetup};
-use crate::connector::{self, ConnectorError, PartitionOffset, Record, Records};
+use crate::connector::{ConnectorError, Health, PartitionOffset, Record, Records, SteadyReader};
+use crate::exec::ExecError;
 use crate::exec::dedup::OffsetSet;
 use crate::exec::feed::Shortfall;
 use crate::exec::law::{PartitionLaw, Row};
@@ -108,7 +108,7 @@ pub struct Settled {
 }
 
 pub struct Backfill {
-    reader: connector::Reader,
+    reader: SteadyReader,
     decoding: Decoding,
     consumer: Consumer,
     partitions: BTreeMap<i32, Replay>,
@@ -123,11 +123,12 @@ impl Backfill {
         attached: &Attached,
         partitions: BTreeMap<i32, Replay>,
         settled: Option<Settled>,
-    ) -> Result<Backfill, String> {
-        let mut reader = setup.options.reader().map_err(|e| e.to_string())?;
+    ) -> Result<Backfill, ExecError> {
         let assigned: Vec<PartitionOffset> =
             partitions.iter().map(|(&partition, r)| PartitionOffset { partition, offset: r.position }).collect();
-        reader.assign(&assigned).map_err(|e| e.to_string())?;
+        let ends: Vec<(i32, i64)> = partitions.iter().map(|(&partition, r)| (partition, r.until)).collect();
+        let mut reader = SteadyReader::new(&setup.options, &assigned);
+        reader.told_ends(&ends);
         Ok(Backfill {
             reader,
             decoding: Decoding::new(setup, vec![attached.clone()])?,
@@ -153,7 +154,7 @@ impl Backfill {
         out: &mut Out,
     ) -> Result<usize, ConnectorError> {
         records.clear();
-        let lost = match self.reader.poll(records, max_bytes, Duration::ZERO) {
+        let lost = match self.reader.poll(records, max_bytes) {
             Err(ConnectorError::OffsetLost { partition, .. }) => Some(partition),
             polled => polled.map(|()| None)?,
         };
@@ -186,7 +187,8 @@ impl Backfill {
         {
             // The log has lost where it was to be read.
             replay.from = None;
-            self.reader.add(&[PartitionOffset { partition, offset: PartitionOffset::EARLIEST }])?;
+            self.reader.add(&[PartitionOffset { partition, offset: PartitionOffset::EARLIEST }]);
+            self.reader.told_ends(&[(partition, replay.until)]);
         }
         Ok(bytes)
     }
@@ -244,6 +246,14 @@ impl Backfill {
 
     pub fn shortfall(&self) -> Shortfall {
         self.decoding.shortfalls().map(|(_, shortfall)| shortfall).next().unwrap_or_default()
+    }
+
+    /// Why nothing comes at the moment.
+    pub fn trouble(&self) -> Option<&str> {
+        match self.reader.health() {
+            Health::Running => None,
+            Health::Retrying { message } => Some(message),
+        }
     }
 
     pub fn done(&self) -> bool {

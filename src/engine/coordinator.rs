@@ -12,8 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use super::alter::Change;
-use super::clock::{self, Stopwatch, TickClock};
+use super::clock::{Stopwatch, TickClock};
 use super::dataflow::{Nowhere, Source, Store, TickData, View, fail};
 use super::error::EngineError;
 use super::keeping::{Heard, Keeping};
@@ -328,11 +327,8 @@ impl Coordinator {
         for source in self.sources.values_mut() {
             source.backfills.clear();
         }
-        for _ in 0..self.workers {
-            match self.reports.recv() {
-                Ok(report) => self.absorb(report, &mut data),
-                Err(_) => return false,
-            }
+        if !self.gather(&mut data) {
+            return false;
         }
         for parts in data.snapshots.values_mut() {
             parts.sort_by_key(|(worker, _)| *worker);
@@ -395,98 +391,6 @@ impl Coordinator {
             }
             if made.made.is_err() {
                 self.catalog = made.before.clone();
-            }
-        }
-    }
-
-    /// Takes in what a worker says.
-    fn absorb(&mut self, report: Report, data: &mut TickData) {
-        debug_assert_eq!(report.tick, self.tick, "workers report the tick that was ended");
-        if let Some(keeping) = &mut self.keeping {
-            keeping.note_busy(report.worker, report.busy);
-        }
-        data.saved.extend(report.saved);
-        self.fenced = self.fenced.take().or(report.fatal);
-        for (edge, delta) in report.edges {
-            data.edges.entry(edge).or_default().push(delta);
-        }
-        for (pass, delta) in report.passes {
-            data.passes.entry(pass).or_default().push(delta);
-        }
-        for (store, snapshot) in report.snapshots {
-            data.snapshots.entry(store).or_default().push((report.worker, snapshot));
-        }
-        for (store, snapshot) in report.sessions {
-            data.sessions.entry(store).or_default().push(snapshot);
-        }
-        for (store, start_us) in report.oldest_sessions {
-            data.oldest_sessions.entry(store).or_default().push(start_us);
-        }
-        for (source, time) in report.times {
-            self.times.insert(source, time);
-        }
-        for said in report.sources {
-            let Some(source) = self.sources.get_mut(&said.source) else { continue };
-            for partition in said.partitions {
-                source.partitions.insert(partition.partition, partition);
-            }
-            source.ids.insert(report.worker, said.ids);
-            if report.worker == 0 || said.trouble.is_some() {
-                source.trouble = said.trouble;
-            }
-            // A column is unseen if no worker has seen it.
-            if report.worker == 0 {
-                source.unseen_columns = said.unseen_columns;
-            } else {
-                source.unseen_columns.retain(|c| said.unseen_columns.contains(c));
-            }
-            for (consumer, partitions) in said.backfills {
-                source.backfills.entry(consumer).or_default().extend(partitions);
-            }
-            let at_us = clock::now_us();
-            source.changes.extend(said.altered.into_iter().map(|altered| Change { at_us, altered }));
-            for (consumer, from_us) in said.incomplete {
-                let known = match consumer {
-                    Consumer::Store(store) => self.stores.get_mut(&store).map(|s| &mut s.complete_from_us),
-                    Consumer::Pass(pass) => {
-                        let view = self.views.values_mut().find(|v| v.passes.contains(&pass));
-                        view.map(|v| &mut v.complete_from_us)
-                    }
-                };
-                if let Some(known) = known {
-                    *known = (*known).max(Some(from_us));
-                }
-            }
-        }
-        for store in report.stores.into_iter().flatten() {
-            if let Some(known) = self.stores.get_mut(&store.store) {
-                known.reports.insert(report.worker, store);
-            }
-        }
-        for (pass, shortfall) in report.passes_short {
-            if let Some(view) = self.views.values_mut().find(|v| v.passes.contains(&pass)) {
-                view.passes_short.insert((report.worker, pass), shortfall);
-            }
-        }
-        let super::verdicts::Verdicts { duplicates, kept_after_all, late, dead, late_into } = report.verdicts;
-        self.kept.add(clock::now_us(), late, dead);
-        self.kept.add_duplicates(clock::now_us(), duplicates, &kept_after_all);
-        for (table, rows) in late_into {
-            self.keep_late_rows(table, rows, data);
-        }
-        for (consumer, reason) in report.failures {
-            self.fail_consumer(consumer, &reason);
-        }
-    }
-
-    fn fail_consumer(&mut self, consumer: Consumer, reason: &str) {
-        for view in self.views.values_mut() {
-            let hit = match consumer {
-                Consumer::Store(store) => view.feeds.iter().any(|f| f.store == store),
-                Consumer::Pass(pass) => view.passes.contains(&pass),
-            };
-            if hit {
-                fail(view, reason);
             }
         }
     }
@@ -817,10 +721,5 @@ impl Coordinator {
         let current =
             self.views.values().filter(|v| v.targets.contains_key(&source)).all(|v| v.current || v.failed.is_some());
         no_history && current && self.has_reached(source, ends)
-    }
-
-    /// Keeps rows of tables that came too late.
-    pub fn keep(&self, now_us: i64, late: Vec<super::verdicts::LateRow>) {
-        self.kept.add(now_us, late, Vec::new());
     }
 }

@@ -43,9 +43,11 @@ pub(super) struct Source {
     pub begun: bool,
     pub assigned: BTreeMap<i32, usize>,
     pub partitions: BTreeMap<i32, PartitionStats>,
-    pub trouble: Option<String>,
+    /// By worker, why it cannot read.
+    pub troubles: BTreeMap<usize, Option<String>>,
     pub topic_trouble: Option<String>,
-    pub unseen_columns: Vec<String>,
+    /// By worker, columns that no record has had.
+    pub unseen_by: BTreeMap<usize, Vec<String>>,
     /// By worker.
     pub ids: BTreeMap<usize, Ids>,
     /// Consumers whose history is still read.
@@ -59,6 +61,16 @@ pub(super) struct Source {
     pub changes: Vec<Change>,
     /// A late row could not be put into the table that it was to go to.
     pub late_into_trouble: Option<String>,
+}
+
+impl Source {
+    /// Columns that no worker has seen.
+    pub fn unseen_columns(&self) -> Vec<String> {
+        let mut workers = self.unseen_by.values();
+        let mut unseen = workers.next().cloned().unwrap_or_default();
+        workers.for_each(|other| unseen.retain(|column| other.contains(column)));
+        unseen
+    }
 }
 
 pub(super) struct Store {

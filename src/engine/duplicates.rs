@@ -240,7 +240,14 @@ impl Worker {
         let mut failed = Vec::new();
         for (&source, ids) in &self.deduplications {
             let Some(reader) = self.sources.get_mut(&source) else { continue };
-            let consumers = reader.begin_waiting(self.times.get(&source).and_then(|time| time.final_until_us));
+            let begun = reader.begin_waiting(self.times.get(&source).and_then(|time| time.final_until_us));
+            let mut consumers = Vec::new();
+            for (consumer, begun) in begun {
+                match begun {
+                    Ok(()) => consumers.push(consumer),
+                    Err(error) => out.push((consumer, Err(error))),
+                }
+            }
             let Some(decoding) = reader.decoding.as_mut().filter(|_| !consumers.is_empty()) else { continue };
             match ids.kept_pending() {
                 Ok(batches) => {

@@ -35,6 +35,7 @@ impl Coordinator {
             checkpoints: self.keeping.as_ref().map(Keeping::history).unwrap_or_default(),
             rests: self.rests.clone(),
             memory: self.memory.stats(),
+            stalled: None,
             ahead_us: (self.now_us - self.clock.now_us()).max(0),
             kept: self.kept.clone(),
             tables: self.tables.iter().map(|(&oid, t)| (oid, t.object.name.clone())).collect(),
@@ -47,7 +48,7 @@ impl Coordinator {
         let lost = lost
             .map(|error| format!("{error}; ALTER SOURCE {} RESET TO earliest | latest goes on", source.object.name));
         let broken = lost.or_else(|| source.late_into_trouble.clone());
-        let trouble = source.topic_trouble.clone().or_else(|| source.trouble.clone());
+        let trouble = source.topic_trouble.clone().or_else(|| source.troubles.values().flatten().next().cloned());
         let (state, message) = match (&source.watch, broken, trouble) {
             (None, _, _) => ("idle", None),
             (_, Some(error), _) => ("failed", Some(error)),
@@ -63,7 +64,7 @@ impl Coordinator {
             state,
             message,
             watermark_us: self.times.watermark_us(oid),
-            unseen_columns: source.unseen_columns.clone(),
+            unseen_columns: source.unseen_columns(),
             ids: source.ids.values().copied().sum(),
             partitions: source.partitions.values().cloned().collect(),
             gaps: source.gaps.clone(),

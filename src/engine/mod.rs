@@ -25,6 +25,7 @@ mod figures;
 mod finality;
 mod former_format;
 mod freshness;
+mod gathering;
 mod install;
 mod jobs;
 mod judge;

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -20,7 +19,7 @@ use super::verdicts::{Counts, LateInto, Verdicts};
 use super::worker::ReadRows;
 use crate::catalog::Oid;
 use crate::connector::{
-    self, ColumnSpec, ConnectorError, Health, JsonDecoder, JsonOptions, PartitionOffset, Records, SourceOptions,
+    ColumnSpec, ConnectorError, Health, JsonDecoder, JsonOptions, PartitionOffset, Records, SourceOptions, SteadyReader,
 };
 use crate::exec::dedup::{AcceptedRows, Deduplicate, OffsetSet, WithinPartition};
 use crate::exec::durable::Saved;
@@ -146,7 +145,7 @@ pub struct SourceReader {
     pub(super) setup: SourceSetup,
     /// What changes is noted for checkpoints.
     lasts: bool,
-    reader: Option<connector::Reader>,
+    reader: Option<SteadyReader>,
     pub(super) partitions: BTreeMap<i32, Partition>,
     pub(super) decoding: Option<Decoding>,
     backfills: Vec<Backfill>,
@@ -216,9 +215,7 @@ impl SourceReader {
         match &mut self.reader {
             Some(reader) => {
                 let added = partitions.iter().map(|&(partition, offset)| PartitionOffset { partition, offset });
-                if let Err(error) = reader.add(&added.collect::<Vec<_>>()) {
-                    self.trouble = Some(error.to_string());
-                }
+                reader.add(&added.collect::<Vec<_>>());
             }
             None => self.open(),
         }
@@ -265,13 +262,14 @@ impl SourceReader {
     }
 
     /// A consumer that holds what has been read so far.
-    pub fn attach_whole(&mut self, attached: Attached) {
+    pub fn attach_whole(&mut self, attached: Attached) -> Result<(), ExecError> {
         let mut consumers = self.consumers();
         consumers.push(attached);
-        self.decode_for(consumers);
+        self.decode_for(consumers)?;
         if self.reader.is_none() {
             self.open();
         }
+        Ok(())
     }
 
     /// Begins to read where every partition stands, if anybody wants rows.
@@ -283,20 +281,16 @@ impl SourceReader {
         let stands = self.partitions.iter().filter(|(_, p)| p.error.is_none());
         let assigned: Vec<PartitionOffset> =
             stands.map(|(&partition, p)| PartitionOffset { partition, offset: p.position }).collect();
-        let opened = self.setup.options.reader().and_then(|mut reader| {
-            reader.assign(&assigned)?;
-            self.reader = Some(reader);
-            Ok(())
-        });
-        if let Err(error) = opened {
-            self.trouble = Some(error.to_string());
-        }
+        self.reader = Some(SteadyReader::new(&self.setup.options, &assigned));
     }
 
     /// Learns where partitions end, and from where on the log has them: it is the log that has been read.
     pub fn set_ends(&mut self, ends: &[(i32, i64)], lows: &[(i32, i64)], now_us: i64) {
         if std::mem::take(&mut self.awaits_topic) {
             self.open();
+        }
+        if let Some(reader) = &mut self.reader {
+            reader.told_ends(ends);
         }
         for &(partition, end) in ends {
             if let Some(state) = self.partitions.get_mut(&partition) {
@@ -313,38 +307,31 @@ impl SourceReader {
         }
     }
 
-    pub fn attach(&mut self, attached: Attached) {
+    pub fn attach(&mut self, attached: Attached) -> Result<(), ExecError> {
         match self.setup.across_partitions() {
             Some(_) => self.waiting.push(attached),
-            None => self.begin(attached, None),
+            None => self.begin(attached, None)?,
         }
+        Ok(())
     }
 
     /// Consumers that begin now that the tick has ended: they take what is not final from the owners of ids and the rest from the
     /// log, so that what is taken back later has always been given before.
-    pub fn begin_waiting(&mut self, final_until_us: Option<i64>) -> Vec<Consumer> {
+    pub fn begin_waiting(&mut self, final_until_us: Option<i64>) -> Vec<(Consumer, Result<(), ExecError>)> {
+        let settled = Some(Settled { until_us: final_until_us });
         let waiting = std::mem::take(&mut self.waiting);
-        let consumers = waiting.iter().map(Attached::consumer).collect();
-        waiting.into_iter().for_each(|attached| self.begin(attached, Some(Settled { until_us: final_until_us })));
-        consumers
+        waiting.into_iter().map(|attached| (attached.consumer(), self.begin(attached, settled))).collect()
     }
 
-    fn begin(&mut self, attached: Attached, settled: Option<Settled>) {
+    fn begin(&mut self, attached: Attached, settled: Option<Settled>) -> Result<(), ExecError> {
         let lost_us = self.partitions.values().filter_map(|p| p.complete_from_us).max();
         self.tell_incomplete(attached.consumer(), lost_us);
         let begun = self.partitions.values().any(|p| p.position > p.start);
         if begun {
-            match self.backfill(&attached, settled) {
-                Ok(backfill) => self.backfills.push(backfill),
-                Err(error) => self.trouble = Some(error),
-            }
+            let backfill = self.backfill(&attached, settled)?;
+            self.backfills.push(backfill);
         }
-        let mut consumers = self.consumers();
-        consumers.push(attached);
-        self.decode_for(consumers);
-        if self.reader.is_none() {
-            self.open();
-        }
+        self.attach_whole(attached)
     }
 
     fn tell_incomplete(&mut self, consumer: Consumer, from_us: Option<i64>) {
@@ -393,10 +380,8 @@ impl SourceReader {
         if self.lasts {
             state.duplicates.track_saves();
         }
-        if let Some(reader) = &mut self.reader
-            && let Err(error) = reader.add(&[PartitionOffset { partition, offset }])
-        {
-            self.trouble = Some(error.to_string());
+        if let Some(reader) = &mut self.reader {
+            reader.add(&[PartitionOffset { partition, offset }]);
         }
     }
 
@@ -436,7 +421,10 @@ impl SourceReader {
         self.waiting.retain(|a| a.consumer() != consumer);
         self.backfills.retain(|b| b.consumer() != consumer);
         let consumers = self.consumers().into_iter().filter(|a| a.consumer() != consumer).collect();
-        self.decode_for(consumers);
+        if let Err(error) = self.decode_for(consumers) {
+            // The others are fed as before, and this one for nobody.
+            tracing::error!(source = self.setup.source, %error, "broken invariant: what was decoded cannot be decoded");
+        }
         self.shortfalls.remove(&consumer);
     }
 
@@ -444,22 +432,20 @@ impl SourceReader {
         self.decoding.iter().flat_map(|d| d.consumers.iter().map(|(attached, _)| attached.clone())).collect()
     }
 
-    fn decode_for(&mut self, consumers: Vec<Attached>) {
+    fn decode_for(&mut self, consumers: Vec<Attached>) -> Result<(), ExecError> {
         for (consumer, shortfall) in self.decoding.iter().flat_map(Decoding::shortfalls) {
             self.shortfalls.entry(consumer).or_default().add(shortfall);
         }
         if consumers.is_empty() {
             // Nothing is fetched ahead for nobody.
             (self.decoding, self.reader) = (None, None);
-            return;
+            return Ok(());
         }
-        match Decoding::new(&self.setup, consumers) {
-            Ok(decoding) => self.decoding = Some(decoding),
-            Err(error) => self.trouble = Some(error),
-        }
+        self.decoding = Some(Decoding::new(&self.setup, consumers)?);
+        Ok(())
     }
 
-    fn backfill(&mut self, attached: &Attached, settled: Option<Settled>) -> Result<Backfill, String> {
+    fn backfill(&mut self, attached: &Attached, settled: Option<Settled>) -> Result<Backfill, ExecError> {
         let mut partitions = BTreeMap::new();
         let mut lost_us = None;
         for (&partition, state) in &self.partitions {
@@ -521,7 +507,7 @@ impl SourceReader {
         }
         let (Some(reader), Some(decoding)) = (&mut self.reader, &mut self.decoding) else { return 0 };
         self.records.clear();
-        let polled = reader.poll(&mut self.records, POLL_BYTES, Duration::ZERO);
+        let polled = reader.poll(&mut self.records, POLL_BYTES);
         let trouble = match (&polled, reader.health()) {
             (Err(error), _) => Some(error.to_string()),
             (Ok(()), Health::Retrying { message }) => Some(message.clone()),
@@ -597,7 +583,10 @@ impl SourceReader {
         super::orders::SourceReport {
             source,
             partitions,
-            trouble: self.trouble.clone(),
+            trouble: self
+                .trouble
+                .clone()
+                .or_else(|| self.backfills.iter().find_map(Backfill::trouble).map(str::to_string)),
             unseen_columns: self.decoding.as_ref().map(|d| d.decoder.unseen_columns()).unwrap_or_default(),
             ids: self.ids(),
             backfills: self.backfills.iter().map(|b| (b.consumer(), b.progress().collect())).collect(),
@@ -674,7 +663,7 @@ impl Partition {
 }
 
 impl Decoding {
-    pub fn new(setup: &SourceSetup, consumers: Vec<Attached>) -> Result<Decoding, String> {
+    pub fn new(setup: &SourceSetup, consumers: Vec<Attached>) -> Result<Decoding, ExecError> {
         let mut present: BTreeSet<usize> = consumers.iter().flat_map(Attached::columns).collect();
         present.extend(setup.time_column);
         present.extend(setup.late_into.iter().flat_map(LateInto::source_columns));
@@ -685,14 +674,15 @@ impl Decoding {
             Some(_) => present.extend(0..setup.columns.len()),
         }
         let present: Vec<usize> = present.into_iter().collect();
-        let decoder = JsonDecoder::new(&setup.columns, &present, setup.decode).map_err(|error| error.to_string())?;
+        let decoder = JsonDecoder::new(&setup.columns, &present, setup.decode)
+            .map_err(|error| ExecError::Invariant(error.to_string()))?;
         let mut steps = Vec::new();
         for attached in consumers {
             let step = match &attached {
                 Attached::Feed(_, feed) => FeedStep::of_feed(feed, &present).map(Step::Feed),
                 Attached::Pass(_, pass) => PassStep::of(pass, &present).map(Step::Pass),
             };
-            steps.push((attached, step.map_err(|error| error.to_string())?));
+            steps.push((attached, step?));
         }
         Ok(Decoding { decoder, present, consumers: steps })
     }

@@ -28,7 +28,7 @@ fn reader(bounds: Bounds) -> SourceReader {
     let mut reader = SourceReader::new(setup, false);
     reader.add_partitions(&[(0, 0)], None);
     let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
-    reader.attach(Attached::Pass(1, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) })));
+    reader.attach(Attached::Pass(1, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) }))).expect("attached");
     reader
 }
 
@@ -70,7 +70,7 @@ fn reading_goes_on_elsewhere_with_the_counts_there_were() {
     // A view that comes now finds no history there.
     let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
     let pass = Pass { rows, schema: Arc::new(Schema::empty()) };
-    reader.attach(Attached::Pass(2, Arc::new(pass)));
+    reader.attach(Attached::Pass(2, Arc::new(pass))).expect("attached");
     let report = reader.report(1, &mut Verdicts::default());
     assert_eq!(report.partitions[0].error, Some(lost.to_string()));
     // The last row was at 4.9 s.
@@ -79,8 +79,8 @@ fn reading_goes_on_elsewhere_with_the_counts_there_were() {
     reader.detach(Consumer::Pass(1));
     reader.detach(Consumer::Pass(2));
     let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
-    reader.attach(Attached::Pass(3, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) })));
-    assert_eq!(reader.reader.as_ref().map(|r| r.positions()), Some(vec![]));
+    reader.attach(Attached::Pass(3, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) }))).expect("attached");
+    assert_eq!(reader.reader.as_ref().map(|r| r.position(0)), Some(None));
     reader.alter(SourceChange::Restart(vec![(0, 40)]), Some(4_500_000));
     assert!(reader.read(2000, &mut Vec::new()) > 0);
     let report = reader.report(1, &mut Verdicts::default());

@@ -32,6 +32,8 @@ pub struct Stats {
     pub checkpoints: Vec<CheckpointStats>,
     /// Why nothing is read, if it is so.
     pub rests: Option<String>,
+    /// The present tick does not end: why, and for how many seconds.
+    pub stalled: Option<(String, u64)>,
     pub memory: MemoryStats,
     /// How far `now()` in views is ahead of the clock, which was set back then.
     pub ahead_us: i64,

@@ -282,8 +282,13 @@ impl Worker {
                 self.restore_store(store, source, &layout, &saved);
             }
             Command::Attach { source, attached, has_history } => {
-                if let Some(reader) = self.sources.get_mut(&source) {
-                    if has_history { reader.attach_whole(attached) } else { reader.attach(attached) }
+                let consumer = attached.consumer();
+                let begun = self.sources.get_mut(&source).map(|reader| match has_history {
+                    true => reader.attach_whole(attached),
+                    false => reader.attach(attached),
+                });
+                if let Some(Err(error)) = begun {
+                    self.fail(consumer, &error);
                 }
             }
             Command::Release { store } => {

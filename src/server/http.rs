@@ -81,7 +81,8 @@ fn troubles(stats: &Stats) -> String {
         let message = source.message.as_deref().unwrap_or("nobody knows why");
         format!("source \"{}\" has failed: {message}\n", source.name)
     });
-    stats.rests.iter().map(|reason| format!("{reason}\n")).chain(failed).collect()
+    let stalled = stats.stalled.iter().map(|(reason, _)| reason);
+    stalled.chain(&stats.rests).map(|reason| format!("{reason}\n")).chain(failed).collect()
 }
 
 /// Memory of this process as Linux tells it.
@@ -117,6 +118,8 @@ fn metrics(stats: &Stats, resident_bytes: Option<u64>) -> String {
     page.value("riverrun_tick", &[], stats.tick.1);
     page.family("riverrun_tick_duration_seconds", "gauge", "How long the last tick that had something to do took.");
     page.value("riverrun_tick_duration_seconds", &[], stats.tick_ms / 1_000.0);
+    page.family("riverrun_tick_stalled_seconds", "gauge", "For how long the present tick has not ended, from 10 on.");
+    page.value("riverrun_tick_stalled_seconds", &[], stats.stalled.as_ref().map_or(0, |(_, seconds)| *seconds));
     page.family(
         "riverrun_clock_ahead_seconds",
         "gauge",
@@ -262,10 +265,15 @@ mod tests {
         let source =
             |name: &str, state| SourceStats { state, message: Some("lost".into()), name: name.into(), ..source() };
         let sources = vec![source("a", "running"), source("b", "failed"), source("c", "retrying")];
-        let stats = Stats { sources, rests: Some("nothing is read".into()), ..Stats::default() };
+        let stalled = Some(("tick 7 has not ended".into(), 20));
+        let stats = Stats { sources, rests: Some("nothing is read".into()), stalled, ..Stats::default() };
+        assert!(respond("GET /metrics HTTP/1.1", &stats, None).contains("\nriverrun_tick_stalled_seconds 20\n"));
         let page = respond("GET /readyz HTTP/1.1", &stats, None);
         assert!(page.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{page}");
-        assert!(page.ends_with("\r\n\r\nnothing is read\nsource \"b\" has failed: lost\n"), "{page}");
+        assert!(
+            page.ends_with("\r\n\r\ntick 7 has not ended\nnothing is read\nsource \"b\" has failed: lost\n"),
+            "{page}"
+        );
         assert!(respond("GET /healthz HTTP/1.1", &stats, None).ends_with("\r\n\r\nok\n"));
     }
 

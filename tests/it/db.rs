@@ -22,6 +22,9 @@ pub struct Db {
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
+/// A test that waits longer for one thing says what for, and how the engine stands.
+const DEADLINE: Duration = Duration::from_secs(120);
+
 impl Db {
     pub fn start(workers: usize) -> Db {
         let engine = Engine::start(EngineOptions { workers, ..EngineOptions::default() }).expect("an engine");
@@ -85,9 +88,33 @@ impl Db {
     pub async fn try_run(&self, text: &str) -> Fallible<Vec<RecordBatch>> {
         let mut rows = Vec::new();
         for parsed in sql::parse(text)? {
-            rows = self.statement(&parsed.statement).await?;
+            rows = self.in_time(text, self.statement(&parsed.statement)).await?;
         }
         Ok(rows)
+    }
+
+    /// Asks until the answer is this; each question is answered by a tick.
+    pub async fn until(&self, query: &str, expected: &[&str]) {
+        let begun = riverrun::engine::Stopwatch::start();
+        loop {
+            let rows = self.rows(query).await;
+            if rows == expected {
+                return;
+            }
+            let in_time = begun.elapsed() < DEADLINE;
+            assert!(in_time, "{query}\nis {rows:?}, never {expected:?}\n{:#?}", self.engine.stats().sources);
+        }
+    }
+
+    pub async fn stop(&self) {
+        self.in_time("the engine's stop", self.engine.stop()).await;
+    }
+
+    async fn in_time<T>(&self, what: &str, doing: impl Future<Output = T>) -> T {
+        match tokio::time::timeout(DEADLINE, doing).await {
+            Ok(done) => done,
+            Err(_) => panic!("no end of: {what}\n{:#?}", self.engine.stats().sources),
+        }
     }
 
     async fn statement(&self, statement: &Statement) -> Fallible<Vec<RecordBatch>> {

@@ -47,5 +47,5 @@ async fn every_event_written_has_a_verdict_and_the_board_shows_ten_ads() {
         assert_eq!(forgets, !otherwise, "{}", object.sql);
     }
     demo.stop().await;
-    db.engine.stop().await;
+    db.stop().await;
 }

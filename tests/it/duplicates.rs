@@ -321,7 +321,7 @@ async fn a_duplicate_counts_once_whatever_the_batches_and_the_partitions() {
         create_views(&third, "").await;
         check(&third, &log, "", &format!("{case}, as history")).await;
         for db in [db, other, third] {
-            db.engine.stop().await;
+            db.stop().await;
         }
     }
 }

@@ -28,7 +28,7 @@ async fn restarted(db: Db, random: &mut StdRng, folder: &Path) -> Db {
     if random.random_bool(0.8) {
         db.engine.crash().await;
     } else {
-        db.engine.stop().await;
+        db.stop().await;
     }
     drop(db);
     Db::start_at(random.random_range(1..4), folder)
@@ -62,7 +62,7 @@ async fn tables_and_views_over_them_survive_crashes() {
                 assert_eq!(kept, worked_out, "seed {seed}, step {step}: {view} after {statement}\n{query}");
             }
         }
-        db.engine.stop().await;
+        db.stop().await;
     }
 }
 
@@ -111,7 +111,7 @@ async fn sources_and_views_over_them_survive_crashes() {
                 assert_eq!(kept, worked_out, "seed {seed}, step {step}: w{i}\n{query}");
             }
         }
-        db.engine.stop().await;
+        db.stop().await;
     }
 }
 
@@ -152,7 +152,7 @@ async fn shared_stores_survive_crashes() {
         let stores =
             db.rows("SELECT DISTINCT stores FROM riverrun.materialized_views WHERE name NOT IN ('o11', 'e0')").await;
         assert_eq!(stores, ["store_1"], "seed {seed}: the store outlives the view that made it");
-        db.engine.stop().await;
+        db.stop().await;
     }
 }
 
@@ -185,7 +185,7 @@ async fn views_that_have_just_read_their_history_survive_crashes() {
             assert_eq!(db.rows(&format!("SELECT sum(n) FROM v{view}")).await, ["3000"], "v{view}");
         }
     }
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// Names in other schemas and databases, views replaced by others over newer tables, and what was dropped.
@@ -243,7 +243,7 @@ async fn the_catalog_survives_a_crash() {
     db.run("CREATE TABLE newer (v INT)").await;
     let newest = db.engine.catalog().objects("dev").map(|o| o.oid).max();
     assert!(newest > Some(known.len() as u32), "no OID comes twice");
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// `format_1` is a folder that was written before format 2.
@@ -280,7 +280,7 @@ async fn a_folder_of_a_former_format_is_read() {
             let kept = db.rows(&format!("SELECT * FROM {view}")).await;
             assert_eq!(kept, db.rows(query).await, "{view}, {workers} workers");
         }
-        db.engine.stop().await;
+        db.stop().await;
     }
     assert!(newest() > before, "another checkpoint has been written");
 }

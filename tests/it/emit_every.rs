@@ -60,7 +60,7 @@ async fn a_clock_that_is_set_back_stops_nothing() {
     shows(&db, "1").await;
     // Nor is it forgotten over a restart how far the ticks have come.
     keep(&db).await;
-    db.engine.stop().await;
+    db.stop().await;
     let db = Db::start_as(lasting(1, &clock, folder.path())).expect("an engine");
     db.run("INSERT INTO t VALUES (2)").await;
     shows(&db, "2").await;
@@ -70,7 +70,7 @@ async fn a_clock_that_is_set_back_stops_nothing() {
     shows(&db, "3").await;
     let emitted = "SELECT emitted_at >= to_timestamp(7200) FROM riverrun.materialized_views";
     assert_eq!(db.rows(emitted).await, ["true"]);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// Adds up what a subscriber is sent.
@@ -206,7 +206,7 @@ async fn over_tables_what_is_shown_is_as_of_the_last_emission() {
             family.check(&db, &format!("seed {seed}, step {step} after {statement}")).await;
         }
         assert!((1..7).contains(&emissions), "seed {seed}: {emissions} emissions");
-        db.engine.stop().await;
+        db.stop().await;
     }
 }
 
@@ -289,7 +289,7 @@ async fn over_topics_what_is_shown_is_as_of_the_last_emission() {
             let right = db.rows(&format!("SELECT * FROM ({closing}) WHERE window_end <= {until}")).await;
             assert_eq!(db.rows("SELECT * FROM closed").await, right, "{when}: closed");
         }
-        db.engine.stop().await;
+        db.stop().await;
     }
 }
 
@@ -400,7 +400,7 @@ async fn what_each_form_shows() {
       always [10:01:00 2, 10:02:00 1] closed until 10:01:00; final [10:01:00 2] closed until 10:01:00; every_10s [10:01:00 2, 10:02:00 1] closed until 10:01:00
     ");
     server.stop().await;
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -427,7 +427,7 @@ async fn retention_forgets_at_emissions_and_nobody_is_told() {
         let create = format!("CREATE MATERIALIZED VIEW no WITH (retention = '1 hour') AS {wrong} EMIT EVERY '10 s'");
         assert!(db.error(&create).await.starts_with("retention needs"), "{wrong}");
     }
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// Changes are worked out at emissions, from slices: before those are forgotten, if that comes first.
@@ -455,7 +455,7 @@ async fn what_the_store_forgets_between_emissions_is_not_lost() {
         assert_eq!(shown, over_rows(&db, query, &events.accepted).await);
         assert!(db.rows("SELECT * FROM v").await.len() < shown.len(), "the view beneath has forgotten some");
     }
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// Where there is no event time nothing but the rows tells that something is held back.
@@ -501,5 +501,5 @@ async fn who_waits_for_a_view_waits_for_an_emission_of_what_is_there() {
     pass(&db, "v", &clock, 20).await;
     assert!(wait("w", 60_000).await);
     assert_eq!(db.rows("SELECT * FROM w").await, ["2"]);
-    db.engine.stop().await;
+    db.stop().await;
 }

@@ -22,7 +22,7 @@ async fn views_over_tables_follow_inserts_updates_and_deletes() {
         assert_eq!(db.rows("SELECT * FROM top").await, ["b|12"]);
         db.run("DELETE FROM t").await;
         assert_eq!(db.rows("SELECT * FROM total").await, ["0|NULL"]);
-        db.engine.stop().await;
+        db.stop().await;
     }
 }
 
@@ -44,7 +44,7 @@ async fn a_view_that_keeps_every_window_says_so() {
     assert!(says("", windows).await && says("", sessions).await);
     assert!(!says("WITH (retention = '1 day')", windows).await && !says("", bounded).await);
     assert!(!says("", "SELECT k, count(*) AS n FROM e GROUP BY k").await);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 const SOURCE: &str =
@@ -97,7 +97,7 @@ async fn events_reach_views_whenever_they_were_made() {
     let live = "SELECT sum(n) FROM tumble WHERE window_end = live_window_end('tumble')";
     assert_eq!(db.rows(live).await, ["120"]);
     assert_eq!(db.rows("SELECT count(*) FROM e").await, ["301"]);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +131,7 @@ async fn a_view_made_when_the_log_has_lost_its_beginning_says_from_when_it_is_co
     assert_eq!(db.rows("SELECT sum(n), min(window_end) FROM windows").await, ["32|2026-01-01T00:00:49Z"]);
     let complete = "SELECT name, complete_from FROM riverrun.materialized_views WHERE complete_from IS NOT NULL";
     assert_eq!(db.rows(complete).await, ["later|2026-01-01T00:00:47.000001Z", "windows|2026-01-01T00:00:47.000001Z"]);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// A temporal filter bounds what is kept below it: windows that it has taken back leave their store, too.
@@ -162,12 +162,12 @@ async fn what_a_temporal_filter_takes_back_is_not_kept() {
     let windows = "SELECT count(DISTINCT window_end), min(window_end) = to_timestamp(1767225600 + 530) FROM minutes";
     assert_eq!(db.rows(windows).await, ["9|true"]);
     let kept = "SELECT count(*) FROM riverrun.slices WHERE slice_end < to_timestamp(1767225600 + 500)";
-    until(&db, kept, "0").await;
+    db.until(kept, &["0"]).await;
     assert_eq!(
         db.rows("SELECT count(*) > 0 FROM visits WHERE window_end > watermark('e') - INTERVAL '1 minute'").await,
         ["true"]
     );
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// By the clock: a row leaves while nothing happens but time.
@@ -178,14 +178,9 @@ async fn a_row_leaves_when_its_time_is_over() {
     db.run("CREATE MATERIALIZED VIEW v AS SELECT k FROM t WHERE until > now()").await;
     db.run("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM v").await;
     db.run("INSERT INTO t VALUES ('for ever', '9999-01-01'), ('soon over', now() + INTERVAL '300 milliseconds')").await;
-    until(&db, "SELECT n FROM n", "1").await;
+    db.until("SELECT n FROM n", &["1"]).await;
     assert_eq!(db.rows("SELECT * FROM v").await, ["for ever"]);
-    db.engine.stop().await;
-}
-
-/// Reads until the one row is this. Each read waits for a tick.
-async fn until(db: &Db, query: &str, expected: &str) {
-    while db.rows(query).await != [expected] {}
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,5 +208,5 @@ async fn a_partition_begins_at_the_watermark_though_its_first_record_was_dead() 
     let counts = "SELECT partition, accepted, late, dead FROM riverrun.source_partitions";
     assert_eq!(db.rows(counts).await, ["0|2|0|0", "1|0|1|1"]);
     assert_eq!(db.rows("SELECT state FROM riverrun.materialized_views").await, ["current"]);
-    db.engine.stop().await;
+    db.stop().await;
 }

@@ -245,7 +245,7 @@ impl Run<'_> {
                     self.check(&db).await;
                     continue;
                 }
-                db.engine.stop().await;
+                db.stop().await;
             }
             drop(db);
             if self.random.random_bool(0.3) {
@@ -261,7 +261,7 @@ impl Run<'_> {
         drop(db);
         let db = self.started().await;
         self.wait_and_check(&db).await;
-        db.engine.stop().await;
+        db.stop().await;
     }
 
     fn fail_as_chance_wills(&mut self) {

@@ -140,7 +140,7 @@ async fn malformed_records_are_kept_apart_and_disturb_nothing() {
     // A look into the topic sees what can be decoded, and ends early.
     assert_eq!(db.rows("SELECT count(*) FROM e").await, ["4000"]);
     assert_eq!(db.run("SELECT * FROM e LIMIT 7").await.iter().map(|b| b.num_rows()).sum::<usize>(), 7);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +162,7 @@ async fn a_topic_that_comes_later_is_read_from_its_first_record() {
     // The topic is looked for with a pause that grows; nobody sleeps here but the one who asks.
     while db.try_run("WAIT FOR e; SELECT * FROM n").await.is_err() {}
     assert_eq!(db.rows("SELECT * FROM n").await, ["1"]);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,20 +174,14 @@ async fn a_broker_that_is_away_is_a_state_and_not_an_end() {
          FORMAT PLAIN ENCODE JSON; CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM e",
     )
     .await;
-    loop {
-        let state = db.rows("SELECT state, message FROM riverrun.sources").await;
-        if state[0].starts_with("retrying|") {
-            assert!(state[0].contains("127.0.0.1:9"), "{state:?}");
-            break;
-        }
-    }
+    db.until("SELECT state FROM riverrun.sources WHERE message LIKE '%127.0.0.1:9%'", &["retrying"]).await;
     let error = db.error("SELECT * FROM n").await;
     assert!(error.contains("still reading history") && error.contains("127.0.0.1:9"), "{error}");
     // The rest goes on.
     db.run("CREATE TABLE t (v INT); INSERT INTO t VALUES (1)").await;
     assert_eq!(db.rows("SELECT * FROM t").await, ["1"]);
     db.run("DROP SOURCE e CASCADE").await;
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// Only Apache Kafka deletes topics.
@@ -210,12 +204,7 @@ async fn a_topic_made_anew_is_read_from_where_one_says() {
     db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, max(ad) AS m FROM e; WAIT FOR v").await;
     kafka.make_anew(&topic).await;
     send(50..60);
-    loop {
-        let state = db.rows("SELECT state FROM riverrun.sources").await;
-        if state == ["failed"] {
-            break;
-        }
-    }
+    db.until("SELECT state FROM riverrun.sources", &["failed"]).await;
     // A view that comes now finds nothing of the old log, and must not take the new one's records for it.
     db.run("CREATE MATERIALIZED VIEW during AS SELECT ad FROM e").await;
     let error = db.error("SELECT * FROM during").await;
@@ -225,7 +214,7 @@ async fn a_topic_made_anew_is_read_from_where_one_says() {
     assert_eq!(db.rows("SELECT count(*), min(ad) FROM during").await, ["10|50"]);
     assert_eq!(db.rows("SELECT from_offset, to_offset, lost FROM riverrun.source_gaps").await, ["50|0|NULL"]);
     assert_eq!(db.rows("SELECT read, accepted, \"offset\" FROM riverrun.source_partitions").await, ["60|60|10"]);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +235,7 @@ async fn a_topic_made_anew_and_refilled_is_told_from_the_old_one() {
     let db = Db::start_at(2, folder.path());
     db.run(&kafka.source(&topic)).await;
     db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, max(ad) AS m FROM e; WAIT FOR v").await;
-    db.engine.stop().await;
+    db.stop().await;
     // The new log holds the place where reading would go on.
     kafka.make_anew(&topic).await;
     send(100..200);
@@ -258,20 +247,20 @@ async fn a_topic_made_anew_and_refilled_is_told_from_the_old_one() {
     let error = db.error("WAIT FOR v").await;
     assert!(error.contains("has failed"), "{error}");
     // It is remembered.
-    db.engine.stop().await;
+    db.stop().await;
     let db = Db::start_at(2, folder.path());
     while db.rows("SELECT state FROM riverrun.sources").await != ["failed"] {}
     db.run("ALTER SOURCE e RESET TO earliest; WAIT FOR e").await;
     assert_eq!(db.rows("SELECT * FROM v").await, ["150|199"]);
     assert_eq!(db.rows("SELECT from_offset, to_offset, lost FROM riverrun.source_gaps").await, ["50|0|NULL"]);
     assert_eq!(db.rows("SELECT read, accepted, \"offset\" FROM riverrun.source_partitions").await, ["150|150|100"]);
-    db.engine.stop().await;
+    db.stop().await;
     // And so is the new one.
     let db = Db::start_at(2, folder.path());
     send(200..210);
     db.run("WAIT FOR v").await;
     assert_eq!(db.rows("SELECT * FROM v").await, ["160|209"]);
-    db.engine.stop().await;
+    db.stop().await;
     drop(db);
 
     // A source that nobody has read begins with the first record of the topic that there is.
@@ -282,5 +271,5 @@ async fn a_topic_made_anew_and_refilled_is_told_from_the_old_one() {
     send(300..500);
     db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, min(ad) AS m FROM e; WAIT FOR v").await;
     assert_eq!(db.rows("SELECT * FROM v").await, ["200|300"]);
-    db.engine.stop().await;
+    db.stop().await;
 }

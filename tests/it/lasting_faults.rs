@@ -76,18 +76,6 @@ impl Scene {
         self.disk.crash();
         self.db = started(&self.disk, workers);
     }
-
-    /// Each question is answered by a tick.
-    async fn until(&self, question: &str, answer: &[&str]) {
-        let mut said = Vec::new();
-        for _ in 0..10_000 {
-            said = self.db.rows(question).await;
-            if said == answer {
-                return;
-            }
-        }
-        panic!("{question}\nis {said:?}, never {answer:?}");
-    }
 }
 
 fn started(disk: &SimDisk, workers: usize) -> Db {
@@ -124,7 +112,7 @@ async fn while_nothing_can_be_written_reading_rests_and_reads_go_on() {
         let resting = format!("resting|nothing is read until the storage is mended: {error}");
         assert_eq!(scene.db.rows("SELECT state, message FROM riverrun.sources").await, [resting]);
         let failing = "SELECT state, tries > 2, error, number FROM riverrun.checkpoints WHERE state <> 'committed'";
-        scene.until(failing, &[&format!("failing|true|{error}|NULL")]).await;
+        scene.db.until(failing, &[&format!("failing|true|{error}|NULL")]).await;
         scene.send();
         assert_eq!(scene.db.rows("SELECT v FROM t").await, ["1", "2"]);
         assert_eq!(scene.db.rows("SELECT * FROM v6").await, shown);
@@ -138,7 +126,7 @@ async fn while_nothing_can_be_written_reading_rests_and_reads_go_on() {
         assert_eq!(scene.db.rows(tried).await, ["1"]);
         scene.crash(3).await;
         scene.check(&["1", "2", "3"]).await;
-        scene.db.engine.stop().await;
+        scene.db.stop().await;
     }
 }
 
@@ -147,7 +135,7 @@ async fn who_waits_for_a_checkpoint_that_fails_is_told() {
     let mut scene = Scene::new(Kind::Local, 3).await;
     let error = StorageError::Full { doing: "writing".into(), reason: "simulated".into() };
     // Nobody else asks for one that fails first.
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
     let (checkpoint_interval, retry_pause) = (Duration::from_secs(36_000), Duration::from_millis(5));
     let options = EngineOptions { workers: 2, checkpoint_interval, retry_pause, ..EngineOptions::default() };
     scene.db = Db::start_with(options, scene.disk.process()).expect("it starts");
@@ -163,15 +151,15 @@ async fn who_waits_for_a_checkpoint_that_fails_is_told() {
     scene.crash(2).await;
     scene.check(&["1", "2"]).await;
     assert!(scene.db.rows("SELECT * FROM u").await.is_empty());
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_corrupt_is_read_as_good() {
     let mut scene = Scene::new(Kind::Local, 2).await;
     scene.goes_on(2).await;
-    scene.until("SELECT bool_or(closed) FROM riverrun.slices", &["true"]).await;
-    scene.db.engine.stop().await;
+    scene.db.until("SELECT bool_or(closed) FROM riverrun.slices", &["true"]).await;
+    scene.db.stop().await;
     let flip = |bytes: &mut Vec<u8>| {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
@@ -202,7 +190,7 @@ async fn nothing_corrupt_is_read_as_good() {
                         assert_eq!(scene.db.rows("SELECT * FROM v1").await, groups);
                     }
                 }
-                scene.db.engine.stop().await;
+                scene.db.stop().await;
             }
         }
         scene.disk.crash();
@@ -211,7 +199,7 @@ async fn nothing_corrupt_is_read_as_good() {
     assert!(refused > 0, "no start was refused");
     scene.db = started(&scene.disk, 2);
     scene.check(&["1", "2"]).await;
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
 }
 
 /// What follows from the log is read again; the catalog, tables and what is known of a source are refused still.
@@ -219,8 +207,8 @@ async fn nothing_corrupt_is_read_as_good() {
 async fn what_is_damaged_is_made_anew_if_that_is_asked_for() {
     let mut scene = Scene::new(Kind::Local, 3).await;
     scene.goes_on(2).await;
-    scene.until("SELECT bool_or(closed) FROM riverrun.slices", &["true"]).await;
-    scene.db.engine.stop().await;
+    scene.db.until("SELECT bool_or(closed) FROM riverrun.slices", &["true"]).await;
+    scene.db.stop().await;
     let flip = |bytes: &mut Vec<u8>, at: f64| {
         let at = (bytes.len() as f64 * at) as usize;
         bytes[at] ^= 1;
@@ -244,11 +232,11 @@ async fn what_is_damaged_is_made_anew_if_that_is_asked_for() {
             Ok(db) => {
                 scene.db = db;
                 scene.check(&["1", "2"]).await;
-                scene.db.engine.stop().await;
+                scene.db.stop().await;
                 // What was made anew has been saved, and nothing else names what is damaged.
                 scene.db = started(&scene.disk, 2);
                 scene.check(&["1", "2"]).await;
-                scene.db.engine.stop().await;
+                scene.db.stop().await;
                 rebuilt += usize::from(!begins);
             }
         }
@@ -258,14 +246,14 @@ async fn what_is_damaged_is_made_anew_if_that_is_asked_for() {
     assert!(rebuilt > 0, "each start would have been one without it");
     scene.db = started(&scene.disk, 3);
     scene.check(&["1", "2"]).await;
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
 }
 
 /// With hours between checkpoints.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_created_is_kept_without_a_checkpoint() {
     let mut scene = Scene::new(Kind::Local, 4).await;
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
     let checkpoint_interval = Duration::from_secs(36_000);
     let options = EngineOptions { workers: 2, checkpoint_interval, ..EngineOptions::default() };
     scene.db = Db::start_with(options, scene.disk.process()).expect("it starts");
@@ -300,7 +288,7 @@ async fn what_was_created_is_kept_without_a_checkpoint() {
     assert_eq!(scene.db.rows("SELECT * FROM plain").await, ["7"]);
     scene.db.run("DROP SOURCE other CASCADE").await;
     scene.check(&["1"]).await;
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
 }
 
 /// Which partitions are idle is decided by the clock, and once more after a crash: windows wait for a checkpoint before they are shown.
@@ -373,7 +361,7 @@ async fn what_was_shown_as_final_stays_so_over_crashes() {
         db.rows("SELECT bool_and(late > 0) FROM riverrun.source_partitions WHERE partition = 1").await,
         ["true"]
     );
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// Slices that are put together as one come into files by themselves, outlive a crash, and are made anew for other workers.
@@ -385,7 +373,7 @@ async fn panes_are_kept() {
         scene.goes_on(1).await;
     }
     let kept = "SELECT count(*) > 0 FROM riverrun.slices WHERE panes > 0";
-    scene.until(kept, &["true"]).await;
+    scene.db.until(kept, &["true"]).await;
     scene.db.run("DELETE FROM t").await;
     for (v, workers) in [(2, 2), (3, 3), (4, 3)] {
         scene.goes_on(v).await;
@@ -395,10 +383,10 @@ async fn panes_are_kept() {
         if v != 3 {
             assert_eq!(scene.db.rows(kept).await, ["true"], "for as many workers they are what they were");
         }
-        scene.until(kept, &["true"]).await;
+        scene.db.until(kept, &["true"]).await;
         scene.check(&["2", "3", "4"][..v as usize - 1]).await;
     }
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -420,7 +408,7 @@ async fn a_cut_manifest_gives_way_to_the_one_before() {
     scene.check(&rows).await;
     scene.crash(2).await;
     scene.check(&rows).await;
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -437,12 +425,12 @@ async fn an_engine_that_was_replaced_ends() {
             let told = refusal(&old, sql).await;
             assert!(matches!(told, EngineError::Stopped), "{sql}: {told:?}");
         }
-        old.engine.stop().await;
+        old.stop().await;
         scene.goes_on(2).await;
         scene.check(&["1", "2"]).await;
         scene.crash(2).await;
         scene.check(&["1", "2"]).await;
         assert!(scene.db.error("SELECT * FROM u").await.contains("does not exist"));
-        scene.db.engine.stop().await;
+        scene.db.stop().await;
     }
 }

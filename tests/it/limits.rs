@@ -148,7 +148,7 @@ async fn at_the_limit_the_cache_gives_way_and_then_reading_rests_until_there_is_
     scene.send(1000);
     scene.db.run("DELETE FROM t WHERE v < 1000000").await;
     scene.check().await;
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
     drop(scene.broker);
 }
 
@@ -186,7 +186,7 @@ async fn history_that_is_too_large_rests_while_current_views_go_on() {
     assert!(before[0].parse::<f64>().expect("a number") < 1.0 && after[0].parse::<f64>().expect("a number") < 1.0);
     scene.db.run("DROP MATERIALIZED VIEW ids").await;
     scene.check().await;
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
     drop(scene.broker);
 }
 
@@ -237,5 +237,5 @@ async fn a_query_past_its_memory_ends_while_reading_goes_on() {
     assert!(rows.len() > 1);
     scene.check().await;
     server.stop().await;
-    scene.db.engine.stop().await;
+    scene.db.stop().await;
 }

@@ -188,7 +188,7 @@ async fn views_over_tables_equal_their_queries() {
                 assert_eq!(kept, worked_out, "seed {seed}, step {step}: {view} after {statement}\n{query}");
             }
         }
-        db.engine.stop().await;
+        db.stop().await;
     }
 }
 
@@ -287,7 +287,7 @@ async fn views_over_topics_equal_their_queries_over_the_accepted_rows() {
                 "SELECT sum(read), sum(accepted), sum(read - accepted - late - dead) FROM riverrun.source_partitions";
             assert_eq!(db.rows(counts).await, [format!("{}|{}|0", events.sent, events.accepted.len())], "seed {seed}");
         }
-        db.engine.stop().await;
+        db.stop().await;
     }
 }
 
@@ -348,7 +348,7 @@ async fn views_derived_from_a_store_equal_their_queries() {
                 "o{i}\n{lines}"
             );
         }
-        db.engine.stop().await;
+        db.stop().await;
     }
 }
 

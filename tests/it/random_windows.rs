@@ -72,7 +72,7 @@ impl Running {
         let db = self.db.take().expect("it runs");
         match restart.crashes {
             true => db.engine.crash().await,
-            false => db.engine.stop().await,
+            false => db.stop().await,
         }
         drop(db);
         if restart.crashes {
@@ -207,7 +207,7 @@ async fn run(case: &Case, logs: &Logs, reference: Option<&[Vec<Line>]>) -> Resul
     let mut running = Running { db: Some(db), disk };
     let shown = AssertUnwindSafe(steps(case, &mut running, logs, &topic, reference)).catch_unwind().await;
     if let Some(db) = running.db {
-        db.engine.stop().await;
+        db.stop().await;
     }
     shown.unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().cloned();

@@ -87,7 +87,7 @@ impl Running {
 
     async fn stop(self) {
         self.server.stop().await;
-        self.db.engine.stop().await;
+        self.db.stop().await;
     }
 
     /// The next process on the folder.
@@ -97,7 +97,7 @@ impl Running {
         server.stop().await;
         match crashes {
             true => db.engine.crash().await,
-            false => db.engine.stop().await,
+            false => db.stop().await,
         }
         drop(db);
         Running::serve(Db::start_at(workers, folder)).await

@@ -55,17 +55,6 @@ fn second(n: i64) -> i64 {
     1_767_225_600_000_000 + n * 1_000_000
 }
 
-/// Asks until the answer is this; the test's own time limit is the runner's.
-async fn until(db: &Db, query: &str, expected: &[&str]) {
-    loop {
-        let rows = db.rows(query).await;
-        if rows == expected {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
 const COUNTS: &str =
     "SELECT sum(read), sum(accepted), sum(late), sum(read - accepted - late - duplicate - dead - skipped)
     FROM riverrun.source_partitions";
@@ -83,7 +72,7 @@ async fn a_log_that_lost_its_beginning_before_it_was_read_is_read_from_where_one
         // Who waits already is told, too.
         let error = db.error("WAIT FOR v").await;
         assert!(error.contains("has failed"), "{error}");
-        until(&db, "SELECT state FROM riverrun.sources", &["failed"]).await;
+        db.until("SELECT state FROM riverrun.sources", &["failed"]).await;
         let message = &db.rows("SELECT message FROM riverrun.sources").await[0];
         let error = db.error("SELECT * FROM v").await;
         assert!(error.starts_with("source \"e\" has failed: "), "{error}");
@@ -106,7 +95,7 @@ async fn a_log_that_lost_its_beginning_before_it_was_read_is_read_from_where_one
         assert_eq!(db.rows("SELECT state FROM riverrun.sources").await, ["running"]);
         let error = db.error("ALTER SOURCE e RESET TO earliest").await;
         assert!(error.contains("no partition of \"e\" has lost its place"), "{error}");
-        db.engine.stop().await;
+        db.stop().await;
     }
 }
 
@@ -124,10 +113,10 @@ async fn a_position_that_is_lost_later_leaves_a_gap_and_true_counts() {
     db.run("DROP MATERIALIZED VIEW all_ids").await;
     topic.fill(0, 10..70);
     db.run("CREATE MATERIALIZED VIEW later AS SELECT id, p FROM e").await;
-    until(&db, "SELECT state FROM riverrun.sources", &["failed"]).await;
+    db.until("SELECT state FROM riverrun.sources", &["failed"]).await;
     // Partition 1 goes on meanwhile, and the law of counts holds.
     topic.fill(1, 10..12);
-    until(&db, "SELECT read FROM riverrun.source_partitions WHERE partition = 1", &["12"]).await;
+    db.until("SELECT read FROM riverrun.source_partitions WHERE partition = 1", &["12"]).await;
     db.run("ALTER SOURCE e RESET TO earliest; WAIT FOR later").await;
     // Of partition 0 only what the log held; what came before is gone for a view that comes now.
     let of_0 = &db.rows("SELECT count(*), max(id) FROM later WHERE p = 0").await[0];
@@ -144,7 +133,7 @@ async fn a_position_that_is_lost_later_leaves_a_gap_and_true_counts() {
     // A view that comes now has the same rows: its reader begins where reading was begun again.
     db.run("CREATE MATERIALIZED VIEW latest AS SELECT id + 0 AS id, p FROM e; WAIT FOR e").await;
     assert_eq!(db.rows("SELECT * FROM latest").await, db.rows("SELECT * FROM later").await);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +182,7 @@ async fn a_watermark_that_a_wrong_clock_moved_is_taken_back() {
     assert!(told.last().expect("a notice").contains("are final and stay so"), "{told:?}");
     let watermarks = "SELECT count(*) FROM riverrun.source_partitions WHERE watermark < TIMESTAMPTZ '2026-01-02'";
     assert_eq!(db.rows(watermarks).await, ["0"]);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,7 +230,7 @@ async fn bounds_change_for_the_rows_that_come_after() {
     let error = db.error("ALTER SOURCE nowhere RESET WATERMARK").await;
     assert!(error.contains("does not exist"), "{error}");
     assert!(db.error("ALTER SOURCE ids RESET WATERMARK").await.contains("is not a source"));
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,7 +245,7 @@ async fn a_stream_that_stops_does_not_hide_its_end() {
     topic.flush();
     db.run("WAIT FOR e").await;
     // Its end lies ahead of every row's time less the delay: it closes by the clock alone.
-    until(&db, "SELECT n FROM v", &["1"]).await;
+    db.until("SELECT n FROM v", &["1"]).await;
     // What comes now below it is late, whoever reads it.
     topic.send(0, 3, Some(second(0)), 0);
     topic.send(0, 4, Some(second(60)), 0);
@@ -264,7 +253,7 @@ async fn a_stream_that_stops_does_not_hide_its_end() {
     db.run("WAIT FOR e; CREATE MATERIALIZED VIEW again AS SELECT id + 0 AS id FROM e; WAIT FOR e").await;
     assert_eq!(db.rows("SELECT id FROM ids").await, ["1", "2", "4"]);
     assert_eq!(db.rows("SELECT id FROM again").await, ["1", "2", "4"]);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// All partitions become idle at once, before the source has had a watermark, since one of them is empty and another holds only
@@ -294,7 +283,7 @@ async fn a_log_that_nobody_writes_to_has_a_watermark_though_a_partition_is_empty
     assert_eq!(db.rows(watermark).await, ["NULL"]);
     db.run("ALTER SOURCE e SET (idle_timeout = '0 s')").await;
     // That of partition 1: no row that it may still get is late because of the others.
-    until(&db, watermark, &["2026-01-01T00:03:10Z"]).await;
+    db.until(watermark, &["2026-01-01T00:03:10Z"]).await;
     let live = "SELECT live_window_end('v'), closed_window_end('v'), sum(n) FROM v";
     assert_eq!(db.rows(live).await, ["2026-01-01T00:04:00Z|2026-01-01T00:03:00Z|4"]);
     db.run("ALTER SOURCE e SET (idle_timeout = '1 day')").await;
@@ -316,7 +305,7 @@ async fn a_log_that_nobody_writes_to_has_a_watermark_though_a_partition_is_empty
         drop(db);
         db = Db::start_at(2, folder.path());
     }
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -367,7 +356,7 @@ async fn late_rows_go_into_a_table_of_ones_own() {
     db.run("DELETE FROM late WHERE late_reason = 'future'").await;
     assert_eq!(db.rows("SELECT * FROM by_reason").await, ["late|2", "null_time|2"]);
     db.run("DROP SOURCE e CASCADE; DROP TABLE late CASCADE").await;
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -414,7 +403,7 @@ async fn history_is_a_job_that_can_be_cancelled() {
     for id in [1, fourth] {
         assert!(db.error(&format!("CANCEL JOB {id}")).await.contains(&format!("there is no job {id}")));
     }
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// Views that come in the middle of a stream, each with a store or a pass of its own, hold what the first holds.
@@ -455,7 +444,7 @@ async fn views_made_in_the_middle_join_without_gap_or_overlap() {
             .await;
         assert_eq!(counted, expected, "w{round}");
     }
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 /// Who begins downstream of a view that shows what is final, while some of its history is still to come: what that view tells
@@ -480,7 +469,7 @@ async fn downstream_of_final_windows_that_lack_history_nothing_counts_twice() {
          FROM TUMBLE((SELECT ts FROM e UNION ALL SELECT ts FROM f), ts, INTERVAL '1 minute') GROUP BY window_end EMIT ON WINDOW CLOSE",
     )
     .await;
-    until(&db, "SELECT records_read, records_to_read FROM riverrun.jobs WHERE name = 'v'", &["300|600"]).await;
+    db.until("SELECT records_read, records_to_read FROM riverrun.jobs WHERE name = 'v'", &["300|600"]).await;
     db.run("CREATE MATERIALIZED VIEW over_v AS SELECT count(*) AS windows, sum(n) AS n FROM v").await;
     db.run("CREATE MATERIALIZED VIEW beside_v AS SELECT window_end, n FROM v WHERE n > 0").await;
     away.broker.bring_up().expect("up");
@@ -488,7 +477,7 @@ async fn downstream_of_final_windows_that_lack_history_nothing_counts_twice() {
     assert_eq!(db.rows("SELECT count(*), sum(n) FROM v").await, ["4|480"]);
     assert_eq!(db.rows("SELECT windows, n FROM over_v").await, ["4|480"]);
     assert_eq!(db.rows("SELECT * FROM beside_v").await, db.rows("SELECT * FROM v").await);
-    db.engine.stop().await;
+    db.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -503,14 +492,14 @@ async fn a_view_is_as_fresh_as_the_last_look_at_a_topic_that_was_read_to_its_end
     db.run("WAIT FOR e").await;
     let among = |condition: &str| format!("SELECT name FROM riverrun.materialized_views WHERE freshness {condition}");
     let (fresh, old) = (among("BETWEEN INTERVAL '0 s' AND INTERVAL '1500 ms'"), among("> INTERVAL '1500 ms'"));
-    until(&db, &fresh, &["over_v", "v"]).await;
+    db.until(&fresh, &["over_v", "v"]).await;
     // Nobody tells where the topic ends: what is known grows old.
     topic.broker.take_down().expect("down");
-    until(&db, &old, &["over_v", "v"]).await;
+    db.until(&old, &["over_v", "v"]).await;
     // What reads history is not known to have anything.
     db.run("CREATE MATERIALIZED VIEW h AS SELECT id FROM e; CREATE MATERIALIZED VIEW over_h AS SELECT count(*) AS n FROM h").await;
     assert_eq!(db.rows(&among("IS NULL")).await, ["h", "over_h"]);
     topic.broker.bring_up().expect("up");
-    until(&db, &fresh, &["h", "over_h", "over_v", "v"]).await;
-    db.engine.stop().await;
+    db.until(&fresh, &["h", "over_h", "over_v", "v"]).await;
+    db.stop().await;
 }

@@ -356,7 +356,7 @@ async fn an_engine_takes_over_from_one_that_crashed_and_from_one_that_still_runs
         let reason = older.engine.ended().await.expect("a reason");
         assert_eq!(reason, "another process has taken over the data: this one ends");
         assert!(older.try_run("SELECT * FROM t").await.is_err());
-        older.engine.stop().await;
+        older.stop().await;
     }
     db.run("INSERT INTO t VALUES (2)").await;
     scene.check(&db, &["1", "2"]).await;
@@ -364,7 +364,7 @@ async fn an_engine_takes_over_from_one_that_crashed_and_from_one_that_still_runs
     assert_eq!(taken, ["0"]);
     assert!(db.error("SELECT * FROM u").await.contains("does not exist"));
 
-    db.engine.stop().await;
+    db.stop().await;
     drop(db);
     scene.send();
     db = scene.engine(2);
@@ -375,7 +375,7 @@ async fn an_engine_takes_over_from_one_that_crashed_and_from_one_that_still_runs
     db = scene.engine(2);
     assert!(db.error("SELECT * FROM v10").await.contains("does not exist"));
     assert_eq!(db.rows("SELECT v FROM t").await, ["2"]);
-    db.engine.stop().await;
+    db.stop().await;
 
     // A copy of it is another engine's.
     let copy = Place::folder();
@@ -386,5 +386,5 @@ async fn an_engine_takes_over_from_one_that_crashed_and_from_one_that_still_runs
     scene.send();
     db.run(&format!("WAIT FOR r; CREATE MATERIALIZED VIEW v10 AS {}; WAIT FOR r", QUERIES[10])).await;
     scene.check(&db, &["2"]).await;
-    db.engine.stop().await;
+    db.stop().await;
 }

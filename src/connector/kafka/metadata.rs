@@ -1,5 +1,6 @@
 //! Questions to the cluster: which partitions there are, where they begin and end.
 
+use std::ops::Deref;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use rdkafka_sys as sys;
 use rdkafka_sys::rd_kafka_resp_err_t as Code;
 
 use super::cleanup_policy;
+use super::closing::drop_aside;
 use super::native::{Client, Queue, Topic, last_error, millis};
 use super::offsets::{self, Spec};
 use super::options::{KafkaOptions, Start};
@@ -18,18 +20,25 @@ use crate::connector::{PartitionOffset, Watermarks};
 /// A connection for questions, apart from those that read. Every call blocks for at most its timeout; a broker that is known
 /// to be away is an error sooner.
 pub struct Metadata {
-    topic: Topic,
-    client: Client,
+    /// Until it is dropped.
+    connection: Option<Box<Connection>>,
     options: KafkaOptions,
     /// One that was there when somebody last asked for partitions; negative if nobody has.
     broker: AtomicI32,
+}
+
+/// Fields in the order they must be dropped.
+pub struct Connection {
+    topic: Topic,
+    client: Client,
 }
 
 impl Metadata {
     /// Connects in the background; errors are those of the options.
     pub fn new(options: &KafkaOptions) -> Result<Metadata, ConnectorError> {
         let client = Client::new(options)?;
-        Ok(Metadata { topic: Topic::new(&client)?, client, options: options.clone(), broker: AtomicI32::new(-1) })
+        let connection = Box::new(Connection { topic: Topic::new(&client)?, client });
+        Ok(Metadata { connection: Some(connection), options: options.clone(), broker: AtomicI32::new(-1) })
     }
 
     /// The partitions of the topic in order. This is also the check that brokers, credentials and topic are right: each has
@@ -172,6 +181,20 @@ impl Metadata {
         let answer = reply.map_err(|(code, reason)| self.client.explain(doing, code, Some(reason)))?;
         self.client.clear_error();
         Ok(answer)
+    }
+}
+
+impl Deref for Metadata {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().expect("taken when it is dropped")
+    }
+}
+
+impl Drop for Metadata {
+    fn drop(&mut self) {
+        drop_aside(self.connection.take());
     }
 }
 

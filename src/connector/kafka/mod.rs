@@ -11,6 +11,7 @@
 
 mod admin;
 mod cleanup_policy;
+mod closing;
 mod metadata;
 mod native;
 mod offsets;
@@ -21,6 +22,7 @@ mod tests;
 mod topic_id;
 
 pub use admin::{create_topic, ensure_topic};
+pub use closing::wait_until_closed;
 pub use metadata::Metadata;
 pub use options::{Isolation, KafkaOptions, Start};
 pub use reader::{Reader, Waker};

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka_sys as sys;
 use rdkafka_sys::rd_kafka_resp_err_t as Code;
 
+use super::closing::drop_aside;
 use super::native::{Client, PartitionList, Queue, Topic, code_text, last_error, millis, text};
 use super::offsets::{self, Spec};
 use super::options::KafkaOptions;
@@ -19,7 +20,6 @@ use crate::connector::{Health, PartitionOffset};
 ///
 /// Cost per record: librdkafka allocates one object, which is copied here and freed at once.
 pub struct Reader {
-    topic: Topic,
     shared: Arc<Shared>,
     options: KafkaOptions,
     assigned: Vec<Assigned>,
@@ -41,6 +41,7 @@ unsafe impl Send for Reader {}
 struct Shared {
     /// Set before the queue is told to yield: a poll that is about to wait has taken the queue's own mark already.
     woken: AtomicBool,
+    topic: Topic,
     queue: Queue,
     replies: Queue,
     client: Client,
@@ -100,8 +101,7 @@ impl Reader {
         let client = Client::new(options)?;
         let (topic, queue, replies) = (Topic::new(&client)?, Queue::new(&client), Queue::new(&client));
         Ok(Reader {
-            topic,
-            shared: Arc::new(Shared { woken: AtomicBool::new(false), queue, replies, client }),
+            shared: Arc::new(Shared { woken: AtomicBool::new(false), topic, queue, replies, client }),
             options: options.clone(),
             assigned: Vec::new(),
             last: 0,
@@ -420,7 +420,7 @@ impl Reader {
     }
 
     fn start(&self, partition: i32, offset: i64) -> Result<(), ConnectorError> {
-        let (topic, queue) = (self.topic.ptr(), self.shared.queue.ptr());
+        let (topic, queue) = (self.shared.topic.ptr(), self.shared.queue.ptr());
         // SAFETY: topic and queue are alive.
         match unsafe { sys::rd_kafka_consume_start_queue(topic, partition, offset, queue) } {
             0 => Ok(()),
@@ -428,6 +428,12 @@ impl Reader {
         }
     }
 
+    fn stop(&self, partition: i32) {
+        self.shared.stop(partition);
+    }
+}
+
+impl Shared {
     /// Returns when the library has stopped: no record of the partition comes from the queue after this.
     fn stop(&self, partition: i32) {
         // SAFETY: the topic is alive. It fails only for a partition that was not started.
@@ -437,9 +443,20 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        for assigned in &self.assigned {
-            self.stop(assigned.partition);
-        }
+        let partitions = self.assigned.iter().map(|assigned| assigned.partition).collect();
+        drop_aside(Ending { shared: self.shared.clone(), partitions });
+    }
+}
+
+/// A reader's connection at its end: its partitions are stopped before it goes.
+struct Ending {
+    shared: Arc<Shared>,
+    partitions: Vec<i32>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.partitions.iter().for_each(|&partition| self.shared.stop(partition));
     }
 }
 

@@ -46,7 +46,7 @@ impl SourceOptions {
         }
     }
 
-    /// Checks every option by name and value; connects to nothing. The caller has taken out what is not the connector's.
+    /// Checks every option of ours by name and value; connects to nothing. The caller has taken out what is not the connector's.
     /// `columns` are those declared: a generator's options name them.
     pub fn parse(options: &BTreeMap<String, String>, columns: &[ColumnSpec]) -> Result<SourceOptions, ConnectorError> {
         match options.get("connector").map(|c| c.trim().to_ascii_lowercase()).as_deref() {
@@ -57,6 +57,15 @@ impl SourceOptions {
                 option: "connector".into(),
                 hint: "write connector = 'kafka' or connector = 'datagen'".into(),
             }),
+        }
+    }
+
+    /// Checks what belongs to the connector's library, and files that options name; connects to nothing. To be called once, at
+    /// CREATE SOURCE: what fails another day is retried.
+    pub fn check(&self) -> Result<(), ConnectorError> {
+        match self {
+            SourceOptions::Kafka(options) => options.check(),
+            SourceOptions::Datagen(_) => Ok(()),
         }
     }
 

@@ -3,19 +3,6 @@
 use super::super::{EmbeddedBroker, Producer};
 use super::*;
 
-/// Of nobody, for a file that is there when options are checked.
-const CERTIFICATE: &str = "\
------BEGIN CERTIFICATE-----
-MIIBejCCAR+gAwIBAgIUHIX0sUvM4VZFouYBg9QEZ//Lp5cwCgYIKoZIzj0EAwIw
-ETEPMA0GA1UEAwwGbm9ib2R5MCAXDTI2MTEyMjAyNDgyNFoYDzIxMjYxMDI5MDI0
-ODI0WjARMQ8wDQYDVQQDDAZub2JvZHkwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
-AASVHb7lF1oK0ou3qB8nQeTX/FKsfVqwl5c2gGEw9xwN5T8Jp9HiuVnE0BkAw8Ll
-AkxT/wmsrtUk6n5Gx2F2YUM/o1MwUTAdBgNVHQ4EFgQUaQOsM7xOtH/KE4gt/BdT
-ARWKPw8wHwYDVR0jBBgwFoAUaQOsM7xOtH/KE4gt/BdTARWKPw8wDwYDVR0TAQH/
-BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAoosIbbv4sKJ9BJXA0O6PebPFCo0E
-iMKWUO/TXl2ibDYCIQCtvFO2rsWKudBG7JsG5lD5reaOK9pmppoSSKdDt6fqsQ==
------END CERTIFICATE-----
-";
 const LONG: Duration = Duration::from_secs(60);
 
 struct Log {
@@ -74,14 +61,11 @@ fn stands_at(first: i64, second: i64) -> impl Fn(&SteadyReader) -> bool {
 fn what_cannot_be_opened_is_opened_later() {
     let log = Log::new();
     log.write(0, "a");
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), CERTIFICATE).expect("written");
-    let path = file.path().to_str().expect("a path in UTF-8").to_string();
-    let options =
-        log.options(&[("properties.security.protocol", "ssl"), ("properties.ssl.ca.location", path.as_str())]);
-    drop(file);
+    let nowhere = [("properties.security.protocol", "ssl"), ("properties.ssl.ca.location", "/nowhere/ca.pem")];
+    let options = log.options(&nowhere);
+    options.check().expect_err("there is no such file");
     let mut reader = SteadyReader::new(&options, &from_0()[..1]);
-    let Health::Retrying { message } = reader.health() else { panic!("there is no such file any more") };
+    let Health::Retrying { message } = reader.health() else { panic!("there is no such file") };
     assert!(message.contains("ssl.ca.location"), "{message}");
     // What is asked for meanwhile counts.
     reader.add(&from_0()[1..]);

@@ -325,6 +325,7 @@ impl Inner {
         notices: &mut Vec<String>,
     ) -> Result<NewSource, EngineError> {
         let (setup, connector) = source_setup(object, source, catalog)?;
+        setup.options.check()?;
         let options = setup.options.clone();
         let must_know = options.starts_at_a_moment();
         let look = move || if must_know { topic::fixed_starts(&options) } else { topic::starts_if_reachable(&options) };

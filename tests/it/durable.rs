@@ -247,6 +247,50 @@ async fn the_catalog_survives_a_crash() {
 }
 
 /// `format_1` is a folder that was written before format 2.
+/// Of nobody.
+const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBejCCAR+gAwIBAgIUHIX0sUvM4VZFouYBg9QEZ//Lp5cwCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGbm9ib2R5MCAXDTI2MTEyMjAyNDgyNFoYDzIxMjYxMDI5MDI0
+ODI0WjARMQ8wDQYDVQQDDAZub2JvZHkwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AASVHb7lF1oK0ou3qB8nQeTX/FKsfVqwl5c2gGEw9xwN5T8Jp9HiuVnE0BkAw8Ll
+AkxT/wmsrtUk6n5Gx2F2YUM/o1MwUTAdBgNVHQ4EFgQUaQOsM7xOtH/KE4gt/BdT
+ARWKPw8wHwYDVR0jBBgwFoAUaQOsM7xOtH/KE4gt/BdTARWKPw8wDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAoosIbbv4sKJ9BJXA0O6PebPFCo0E
+iMKWUO/TXl2ibDYCIQCtvFO2rsWKudBG7JsG5lD5reaOK9pmppoSSKdDt6fqsQ==
+-----END CERTIFICATE-----
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_gone_keeps_one_source_from_reading_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), CERTIFICATE).expect("written");
+    let source = |name: &str| {
+        format!(
+            "CREATE SOURCE {name} (v INT) WITH (connector = 'kafka', topic = 't', properties.bootstrap.server = '127.0.0.1:9',
+                properties.security.protocol = 'ssl', properties.ssl.ca.location = '{}') FORMAT PLAIN ENCODE JSON",
+            file.path().display()
+        )
+    };
+    let db = Db::start_at(1, folder.path());
+    db.run(&source("e")).await;
+    db.run(
+        "CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM e; CREATE TABLE t (v INT); INSERT INTO t VALUES (1)",
+    )
+    .await;
+    db.stop().await;
+    let again = source("f");
+    drop(file);
+    let db = Db::start_at(1, folder.path());
+    assert_eq!(db.rows("SELECT v FROM t").await, ["1"]);
+    db.until("SELECT state FROM riverrun.sources WHERE message LIKE '%ssl.ca.location%'", &["retrying"]).await;
+    let error = db.error(&again).await;
+    assert!(error.contains("ssl.ca.location"), "{error}");
+    db.run("DROP SOURCE e CASCADE").await;
+    db.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_of_a_former_format_is_read() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -203,9 +203,13 @@ impl KafkaOptions {
                 ));
             }
         };
-        let parsed = KafkaOptions { topic, servers, start: parse_start(mode, timestamp)?, isolation, properties };
-        native::Config::check(&parsed)?;
-        Ok(parsed)
+        Ok(KafkaOptions { topic, servers, start: parse_start(mode, timestamp)?, isolation, properties })
+    }
+
+    /// Tries the properties with librdkafka, files of certificates included. What it says may be otherwise another day: a file may go,
+    /// or come.
+    pub fn check(&self) -> Result<(), ConnectorError> {
+        native::Config::check(self)
     }
 
     /// All that librdkafka is told, later entries overriding earlier ones.
@@ -304,7 +308,7 @@ mod tests {
                 value => drop(options.insert(key.into(), value.into())),
             }
         }
-        match KafkaOptions::parse(&options) {
+        match KafkaOptions::parse(&options).and_then(|options| options.check().map(|()| options)) {
             Ok(options) => format!("{options:?}"),
             Err(error) => error.to_string(),
         }

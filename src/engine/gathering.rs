@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::alter::Change;
 use super::clock::{self, Stopwatch};
@@ -17,28 +17,60 @@ use super::stats::Stats;
 /// A tick that takes longer to end is told, and again when that has doubled.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+enum Heard<'a, R> {
+    Word(R),
+    /// Nothing of these workers for so long.
+    Silence(&'a BTreeSet<usize>, Duration),
+    /// All have said theirs in the end.
+    WordAfterSilence(Duration),
+}
+
+/// Hears one word of each worker. False if they are gone.
+fn hear_all<R>(
+    words: &Receiver<R>,
+    workers: usize,
+    mut patience: Duration,
+    worker_of: impl Fn(&R) -> usize,
+    mut hear: impl FnMut(Heard<R>),
+) -> bool {
+    let mut silent: BTreeSet<usize> = (0..workers).collect();
+    let (since, mut told) = (Stopwatch::start(), false);
+    while !silent.is_empty() {
+        match words.recv_timeout(patience.saturating_sub(since.elapsed())) {
+            Ok(word) => {
+                silent.remove(&worker_of(&word));
+                hear(Heard::Word(word));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                hear(Heard::Silence(&silent, since.elapsed()));
+                (patience, told) = (patience * 2, true);
+            }
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+    if told {
+        hear(Heard::WordAfterSilence(since.elapsed()));
+    }
+    true
+}
+
 impl Coordinator {
     /// Waits for what every worker says of the tick. False if they are gone.
     pub(super) fn gather(&mut self, data: &mut TickData) -> bool {
-        let mut silent: BTreeSet<usize> = (0..self.workers).collect();
-        let (since, mut patience) = (Stopwatch::start(), PATIENCE);
-        while !silent.is_empty() {
-            match self.reports.recv_timeout(patience.saturating_sub(since.elapsed())) {
-                Ok(report) => {
-                    silent.remove(&report.worker);
-                    self.absorb(report, data);
+        let reports = self.reports.clone();
+        hear_all(
+            &reports,
+            self.workers,
+            PATIENCE,
+            |report| report.worker,
+            |heard| match heard {
+                Heard::Word(report) => self.absorb(report, data),
+                Heard::Silence(silent, elapsed) => self.tell_stalled(silent, elapsed),
+                Heard::WordAfterSilence(elapsed) => {
+                    tracing::warn!(tick = self.tick, after_s = elapsed.as_secs(), "the tick goes on");
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.tell_stalled(&silent, since.elapsed());
-                    patience *= 2;
-                }
-                Err(RecvTimeoutError::Disconnected) => return false,
-            }
-        }
-        if patience > PATIENCE {
-            tracing::warn!(tick = self.tick, after_s = since.elapsed().as_secs(), "the tick goes on");
-        }
-        true
+            },
+        )
     }
 
     /// Until the tick ends nothing else is published, and the figures are those of the last one.
@@ -140,5 +172,39 @@ impl Coordinator {
     /// Keeps rows of tables that came too late.
     pub fn keep(&self, now_us: i64, late: Vec<super::verdicts::LateRow>) {
         self.kept.add(now_us, late, Vec::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_that_say_nothing_are_told() {
+        let (say, words) = crossbeam_channel::unbounded();
+        say.send(2).expect("heard");
+        say.send(0).expect("heard");
+        let mut heard = Vec::new();
+        let patience = Duration::from_millis(1);
+        let all = hear_all(
+            &words,
+            3,
+            patience,
+            |word| *word,
+            |what| match what {
+                Heard::Word(worker) => heard.push(format!("{worker}")),
+                Heard::Silence(silent, elapsed) => {
+                    heard.push(format!("{silent:?} {}", elapsed >= patience));
+                    if heard.len() == 4 {
+                        say.send(1).expect("heard");
+                    }
+                }
+                Heard::WordAfterSilence(elapsed) => heard.push(format!("at last {}", elapsed >= 2 * patience)),
+            },
+        );
+        assert!(all);
+        assert_eq!(heard, ["2", "0", "{1} true", "{1} true", "1", "at last true"]);
+        drop(say);
+        assert!(!hear_all(&words, 1, patience, |word| *word, |_| {}), "nobody is there");
     }
 }

@@ -113,10 +113,17 @@ impl Engine {
         self.inner.read(objects, allow_partial).await
     }
 
-    /// A table's or a materialized view's rows as of one tick, and what changes from then on. `as_of` may name that tick. A view
-    /// that still reads history is an error.
-    pub async fn subscribe(&self, object: Oid, as_of: Option<TickId>) -> Result<Subscription, EngineError> {
-        self.inner.subscribe(object, as_of).await
+    /// A table's or a materialized view's rows as of one tick, and what changes from then on. `as_of` may name that tick. With
+    /// `committed` all of it waits until a checkpoint holds it. A view that still reads history is an error.
+    pub async fn subscribe(
+        &self,
+        object: Oid,
+        as_of: Option<TickId>,
+        committed: bool,
+    ) -> Result<Subscription, EngineError> {
+        let mut subscription = self.inner.subscribe(object, as_of, committed).await?;
+        subscription.released().await?;
+        Ok(subscription)
     }
 
     /// Applies all changes in one tick, or none. Returns when every view over the tables has absorbed them.

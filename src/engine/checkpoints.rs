@@ -32,7 +32,10 @@ impl Coordinator {
                 tracing::error!(reason, "the engine stops");
                 self.fenced = Some(reason);
             }
-            Heard::Kept(tick, settled) => self.broadcast(|| Command::Kept { tick, settled: settled.clone() }),
+            Heard::Kept(tick, settled) => {
+                self.broadcast(|| Command::Kept { tick, settled: settled.clone() });
+                self.release_subscribers(tick);
+            }
             Heard::Well | Heard::Failing => {}
         }
         self.mind_reading();
@@ -66,7 +69,7 @@ impl Coordinator {
         let waits = asked.changes_what_lasts() && !self.can_add(asked) || self.waits.iter().any(Wait::for_finals);
         let keeping = self.keeping.as_mut()?;
         if finals_wait {
-            keeping.note_finals_wait();
+            keeping.note_awaited();
         }
         keeping.order(waits)
     }

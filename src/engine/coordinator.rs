@@ -258,10 +258,10 @@ impl Coordinator {
                 asked.altered.push((outcome, reply));
             }
             Request::Read { objects, allow_partial, reply } => asked.reads.push((objects, allow_partial, reply)),
-            Request::Subscribe { object, as_of, reply } => {
+            Request::Subscribe { object, as_of, committed, reply } => {
                 // Told from the next tick on; the version of this one goes before.
                 match self.want_changes(object) {
-                    Ok(()) => asked.subscriptions.push((object, as_of, reply)),
+                    Ok(()) => asked.subscriptions.push((object, as_of, committed, reply)),
                     Err(error) => drop(reply.send(Err(error))),
                 }
             }
@@ -302,7 +302,7 @@ impl Coordinator {
         for oid in asked.bases.iter().flat_map(|(basis, _, _)| &basis.objects) {
             wanted.extend(self.store_read_by(*oid));
         }
-        for (oid, _, _) in &asked.subscriptions {
+        for (oid, ..) in &asked.subscriptions {
             wanted.extend(self.store_read_by(*oid));
         }
         for view in self.views.values() {
@@ -676,9 +676,9 @@ impl Coordinator {
         for (basis, logs, reply) in asked.bases {
             let _ = reply.send(self.basis(basis, logs, data));
         }
-        for (object, as_of, reply) in asked.subscriptions {
+        for (object, as_of, committed, reply) in asked.subscriptions {
             // Whoever does not wait for the answer any more is noticed at the next tick.
-            let _ = reply.send(self.subscribe(object, as_of, data));
+            let _ = reply.send(self.subscribe(object, as_of, committed, data));
         }
         for (what, reply) in asked.explained {
             let _ = reply.send(self.explain(&what));

@@ -64,6 +64,9 @@ pub enum EngineError {
     /// 53400: read faster, or subscribe to less.
     #[error("the subscription to \"{name}\" was too slow: more than {} MiB of changes waited for it", .most_bytes >> 20)]
     TooSlow { name: String, most_bytes: usize },
+    /// 53400: keep more often, or subscribe to less.
+    #[error("more than {} MiB of changes of \"{name}\" wait for a checkpoint", .most_bytes >> 20)]
+    TooMuchUnkept { name: String, most_bytes: usize },
     /// 55000: subscribe to what is there now.
     #[error("tick {} is not available", tick_number(*.asked))]
     NoSuchTick { asked: TickId, newest: TickId },

@@ -19,8 +19,8 @@ const MOST_REPLAY: Duration = Duration::from_secs(2);
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 /// A checkpoint that nobody waits for begins when so many times as long as the last took have passed.
 const RESTS: u32 = 2;
-/// What is to be shown as final does not wait longer than this for the next checkpoint to begin.
-const FINALS_WAIT: Duration = Duration::from_secs(1);
+/// What is shown once it is kept does not wait longer than this for the next checkpoint to begin.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// When a checkpoint has failed so often, some seconds, those who wait are told that it is not known when it will be there.
 const PATIENCE: u32 = 6;
 /// `riverrun.checkpoints` lists so many.
@@ -41,8 +41,8 @@ pub(super) struct Keeping {
     busy: Vec<Duration>,
     /// Nothing has changed since the last but the clock.
     quiet: bool,
-    /// Views wait for a checkpoint to show what is final.
-    finals_wait: bool,
+    /// A checkpoint is wanted by who is shown what it holds.
+    is_awaited_soon: bool,
     /// Parts that are better saved whole the next time.
     grown: BTreeSet<String>,
     /// Until a checkpoint of the tick or a later one is there.
@@ -107,7 +107,7 @@ impl Keeping {
             took: Duration::ZERO,
             busy: vec![Duration::ZERO; workers],
             quiet: false,
-            finals_wait: false,
+            is_awaited_soon: false,
             grown: BTreeSet::new(),
             waiting: Vec::new(),
             creators: Vec::new(),
@@ -133,7 +133,7 @@ impl Keeping {
         let rested = self.since.elapsed() >= self.took * RESTS;
         let replay = self.busy.iter().max().copied().unwrap_or_default();
         let due = self.since.elapsed() >= self.interval
-            || rested && (replay >= MOST_REPLAY || self.finals_wait && self.since.elapsed() >= FINALS_WAIT);
+            || rested && (replay >= MOST_REPLAY || self.is_awaited_soon && self.since.elapsed() >= LONGEST_WAIT);
         let due = due && !self.quiet;
         (asked || due).then(|| Arc::new(SaveOrder { grown: std::mem::take(&mut self.grown) }))
     }
@@ -168,7 +168,7 @@ impl Keeping {
 
     pub fn begin(&mut self, tick: u64, job: Holding, settled: Settled) {
         self.in_flight = Some(InFlight { tick, settled });
-        self.finals_wait = false;
+        self.is_awaited_soon = false;
         self.since = Stopwatch::start();
         self.busy.fill(Duration::ZERO);
         self.quiet = true;
@@ -182,9 +182,15 @@ impl Keeping {
         self.quiet &= busy.is_zero();
     }
 
-    /// A window has ended that is shown once a checkpoint holds that.
-    pub fn note_finals_wait(&mut self) {
-        (self.quiet, self.finals_wait) = (false, true);
+    /// Somebody is shown something once a checkpoint holds it: a window that has ended, or what is subscribed to as committed.
+    pub fn note_awaited(&mut self) {
+        (self.quiet, self.is_awaited_soon) = (false, true);
+    }
+
+    /// A checkpoint of this tick or a later one begins as soon as it can.
+    pub fn hasten(&mut self, tick: u64) {
+        self.quiet = false;
+        self.once_kept(tick, |_| {});
     }
 
     /// Something is there now that is worth a checkpoint within the interval.

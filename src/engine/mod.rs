@@ -377,8 +377,13 @@ impl Inner {
         Ok(version)
     }
 
-    async fn subscribe(&self, object: Oid, as_of: Option<TickId>) -> Result<Subscription, EngineError> {
-        self.ask(|reply| Request::Subscribe { object, as_of, reply }).await
+    async fn subscribe(
+        &self,
+        object: Oid,
+        as_of: Option<TickId>,
+        committed: bool,
+    ) -> Result<Subscription, EngineError> {
+        self.ask(|reply| Request::Subscribe { object, as_of, committed, reply }).await
     }
 
     async fn write(&self, changes: Vec<TableChange>) -> Result<WriteOutcome, EngineError> {

@@ -62,6 +62,7 @@ pub(super) enum Request {
     Subscribe {
         object: Oid,
         as_of: Option<TickId>,
+        committed: bool,
         reply: Reply<Subscription>,
     },
     Write {
@@ -137,7 +138,7 @@ pub(super) struct Asked {
     pub reads: Vec<(Vec<Oid>, bool, Reply<Arc<Version>>)>,
     pub bases: Vec<(AskedBasis, Logs, Reply<Basis>)>,
     pub repairs: Repairs,
-    pub subscriptions: Vec<(Oid, Option<TickId>, Reply<Subscription>)>,
+    pub subscriptions: Vec<(Oid, Option<TickId>, bool, Reply<Subscription>)>,
     pub explained: Vec<(Explained, Reply<Vec<String>>)>,
     /// Who created something waits for a manifest that names it, and not for a checkpoint.
     pub created_alone: bool,

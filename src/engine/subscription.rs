@@ -1,7 +1,8 @@
 //! Subscriptions: what a table or a materialized view changes, tick by tick, for a reader outside the engine.
 //!
 //! A subscription begins with the version of one tick; the changes of every later tick follow it, so there is neither a gap nor an
-//! overlap. They wait in a queue of bounded size: the coordinator never waits for a reader, and one that is too slow is cut.
+//! overlap. They wait in a queue of bounded size: the coordinator never waits for a reader, and one that is too slow is cut. What is
+//! subscribed to as committed waits there until a checkpoint holds it.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -48,6 +49,8 @@ struct Queue {
     /// One permit for the one reader.
     news: Notify,
     most_bytes: usize,
+    /// Nothing is given before a checkpoint holds it.
+    committed: bool,
 }
 
 #[derive(Default)]
@@ -56,21 +59,51 @@ struct Waiting {
     bytes: usize,
     /// The newest tick of which everything is here or has been given.
     complete: u64,
+    /// What may be given: all up to this tick.
+    released: u64,
     end: Option<EngineError>,
     reader_is_gone: bool,
 }
 
-impl Queue {
-    fn new(complete: u64, most_bytes: usize) -> Queue {
-        let waiting = Waiting { complete, ..Waiting::default() };
-        Queue { waiting: Mutex::new(waiting), news: Notify::new(), most_bytes }
+impl Waiting {
+    /// The next update that may be given.
+    fn take(&mut self) -> Option<Update> {
+        let released = self.released;
+        let update = self.updates.pop_front_if(|update| update.tick <= released)?;
+        self.bytes = self.bytes.saturating_sub(bytes(&update.deltas));
+        Some(update)
     }
 
-    /// Takes in what a tick changed; false if nobody wants to hear more.
-    fn push(&self, name: &str, tick: u64, deltas: &[Delta]) -> bool {
+    fn given_up_to(&self) -> u64 {
+        let before_next = self.updates.front().map_or(u64::MAX, |next| next.tick - 1);
+        self.complete.min(self.released).min(before_next)
+    }
+}
+
+/// What became of changes for one reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pushed {
+    Taken,
+    /// Changes wait for a checkpoint: for one soon, or, as they take much room, for the next that can be.
+    Unkept {
+        at_once: bool,
+    },
+    /// Nobody wants to hear more.
+    Unwanted,
+}
+
+impl Queue {
+    fn new(complete: u64, most_bytes: usize, committed: bool) -> Queue {
+        let released = if committed { 0 } else { u64::MAX };
+        let waiting = Waiting { complete, released, ..Waiting::default() };
+        Queue { waiting: Mutex::new(waiting), news: Notify::new(), most_bytes, committed }
+    }
+
+    /// Takes in what a tick changed.
+    fn push(&self, name: &str, tick: u64, deltas: &[Delta]) -> Pushed {
         let mut waiting = self.waiting.lock();
         if waiting.reader_is_gone || waiting.end.is_some() {
-            return false;
+            return Pushed::Unwanted;
         }
         waiting.complete = tick;
         if deltas.iter().any(|delta| !delta.is_empty()) {
@@ -79,13 +112,32 @@ impl Queue {
         }
         // One update is no sign of a slow reader, however much it is.
         if waiting.bytes > self.most_bytes && waiting.updates.len() > 1 {
+            let (name, most_bytes) = (name.to_string(), self.most_bytes);
+            let unkept = waiting.updates.front().is_some_and(|first| first.tick > waiting.released);
             waiting.updates.clear();
-            waiting.end = Some(EngineError::TooSlow { name: name.to_string(), most_bytes: self.most_bytes });
+            waiting.end = Some(match unkept {
+                true => EngineError::TooMuchUnkept { name, most_bytes },
+                false => EngineError::TooSlow { name, most_bytes },
+            });
         }
-        let goes_on = waiting.end.is_none();
+        let pushed = match &waiting.end {
+            Some(_) => Pushed::Unwanted,
+            None if waiting.updates.back().is_some_and(|last| last.tick > waiting.released) => {
+                Pushed::Unkept { at_once: waiting.bytes > self.most_bytes / 2 }
+            }
+            None => Pushed::Taken,
+        };
         drop(waiting);
         self.news.notify_one();
-        goes_on
+        pushed
+    }
+
+    /// A checkpoint of this tick is there.
+    fn release(&self, tick: u64) {
+        let mut waiting = self.waiting.lock();
+        waiting.released = waiting.released.max(tick);
+        drop(waiting);
+        self.news.notify_one();
     }
 
     /// Says why nothing comes any more, behind what waits.
@@ -106,6 +158,26 @@ impl Subscription {
         &self.version
     }
 
+    /// Waits until what the subscription begins with may be given.
+    ///
+    /// # Errors
+    /// As those of [`Subscription::next`].
+    pub(super) async fn released(&mut self) -> Result<(), EngineError> {
+        loop {
+            {
+                let mut waiting = self.queue.waiting.lock();
+                if waiting.released >= self.given {
+                    return Ok(());
+                }
+                if let Some(end) = waiting.end.take() {
+                    waiting.end = Some(EngineError::Stopped);
+                    return Err(end);
+                }
+            }
+            self.queue.news.notified().await;
+        }
+    }
+
     /// The next tick's changes, and the tick up to which all has been given with them. Waits for changes; with `progress`
     /// also returns without any when ticks have passed. Nothing is lost if the future is dropped.
     ///
@@ -115,15 +187,14 @@ impl Subscription {
         loop {
             {
                 let mut waiting = self.queue.waiting.lock();
-                if let Some(update) = waiting.updates.pop_front() {
-                    waiting.bytes = waiting.bytes.saturating_sub(bytes(&update.deltas));
-                    let given = if waiting.updates.is_empty() { waiting.complete } else { update.tick };
-                    self.given = given;
-                    return Ok((Some(update), given));
+                if let Some(update) = waiting.take() {
+                    self.given = waiting.given_up_to();
+                    return Ok((Some(update), self.given));
                 }
-                if progress && waiting.complete > self.given {
-                    self.given = waiting.complete;
-                    return Ok((None, self.given));
+                let given = waiting.given_up_to();
+                if progress && given > self.given {
+                    self.given = given;
+                    return Ok((None, given));
                 }
                 if let Some(end) = waiting.end.take() {
                     waiting.end = Some(EngineError::Stopped);
@@ -149,9 +220,10 @@ impl Coordinator {
         &mut self,
         oid: Oid,
         as_of: Option<TickId>,
+        committed: bool,
         data: &TickData,
     ) -> Result<Subscription, EngineError> {
-        let begun = self.begin_subscription(oid, as_of, data);
+        let begun = self.begin_subscription(oid, as_of, committed, data);
         if begun.is_err() {
             self.unwanted_changes([oid].into_iter());
         }
@@ -162,6 +234,7 @@ impl Coordinator {
         &mut self,
         oid: Oid,
         as_of: Option<TickId>,
+        committed: bool,
         data: &TickData,
     ) -> Result<Subscription, EngineError> {
         let newest = (self.epoch, self.tick - 1);
@@ -174,8 +247,11 @@ impl Coordinator {
             (None, None) => return Err(EngineError::Gone { name: oid.to_string() }),
         };
         let version = Arc::new(self.version(&[oid], false, data)?);
+        if committed {
+            self.hasten_checkpoint(newest.1)?;
+        }
         self.begin_changes(oid)?;
-        let queue = Arc::new(Queue::new(newest.1, MOST_WAITING_BYTES));
+        let queue = Arc::new(Queue::new(newest.1, MOST_WAITING_BYTES, committed));
         self.subscribers.push(Subscriber { oid, name, queue: Arc::clone(&queue) });
         Ok(Subscription { version, queue, given: newest.1 })
     }
@@ -188,20 +264,49 @@ impl Coordinator {
     /// Hands on what the tick changed, before anybody is answered.
     pub(super) fn tell_subscribers(&mut self, data: &TickData) {
         let (tick, views) = (self.tick, &self.views);
-        let mut left = Vec::new();
+        let (mut left, mut unkept) = (Vec::new(), None);
         self.subscribers.retain(|subscriber| {
             let failed = views.get(&subscriber.oid).and_then(|view| view.failed.clone());
             if let Some(reason) = failed {
                 subscriber.queue.end(EngineError::ViewFailed { view: subscriber.name.clone(), reason });
             }
             let deltas = data.outputs.get(&subscriber.oid).map(Vec::as_slice).unwrap_or_default();
-            let stays = subscriber.queue.push(&subscriber.name, tick, deltas);
-            if !stays {
-                left.push(subscriber.oid);
+            let pushed = subscriber.queue.push(&subscriber.name, tick, deltas);
+            match pushed {
+                Pushed::Taken => {}
+                Pushed::Unkept { at_once } => unkept = Some(at_once || unkept.unwrap_or_default()),
+                Pushed::Unwanted => left.push(subscriber.oid),
             }
-            stays
+            pushed != Pushed::Unwanted
         });
         self.unwanted_changes(left.into_iter());
+        let Some(keeping) = &mut self.keeping else { return };
+        match unkept {
+            Some(true) => keeping.hasten(tick),
+            Some(false) => keeping.note_awaited(),
+            // Somebody may wait to hear that nothing has changed.
+            None if self.subscribers.iter().any(|s| s.queue.committed) => keeping.note_change(),
+            None => {}
+        }
+    }
+
+    /// A checkpoint of this tick is there.
+    pub(super) fn release_subscribers(&self, tick: u64) {
+        self.subscribers.iter().filter(|s| s.queue.committed).for_each(|s| s.queue.release(tick));
+    }
+
+    fn hasten_checkpoint(&mut self, tick: u64) -> Result<(), EngineError> {
+        match &mut self.keeping {
+            Some(keeping) => {
+                keeping.check()?;
+                keeping.hasten(tick);
+                Ok(())
+            }
+            None => Err(EngineError::Unsupported {
+                message: "nothing that this server has is ever committed: it keeps no state".into(),
+                hint: "Leave COMMITTED out, or start the server without --in-memory.".into(),
+            }),
+        }
     }
 
     /// The object has been dropped.
@@ -257,7 +362,7 @@ mod tests {
     }
 
     fn subscription(most_bytes: usize) -> (Subscription, Arc<Queue>) {
-        let queue = Arc::new(Queue::new(5, most_bytes));
+        let queue = Arc::new(Queue::new(5, most_bytes, false));
         (Subscription { version: Arc::new(Nothing), queue: Arc::clone(&queue), given: 5 }, queue)
     }
 
@@ -278,13 +383,13 @@ mod tests {
     fn changes_come_by_tick_and_marks_between_them() {
         let (mut subscription, queue) = subscription(1 << 20);
         assert_eq!(next(&mut subscription, true), "nothing yet");
-        assert!(queue.push("v", 6, &[]));
+        assert_eq!(queue.push("v", 6, &[]), Pushed::Taken);
         assert_eq!(next(&mut subscription, false), "nothing yet");
         assert_eq!(next(&mut subscription, true), "all up to 6");
         for (tick, rows) in BTreeMap::from([(7, 1), (8, 0), (9, 2), (10, 0)]) {
-            assert!(queue.push("v", tick, &[delta(rows)]));
+            assert_eq!(queue.push("v", tick, &[delta(rows)]), Pushed::Taken);
         }
-        assert_eq!(next(&mut subscription, true), "1 rows of 7, all up to 7");
+        assert_eq!(next(&mut subscription, true), "1 rows of 7, all up to 8");
         assert_eq!(next(&mut subscription, true), "2 rows of 9, all up to 10");
         assert_eq!(next(&mut subscription, true), "nothing yet");
     }
@@ -292,22 +397,22 @@ mod tests {
     #[test]
     fn a_reader_that_is_too_slow_is_cut() {
         let (mut subscription, queue) = subscription(2 * bytes(&[delta(100)]));
-        assert!(queue.push("v", 6, &[delta(100)]));
+        assert_eq!(queue.push("v", 6, &[delta(100)]), Pushed::Taken);
         assert_eq!(next(&mut subscription, false), "100 rows of 6, all up to 6");
         // What has been taken does not count any more.
-        assert!(queue.push("v", 7, &[delta(100)]) && queue.push("v", 8, &[delta(100)]));
-        assert!(!queue.push("v", 9, &[delta(100)]));
+        assert_eq!([7, 8].map(|tick| queue.push("v", tick, &[delta(100)])), [Pushed::Taken; 2]);
+        assert_eq!(queue.push("v", 9, &[delta(100)]), Pushed::Unwanted);
         assert!(next(&mut subscription, false).starts_with("the subscription to \"v\" was too slow"));
-        assert!(!queue.push("v", 10, &[]));
+        assert_eq!(queue.push("v", 10, &[]), Pushed::Unwanted);
     }
 
     #[test]
     fn one_large_change_is_sent() {
         let (mut subscription, queue) = subscription(bytes(&[delta(100)]));
-        assert!(queue.push("v", 6, &[delta(500)]));
+        assert_eq!(queue.push("v", 6, &[delta(500)]), Pushed::Taken);
         assert_eq!(next(&mut subscription, false), "500 rows of 6, all up to 6");
-        assert!(queue.push("v", 7, &[delta(500)]));
-        assert!(!queue.push("v", 8, &[delta(1)]));
+        assert_eq!(queue.push("v", 7, &[delta(500)]), Pushed::Taken);
+        assert_eq!(queue.push("v", 8, &[delta(1)]), Pushed::Unwanted);
     }
 
     #[test]
@@ -325,7 +430,52 @@ mod tests {
         let (subscription, queue) = subscription(1 << 20);
         queue.push("v", 6, &[delta(1)]);
         drop(subscription);
-        assert!(!queue.push("v", 7, &[delta(1)]));
+        assert_eq!(queue.push("v", 7, &[delta(1)]), Pushed::Unwanted);
         assert!(queue.waiting.lock().updates.is_empty());
+    }
+
+    fn committed(most_bytes: usize) -> (Subscription, Arc<Queue>) {
+        let queue = Arc::new(Queue::new(5, most_bytes, true));
+        (Subscription { version: Arc::new(Nothing), queue: Arc::clone(&queue), given: 5 }, queue)
+    }
+
+    #[test]
+    fn what_is_to_be_committed_waits_for_checkpoints() {
+        let (mut subscription, queue) = committed(1 << 20);
+        assert!(subscription.released().now_or_never().is_none());
+        queue.release(4);
+        assert!(subscription.released().now_or_never().is_none());
+        assert_eq!(queue.push("v", 6, &[delta(1)]), Pushed::Unkept { at_once: false });
+        queue.release(5);
+        assert!(subscription.released().now_or_never().is_some_and(|released| released.is_ok()));
+        assert_eq!(next(&mut subscription, true), "nothing yet");
+        for (tick, rows) in [(7, 0), (8, 2), (9, 0)] {
+            assert_eq!(queue.push("v", tick, &[delta(rows)]), Pushed::Unkept { at_once: false });
+        }
+        queue.release(7);
+        assert_eq!(next(&mut subscription, true), "1 rows of 6, all up to 7");
+        assert_eq!(next(&mut subscription, true), "nothing yet");
+        queue.release(9);
+        assert_eq!(next(&mut subscription, false), "2 rows of 8, all up to 9");
+        assert_eq!(queue.push("v", 10, &[]), Pushed::Taken);
+        assert_eq!(next(&mut subscription, true), "nothing yet");
+        // A checkpoint may be of a tick that has not been told.
+        queue.release(12);
+        assert_eq!(next(&mut subscription, true), "all up to 10");
+        queue.push("v", 13, &[delta(3)]);
+        queue.end(EngineError::Gone { name: "v".into() });
+        assert_eq!(next(&mut subscription, true), "all up to 12");
+        assert_eq!(next(&mut subscription, true), "relation \"v\" has been dropped");
+    }
+
+    #[test]
+    fn what_waits_long_for_a_checkpoint_asks_for_one_and_has_its_bounds() {
+        let (mut subscription, queue) = committed(4 * bytes(&[delta(100)]));
+        queue.release(5);
+        assert_eq!([6, 7].map(|tick| queue.push("v", tick, &[delta(100)])), [Pushed::Unkept { at_once: false }; 2]);
+        assert_eq!([8, 9].map(|tick| queue.push("v", tick, &[delta(100)])), [Pushed::Unkept { at_once: true }; 2]);
+        assert_eq!(queue.push("v", 10, &[delta(100)]), Pushed::Unwanted);
+        let error = next(&mut subscription, false);
+        assert_eq!(error, "more than 0 MiB of changes of \"v\" wait for a checkpoint");
     }
 }

@@ -186,6 +186,10 @@ impl From<EngineError> for PgError {
             EngineError::Gone { .. } => PgError::new(UNDEFINED_TABLE, message),
             EngineError::TooSlow { .. } => PgError::new(CONFIGURATION_LIMIT_EXCEEDED, message)
                 .hint("Read faster or subscribe to a view with fewer changes, and subscribe again."),
+            EngineError::TooMuchUnkept { .. } => PgError::new(CONFIGURATION_LIMIT_EXCEEDED, message).hint(
+                "See riverrun.checkpoints. Where checkpoints are well, subscribe to a view with fewer changes, and leave COMMITTED \
+                 out if what a crash may take back does no harm.",
+            ),
             EngineError::NoSuchTick { newest, .. } => PgError::new(OBJECT_NOT_IN_PREREQUISITE_STATE, message)
                 .detail(format!("The newest, and the only one that is kept, is {}.", tick_number(newest)))
                 .hint("Leave AS OF out to begin at the newest."),

@@ -174,7 +174,7 @@ impl Session {
             }
         };
         let engine = self.shared.engine.clone();
-        let begun = async { engine.subscribe(object.oid, as_of).await.map_err(PgError::from) };
+        let begun = async { engine.subscribe(object.oid, as_of, subscribe.committed).await.map_err(PgError::from) };
         let subscription = self.interrupt.guard(begun).await?;
         let (epoch, tick) = subscription.version().tick();
         let snapshot = match subscribe.snapshot {

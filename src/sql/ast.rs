@@ -139,6 +139,8 @@ pub struct Subscribe {
     pub snapshot: bool,
     /// Say how far the rows go.
     pub progress: bool,
+    /// Only what a checkpoint holds.
+    pub committed: bool,
     /// The number of the tick to begin at.
     pub as_of: Option<i128>,
 }

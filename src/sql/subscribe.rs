@@ -6,7 +6,7 @@ use super::parser::Cursor;
 use super::{SqlError, Statement, Subscribe};
 
 impl Cursor<'_> {
-    /// `SUBSCRIBE [TO] name [WITH (SNAPSHOT [= on], PROGRESS [= on], COMMITTED = off)] [AS OF tick]`.
+    /// `SUBSCRIBE [TO] name [WITH (SNAPSHOT [= on], PROGRESS [= on], COMMITTED [= on])] [AS OF tick]`.
     pub(super) fn subscribe(&mut self) -> Result<Subscribe, SqlError> {
         self.expect("SUBSCRIBE")?;
         self.take("TO");
@@ -15,7 +15,8 @@ impl Cursor<'_> {
                 self.unsupported("SUBSCRIBE to a query", "make a materialized view of it, and subscribe to that")
             );
         }
-        let mut subscribe = Subscribe { name: self.name()?, snapshot: true, progress: false, as_of: None };
+        let mut subscribe =
+            Subscribe { name: self.name()?, snapshot: true, progress: false, committed: false, as_of: None };
         for (words, hint) in [
             ("ENVELOPE", "keep the rows by their columns: diff says what comes and goes"),
             ("WITHIN", "the rows of one tick belong together and have no order"),
@@ -32,15 +33,12 @@ impl Cursor<'_> {
                 match option.as_str() {
                     "snapshot" => subscribe.snapshot = on,
                     "progress" => subscribe.progress = on,
-                    "committed" if !on => {}
-                    "committed" => {
-                        let hint = "leave it out: changes are told as of published ticks; to act only on what outlives a crash, wait \
-                                    until riverrun.checkpoints lists a committed tick at or after theirs";
-                        return Err(SqlError::unsupported("SUBSCRIBE ... WITH (COMMITTED)", hint).at(at));
-                    }
+                    "committed" => subscribe.committed = on,
                     _ => {
                         let what = format!("option {} of SUBSCRIBE", option.to_ascii_uppercase());
-                        return Err(SqlError::unsupported(what, "the options are SNAPSHOT and PROGRESS").at(at));
+                        return Err(
+                            SqlError::unsupported(what, "the options are SNAPSHOT, PROGRESS and COMMITTED").at(at)
+                        );
                     }
                 }
                 Ok(())

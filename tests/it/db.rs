@@ -8,10 +8,10 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use riverrun::catalog::{NameContext, Oid};
-use riverrun::engine::{Engine, EngineError, EngineOptions, TableChange};
+use riverrun::engine::{Engine, EngineError, EngineOptions, Subscription, TableChange};
 use riverrun::exec::Delta;
 use riverrun::planner::{self, DmlKind, Reads, Runtime};
-use riverrun::sql::{self, Statement};
+use riverrun::sql::{self, Name, Statement};
 use riverrun::storage::Blobs;
 
 pub struct Db {
@@ -91,6 +91,11 @@ impl Db {
             rows = self.in_time(text, self.statement(&parsed.statement)).await?;
         }
         Ok(rows)
+    }
+
+    pub async fn subscribe(&self, name: &str, committed: bool) -> Result<Subscription, EngineError> {
+        let object = self.engine.catalog().resolve(&Name(vec![name.into()]), &self.names).expect("it is there");
+        self.in_time("SUBSCRIBE", self.engine.subscribe(object.oid, None, committed)).await
     }
 
     /// Asks until the answer is this; each question is answered by a tick.

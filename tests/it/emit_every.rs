@@ -81,8 +81,7 @@ struct Listener {
 
 impl Listener {
     async fn to(db: &Db, view: &str, shown: &[String]) -> Listener {
-        let object = db.engine.catalog().resolve(&Name(vec![view.into()]), &db.names).expect("the view");
-        let subscription = db.engine.subscribe(object.oid, None).await.expect("a subscription");
+        let subscription = db.subscribe(view, false).await.expect("a subscription");
         let mut rows = BTreeMap::new();
         shown.iter().for_each(|row| *rows.entry(row.clone()).or_default() += 1);
         Listener { subscription, rows }

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::FutureExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use riverrun::connector::{EmbeddedBroker, Producer};
-use riverrun::engine::{EngineError, EngineOptions};
+use riverrun::engine::{EngineError, EngineOptions, Subscription};
 use riverrun::storage::StorageError;
 use riverrun::storage::sim::{Kind, SimDisk};
 
-use crate::db::Db;
+use crate::db::{Db, lines};
 use crate::oracle::{Events, QUERIES, over_rows, source_of};
 
 /// Groups, and windows whose slices close.
@@ -362,6 +363,55 @@ async fn what_was_shown_as_final_stays_so_over_crashes() {
         ["true"]
     );
     db.stop().await;
+}
+
+/// The rows that a subscription tells next.
+async fn told(subscription: &mut Subscription) -> Result<Vec<String>, String> {
+    let (update, _) = subscription.next(false).await.map_err(|error| error.to_string())?;
+    Ok(update.into_iter().flat_map(|update| update.deltas).flat_map(|delta| lines(&[delta.rows])).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_as_committed_outlives_a_crash() {
+    let full = StorageError::Full { doing: "writing".into(), reason: "simulated".into() };
+    for is_mended in [true, false] {
+        let mut scene = Scene::new(Kind::Local, 8).await;
+        scene.db.stop().await;
+        // No checkpoint that nobody waits for comes in between.
+        let (checkpoint_interval, retry_pause) = (Duration::from_secs(36_000), Duration::from_millis(5));
+        let options = EngineOptions { workers: 2, checkpoint_interval, retry_pause, ..EngineOptions::default() };
+        scene.db = Db::start_with(options, scene.disk.process()).unwrap_or_else(|error| panic!("no engine: {error}"));
+        let mut published = scene.db.subscribe("t", false).await.expect("a subscription");
+        let mut committed = scene.db.subscribe("t", true).await.expect("a subscription");
+        scene.goes_on(2).await;
+        for subscription in [&mut published, &mut committed] {
+            assert_eq!(told(subscription).await, Ok(vec!["2".to_string()]));
+        }
+        scene.disk.refuse_puts(Some(full.clone()));
+        assert!(matches!(refusal(&scene.db, "INSERT INTO t VALUES (3)").await, EngineError::Unknown { .. }));
+        assert_eq!(told(&mut published).await, Ok(vec!["3".to_string()]));
+        assert!(told(&mut committed).now_or_never().is_none(), "no checkpoint holds it");
+        let Err(refused) = scene.db.subscribe("t", true).await else { panic!("nothing can be committed") };
+        assert!(matches!(refused, EngineError::Storage { .. }), "{refused}");
+        if is_mended {
+            scene.disk.refuse_puts(None);
+            assert_eq!(told(&mut committed).await, Ok(vec!["3".to_string()]));
+            scene.db.run("DELETE FROM t WHERE v < 3; INSERT INTO t VALUES (4)").await;
+            scene.db.stop().await;
+            // The last checkpoint is told of, too.
+            assert_eq!(told(&mut committed).await, Ok(vec!["1".to_string(), "2".to_string()]));
+            assert_eq!(told(&mut committed).await, Ok(vec!["4".to_string()]));
+            assert_eq!(told(&mut committed).await, Err(EngineError::Stopped.to_string()));
+        } else {
+            scene.db.engine.crash().await;
+            scene.disk.refuse_puts(None);
+            scene.disk.crash();
+            assert_eq!(told(&mut committed).await, Err(EngineError::Stopped.to_string()));
+            scene.db = started(&scene.disk, 2);
+            scene.check(&["1", "2"]).await;
+            scene.db.stop().await;
+        }
+    }
 }
 
 /// Slices that are put together as one come into files by themselves, outlive a crash, and are made anew for other workers.

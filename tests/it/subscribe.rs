@@ -4,6 +4,7 @@
 //! that it has all up to the last change; that must be what SELECT shows.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -26,7 +27,17 @@ struct Running {
 
 impl Running {
     async fn start(workers: usize) -> Running {
-        let engine = Engine::start(EngineOptions { workers, ..EngineOptions::default() }).expect("an engine");
+        Running::start_with(EngineOptions { workers, ..EngineOptions::default() }).await
+    }
+
+    async fn start_at(workers: usize, folder: &Path) -> Running {
+        let data = Some(folder.to_str().expect("a path in UTF-8").to_string());
+        let checkpoint_interval = Duration::from_millis(20);
+        Running::start_with(EngineOptions { workers, data, checkpoint_interval, ..EngineOptions::default() }).await
+    }
+
+    async fn start_with(options: EngineOptions) -> Running {
+        let engine = Engine::start(options).expect("an engine");
         let options = ServerOptions { listen: ([127, 0, 0, 1], 0).into(), ..ServerOptions::default() };
         let server = Server::start(engine.clone(), options).await.expect("a server");
         Running { engine, server }
@@ -67,9 +78,9 @@ async fn select(client: &Client, name: &str) -> Rows {
 }
 
 /// Adds up what a subscription sends until all up to the tick that `target` names has come.
-fn listen(client: Client, name: String, mut target: watch::Receiver<i128>) -> JoinHandle<Rows> {
+fn listen(client: Client, name: String, committed: bool, mut target: watch::Receiver<i128>) -> JoinHandle<Rows> {
     tokio::spawn(async move {
-        let text = format!("SUBSCRIBE TO {name} WITH (PROGRESS)");
+        let text = format!("SUBSCRIBE TO {name} WITH (PROGRESS, COMMITTED = {committed})");
         let mut messages = pin!(client.simple_query_raw(&text).await.expect("a subscription"));
         let (mut rows, mut newest) = (Rows::new(), 0);
         while let Some(message) = messages.try_next().await.expect("a subscription that goes on") {
@@ -109,20 +120,21 @@ async fn newest_tick(client: &Client, table: &str) -> i128 {
 
 /// Clients that listen to all views, each from a step that is drawn.
 struct Listeners {
-    begin: Vec<(String, usize)>,
+    /// With the step, and whether only what is committed is told.
+    begin: Vec<(String, usize, bool)>,
     running: Vec<(String, JoinHandle<Rows>)>,
     target: watch::Sender<i128>,
 }
 
 impl Listeners {
     fn new(names: impl IntoIterator<Item = String>, steps: usize, random: &mut StdRng) -> Listeners {
-        let begin = names.into_iter().map(|name| (name, random.random_range(0..steps))).collect();
+        let begin = names.into_iter().map(|name| (name, random.random_range(0..steps), random.random())).collect();
         Listeners { begin, running: Vec::new(), target: watch::Sender::new(i128::MAX) }
     }
 
     async fn begin(&mut self, running: &Running, step: usize) {
-        for (name, _) in self.begin.iter().filter(|(_, begin)| *begin == step) {
-            let listener = listen(running.client().await, name.clone(), self.target.subscribe());
+        for (name, _, committed) in self.begin.iter().filter(|(_, begin, _)| *begin == step) {
+            let listener = listen(running.client().await, name.clone(), *committed, self.target.subscribe());
             self.running.push((name.clone(), listener));
         }
     }
@@ -156,7 +168,8 @@ async fn clients_rebuild_views_over_tables() {
     const STEPS: usize = 6;
     for seed in 0..3 {
         let mut random = StdRng::seed_from_u64(seed);
-        let running = Running::start(random.random_range(1..4)).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let running = Running::start_at(random.random_range(1..4), folder.path()).await;
         let client = running.client().await;
         client.batch_execute("CREATE TABLE r (k VARCHAR, v BIGINT, ts TIMESTAMPTZ)").await.expect("a table");
         client
@@ -197,7 +210,8 @@ async fn clients_rebuild_views_over_topics() {
         let mut random = StdRng::seed_from_u64(seed);
         let topic = format!("changes{seed}");
         broker.create_topic(&topic, 2).expect("a topic");
-        let running = Running::start(random.random_range(1..4)).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let running = Running::start_at(random.random_range(1..4), folder.path()).await;
         let client = running.client().await;
         let source = format!(
             "CREATE TABLE marker (x INT);

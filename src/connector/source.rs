@@ -224,6 +224,14 @@ impl Reader {
         }
     }
 
+    /// The position of every assigned partition of which it is known.
+    pub fn positions(&self) -> Vec<PartitionOffset> {
+        match self {
+            Reader::Kafka(reader) => reader.positions(),
+            Reader::Datagen(reader) => reader.positions(),
+        }
+    }
+
     /// As of the last poll.
     pub fn health(&self) -> &Health {
         match self {

@@ -128,39 +128,39 @@ impl SteadyReader {
         }
         let Some(reader) = &mut self.reader else { return Ok(()) };
         let polled = reader.poll(into, max_bytes, Duration::ZERO);
+        for PartitionOffset { partition, offset } in reader.positions() {
+            if let Some(wanted) = self.wanted.get_mut(&partition).filter(|wanted| wanted.next < offset) {
+                (wanted.next, wanted.moved_at, wanted.patience) = (offset, self.polled, self.patience);
+            }
+        }
+        // One that is not connected says so itself.
+        let expects_more = *reader.health() == Health::Running;
+        if let Err(ConnectorError::OffsetLost { partition, .. }) = &polled {
+            // By now another log may hold such an offset.
+            self.remove(&[*partition]);
+        }
+        if expects_more && self.stands() {
+            self.reader = None;
+            self.open();
+        }
+        polled
+    }
+
+    /// Has a partition brought nothing for too long?
+    fn stands(&mut self) -> bool {
         let mut stands = false;
-        for (&partition, wanted) in &mut self.wanted {
-            let position = reader.position(partition).unwrap_or(wanted.next);
-            if position > wanted.next {
-                (wanted.next, wanted.moved_at, wanted.patience) = (position, self.polled, self.patience);
-            } else if wanted.next >= wanted.end {
+        for (partition, wanted) in &mut self.wanted {
+            if wanted.next >= wanted.end {
                 wanted.moved_at = self.polled;
             } else if self.polled - wanted.moved_at > wanted.patience {
                 stands = true;
                 (wanted.moved_at, wanted.patience) = (self.polled, (wanted.patience * 2).min(PATIENCE.1));
                 let (topic, next, end) = (self.options.topic(), wanted.next, wanted.end);
-                let connection = self.connections;
-                tracing::warn!(
-                    topic,
-                    partition,
-                    next,
-                    end,
-                    connection,
-                    "nothing comes though there is more: connecting anew"
-                );
+                let text = "nothing comes though there is more: connecting anew";
+                tracing::warn!(topic, partition, next, end, connection = self.connections, "{text}");
             }
         }
-        // One that is not connected says so itself.
-        let stands = stands && *reader.health() == Health::Running;
-        if let Err(ConnectorError::OffsetLost { partition, .. }) = &polled {
-            // By now another log may hold such an offset.
-            self.remove(&[*partition]);
-        }
-        if stands {
-            self.reader = None;
-            self.open();
-        }
-        polled
+        stands
     }
 
     /// The next offset to read of a partition that is read; `None` until it is known where a log begins that is read from there.

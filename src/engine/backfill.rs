@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, ArrayRef, BooleanBufferBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::decoding::{Attached, Consumer, Decoding};
 use super::judge::{complete_behind, event_times, kept};
-use super::reader::{Attached, Consumer, Decoding, Out, SourceSetup};
+use super::reader::{Out, SourceSetup};
 use crate::connector::{ConnectorError, Health, PartitionOffset, Record, Records, SteadyReader};
 use crate::exec::ExecError;
 use crate::exec::dedup::OffsetSet;

@@ -14,12 +14,12 @@ use tokio::sync::watch;
 
 use super::clock::{Stopwatch, TickClock};
 use super::dataflow::{Nowhere, Source, Store, TickData, View, fail};
+use super::decoding::Consumer;
 use super::error::EngineError;
 use super::keeping::{Heard, Keeping};
 use super::kept::Kept;
 use super::memory::Memory;
 use super::orders::{Command, Report};
-use super::reader::Consumer;
 use super::reconcile::{AskedBasis, Basis};
 use super::request::{Asked, Created, Reply, Request};
 use super::stats::Stats;

@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use arrow::array::{BooleanArray, BooleanBufferBuilder, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 
+use super::decoding::Consumer;
 use super::judge::Accepted;
 use super::owners::{buckets_of, by_owner};
-use super::reader::{Consumer, Partition, SourceReader, SourceSetup};
+use super::partition::Partition;
+use super::reader::{SourceReader, SourceSetup};
 use super::stats::Ids;
 use super::verdicts::{DuplicateRow, Verdicts};
 use super::worker::Worker;

@@ -10,8 +10,8 @@ use super::alter::Change;
 use super::clock::{self, Stopwatch};
 use super::coordinator::Coordinator;
 use super::dataflow::{TickData, fail};
+use super::decoding::Consumer;
 use super::orders::Report;
-use super::reader::Consumer;
 use super::stats::Stats;
 
 /// A tick that takes longer to end is told, and again when that has doubled.

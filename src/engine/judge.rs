@@ -6,7 +6,9 @@ use arrow::array::{Array, BooleanArray, BooleanBufferBuilder, Int64Array, Record
 use arrow::compute::filter_record_batch;
 
 use super::backfill::Mark;
-use super::reader::{Decoding, Partition, SourceSetup};
+use super::decoding::Decoding;
+use super::partition::Partition;
+use super::reader::SourceSetup;
 use super::verdicts::{DeadLetter, LateRow, Verdicts};
 use crate::connector::{Decoded, Records};
 use crate::exec::dedup::Place;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::backfill::HistoryProgress;
 use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
-use super::reader::{Altered, Attached, Consumer, SourceChange, SourceSetup};
+use super::decoding::{Attached, Consumer};
+use super::reader::{Altered, SourceChange, SourceSetup};
 use super::reconcile::TellLogs;
 use super::repair::Replacement;
 use super::stats::{Ids, PartitionStats};

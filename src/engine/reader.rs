@@ -3,64 +3,33 @@
 //! The main reader goes on for ever. A consumer that comes when it has already read something gets a second reader for the
 //! offsets before that, a [`Backfill`]. Since what a consumer makes of rows does not depend on their order, both feed it at once.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
 use super::checkpoint::PartitionNotes;
+use super::decoding::{Attached, Consumer, Decoding};
 use super::duplicates::{TakenIn, take_in};
 use super::judge::{complete_behind, judge};
 use super::orders::PassId;
+use super::partition::Partition;
 use super::stats::PartitionStats;
-use super::verdicts::{Counts, LateInto, Verdicts};
+use super::verdicts::{LateInto, Verdicts};
 use super::worker::ReadRows;
 use crate::catalog::Oid;
 use crate::connector::{
-    ColumnSpec, ConnectorError, Health, JsonDecoder, JsonOptions, PartitionOffset, Records, SourceOptions, SteadyReader,
+    ColumnSpec, ConnectorError, Health, JsonOptions, PartitionOffset, Records, SourceOptions, SteadyReader,
 };
+use crate::exec::ExecError;
 use crate::exec::dedup::{AcceptedRows, Deduplicate, OffsetSet, WithinPartition};
 use crate::exec::durable::Saved;
-use crate::exec::exchange::{SourceProgress, StoreId};
-use crate::exec::feed::{FeedStep, PassStep, Shortfall};
-use crate::exec::flow::{Feed, Pass};
+use crate::exec::exchange::SourceProgress;
+use crate::exec::feed::Shortfall;
 use crate::exec::law::{Bounds, PartitionLaw, PartitionProgress, Terms};
-use crate::exec::{Delta, ExecError};
 
 /// One poll brings about this much at most: enough to amortise a batch, little enough to stay in cache.
 pub(super) const POLL_BYTES: usize = 4 << 20;
-
-/// What reads rows of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Consumer {
-    Store(StoreId),
-    Pass(PassId),
-}
-
-/// A consumer with what it wants.
-#[derive(Debug, Clone)]
-pub enum Attached {
-    Feed(StoreId, Arc<Feed>),
-    Pass(PassId, Arc<Pass>),
-}
-
-impl Attached {
-    pub fn consumer(&self) -> Consumer {
-        match self {
-            Attached::Feed(store, _) => Consumer::Store(*store),
-            Attached::Pass(pass, _) => Consumer::Pass(*pass),
-        }
-    }
-
-    pub(super) fn columns(&self) -> Vec<usize> {
-        match self {
-            Attached::Feed(_, feed) => feed.source_columns(),
-            Attached::Pass(_, pass) => pass.source_columns(),
-        }
-    }
-}
 
 /// What a worker must know of a source.
 #[derive(Clone)]
@@ -84,29 +53,6 @@ impl SourceSetup {
     }
 }
 
-pub(super) struct Partition {
-    pub start: i64,
-    pub position: i64,
-    end: Option<i64>,
-    /// When the topic last told its end.
-    end_seen_us: i64,
-    /// Since when it has stood at its end.
-    pub at_end_since_us: Option<i64>,
-    /// How long it is known to have stood there, if it is idle.
-    pub idle_us: Option<i64>,
-    pub law: PartitionLaw,
-    pub marks: Marks,
-    pub counts: Counts,
-    /// Where the ids of one are in no other.
-    pub ids: Option<WithinPartition>,
-    /// Accepted by the law, and yet they do not count.
-    pub duplicates: OffsetSet,
-    /// The log no longer holds the position.
-    pub error: Option<String>,
-    /// Before its start there were rows of earlier event times, which no reader finds any more.
-    pub complete_from_us: Option<i64>,
-}
-
 /// What ALTER SOURCE does to reading.
 #[derive(Debug, Clone)]
 pub enum SourceChange {
@@ -126,19 +72,6 @@ pub struct Altered {
     pub offset: i64,
     pub before_us: Option<i64>,
     pub terms: Terms,
-}
-
-/// Records → rows, for a set of columns.
-pub(super) struct Decoding {
-    pub decoder: JsonDecoder,
-    /// Columns built, ascending.
-    pub present: Vec<usize>,
-    consumers: Vec<(Attached, Step)>,
-}
-
-enum Step {
-    Feed(FeedStep),
-    Pass(PassStep),
 }
 
 pub struct SourceReader {
@@ -613,113 +546,6 @@ impl SourceReader {
             Consumer::Store(_) => None,
         };
         consumers.filter_map(pass).collect()
-    }
-}
-
-impl Partition {
-    fn new(start: i64, law: PartitionLaw, lasts: bool) -> Partition {
-        let mut duplicates = OffsetSet::default();
-        if lasts {
-            duplicates.track_saves();
-        }
-        Partition {
-            start,
-            position: start,
-            end: None,
-            end_seen_us: i64::MIN,
-            at_end_since_us: None,
-            idle_us: None,
-            law,
-            marks: Marks::default(),
-            counts: Counts::default(),
-            ids: None,
-            duplicates,
-            error: None,
-            complete_from_us: None,
-        }
-    }
-
-    pub fn notes(&self, floor_us: Option<i64>) -> PartitionNotes {
-        PartitionNotes {
-            start: self.start,
-            position: self.position,
-            counts: self.counts,
-            law: self.law.clone(),
-            marks: self.marks.clone(),
-            error: self.error.clone(),
-            complete_from_us: self.complete_from_us,
-            floor_us,
-        }
-    }
-
-    fn note_end(&mut self, now_us: i64) {
-        match self.end {
-            Some(end) if self.position >= end => {
-                self.at_end_since_us.get_or_insert(now_us);
-            }
-            _ => self.at_end_since_us = None,
-        }
-    }
-}
-
-impl Decoding {
-    pub fn new(setup: &SourceSetup, consumers: Vec<Attached>) -> Result<Decoding, ExecError> {
-        let mut present: BTreeSet<usize> = consumers.iter().flat_map(Attached::columns).collect();
-        present.extend(setup.time_column);
-        present.extend(setup.late_into.iter().flat_map(LateInto::source_columns));
-        match &setup.deduplicate {
-            None => {}
-            Some(deduplicate) if deduplicate.same_partition => present.extend(&deduplicate.columns),
-            // A row may be taken back when somebody has come who looks at other columns.
-            Some(_) => present.extend(0..setup.columns.len()),
-        }
-        let present: Vec<usize> = present.into_iter().collect();
-        let decoder = JsonDecoder::new(&setup.columns, &present, setup.decode)
-            .map_err(|error| ExecError::Invariant(error.to_string()))?;
-        let mut steps = Vec::new();
-        for attached in consumers {
-            let step = match &attached {
-                Attached::Feed(_, feed) => FeedStep::of_feed(feed, &present).map(Step::Feed),
-                Attached::Pass(_, pass) => PassStep::of(pass, &present).map(Step::Pass),
-            };
-            steps.push((attached, step?));
-        }
-        Ok(Decoding { decoder, present, consumers: steps })
-    }
-
-    pub fn shortfalls(&self) -> impl Iterator<Item = (Consumer, Shortfall)> {
-        self.consumers.iter().map(|(attached, step)| {
-            let shortfall = match step {
-                Step::Feed(step) => step.shortfall(),
-                Step::Pass(step) => step.shortfall(),
-            };
-            (attached.consumer(), shortfall)
-        })
-    }
-
-    pub fn feed(&mut self, rows: RecordBatch, out: &mut Out) {
-        if rows.num_rows() > 0 {
-            self.feed_delta(&Delta::inserts(rows), None, out);
-        }
-    }
-
-    /// Rows were lost to all consumers.
-    fn fail(&self, error: &ExecError, out: &mut Out) {
-        for (attached, _) in &self.consumers {
-            out.push((attached.consumer(), Err(ExecError::Invariant(format!("deduplication failed: {error}")))));
-        }
-    }
-
-    /// Feeds all consumers, or only one.
-    pub fn feed_delta(&mut self, delta: &Delta, only: Option<Consumer>, out: &mut Out) {
-        let wanted = |attached: &Attached| only.is_none_or(|only| only == attached.consumer());
-        for (attached, step) in self.consumers.iter_mut().filter(|(attached, _)| wanted(attached)) {
-            let rows = match step {
-                Step::Feed(step) => step.rows(delta).map(ReadRows::Store),
-                Step::Pass(step) => step.rows(delta).map(ReadRows::Pass),
-            };
-            out.push((attached.consumer(), rows));
-        }
     }
 }
 

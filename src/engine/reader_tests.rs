@@ -1,8 +1,12 @@
 //! A source's reader over a computed log, with a clock that the test holds.
 
+use std::sync::Arc;
+
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 
 use super::*;
+use crate::engine::verdicts::Counts;
+use crate::exec::flow::{Pass, SourceRows};
 
 /// Ten rows a second from 1970-01-01T00:00:00 on, fifty of them, in one partition.
 fn reader(bounds: Bounds) -> SourceReader {
@@ -27,7 +31,7 @@ fn reader(bounds: Bounds) -> SourceReader {
     };
     let mut reader = SourceReader::new(setup, false);
     reader.add_partitions(&[(0, 0)], None);
-    let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
+    let rows = SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
     reader.attach(Attached::Pass(1, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) }))).expect("attached");
     reader
 }
@@ -68,7 +72,7 @@ fn reading_goes_on_elsewhere_with_the_counts_there_were() {
     let lost = ConnectorError::OffsetLost { partition: 0, offset: 50, reason: "gone".into() };
     reader.lose(0, &lost);
     // A view that comes now finds no history there.
-    let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
+    let rows = SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
     let pass = Pass { rows, schema: Arc::new(Schema::empty()) };
     reader.attach(Attached::Pass(2, Arc::new(pass))).expect("attached");
     let report = reader.report(1, &mut Verdicts::default());
@@ -78,7 +82,7 @@ fn reading_goes_on_elsewhere_with_the_counts_there_were() {
     // Reading begun again does not touch it.
     reader.detach(Consumer::Pass(1));
     reader.detach(Consumer::Pass(2));
-    let rows = crate::exec::flow::SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
+    let rows = SourceRows { source: 1, filters: Vec::new(), columns: Vec::new() };
     reader.attach(Attached::Pass(3, Arc::new(Pass { rows, schema: Arc::new(Schema::empty()) }))).expect("attached");
     assert_eq!(reader.reader.as_ref().map(|r| r.position(0)), Some(None));
     reader.alter(SourceChange::Restart(vec![(0, 40)]), Some(4_500_000));

@@ -10,10 +10,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::clock::{self, Stopwatch};
+use super::decoding::{Attached, Consumer};
 use super::edge::Edge;
 use super::orders::{Begins, Command, EdgeId, PassId, Report};
 use super::owners::{buckets_of, by_owner, holds_empty_key, select_raw};
-use super::reader::{Attached, Consumer, Out, SourceChange, SourceReader};
+use super::reader::{Out, SourceChange, SourceReader};
 use super::reconcile::TellLogs;
 use super::repair::Replacement;
 use super::session_part::SessionPart;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
+use super::decoding::Consumer;
 use super::owners::{buckets_of, owners_before};
-use super::reader::{Consumer, SourceReader};
+use super::reader::SourceReader;
 use super::session_part::SessionPart;
 use super::worker::Worker;
 use crate::catalog::Oid;

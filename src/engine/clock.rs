@@ -38,8 +38,8 @@ impl TickClock {
     }
 }
 
-/// Measures durations by the monotonic clock.
-#[derive(Debug, Clone, Copy)]
+/// Measures durations by the monotonic clock. One that was started later is greater.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Stopwatch(Instant);
 
 impl Stopwatch {

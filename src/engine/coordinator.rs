@@ -27,6 +27,7 @@ use super::subscription::Subscriber;
 use super::table::Table;
 use super::topic::{self, Seen};
 use crate::catalog::{Catalog, Oid};
+use crate::connector::ConnectorError;
 use crate::exec::Delta;
 use crate::exec::exchange::StoreId;
 use crate::exec::flow::{Input, Output, floor_us};
@@ -612,6 +613,9 @@ impl Coordinator {
             Ok(topic) => topic,
             Err(error) => {
                 source.topic_trouble = Some(error.to_string());
+                if let ConnectorError::TopicMissing { .. } = error {
+                    self.broadcast(|| Command::DoubtTopic { source: seen.source });
+                }
                 return;
             }
         };
@@ -643,7 +647,8 @@ impl Coordinator {
         for (worker, partitions) in by_worker {
             let _ = self.commands[worker].send(Command::AddPartitions { source: oid, partitions });
         }
-        self.broadcast(|| Command::Ends { source: oid, ends: topic.ends.clone(), lows: topic.lows.clone() });
+        let asked = seen.asked;
+        self.broadcast(|| Command::Ends { source: oid, asked, ends: topic.ends.clone(), lows: topic.lows.clone() });
         for view in self.views.values_mut() {
             if let Some(target @ None) = view.targets.get_mut(&oid) {
                 *target = Some(topic.ends.clone());

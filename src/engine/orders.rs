@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::backfill::HistoryProgress;
 use super::checkpoint::{PartSave, SaveOrder, SavedSource, SavedStore};
+use super::clock::Stopwatch;
 use super::decoding::{Attached, Consumer};
 use super::reader::{Altered, SourceChange, SourceSetup};
 use super::reconcile::TellLogs;
@@ -35,9 +36,11 @@ pub(super) enum Command {
         source: Oid,
         partitions: Vec<(i32, i64)>,
     },
-    /// Where the partitions end now.
+    /// Where the partitions end now, and that the topic is the same.
     Ends {
         source: Oid,
+        /// Since the brokers were asked.
+        asked: Stopwatch,
         ends: Vec<(i32, i64)>,
         /// The first offsets that they still hold.
         lows: Vec<(i32, i64)>,
@@ -64,6 +67,10 @@ pub(super) enum Command {
     Kept {
         tick: u64,
         settled: Arc<Vec<(Oid, i64)>>,
+    },
+    /// The topic is not there: if there is one again, it may be another.
+    DoubtTopic {
+        source: Oid,
     },
     /// Another topic has the source's name now: all partitions have lost their place.
     LoseTopic {

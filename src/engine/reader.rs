@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 
 use super::backfill::{Backfill, Mark, Marks, Replay, Settled};
 use super::checkpoint::PartitionNotes;
+use super::clock::Stopwatch;
 use super::decoding::{Attached, Consumer, Decoding};
 use super::duplicates::{TakenIn, take_in};
 use super::judge::{complete_behind, judge};
@@ -74,6 +75,16 @@ pub struct Altered {
     pub terms: Terms,
 }
 
+/// Before anything is read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Awaits {
+    Nothing,
+    /// That the topic is seen.
+    ALook,
+    /// That it is seen by a look which begins now.
+    ALookSince(Stopwatch),
+}
+
 pub struct SourceReader {
     pub(super) setup: SourceSetup,
     /// What changes is noted for checkpoints.
@@ -87,7 +98,7 @@ pub struct SourceReader {
     /// Nothing is read while something is repaired.
     pub held: bool,
     /// Nothing is read until the topic has been seen: by now another may have its name.
-    awaits_topic: bool,
+    awaits_topic: Awaits,
     /// For the owners of their ids.
     pub(super) accepted: Vec<AcceptedRows>,
     /// Consumers whose history the log did not hold whole, with the event time they are complete from; told once.
@@ -116,7 +127,7 @@ impl SourceReader {
             backfills: Vec::new(),
             waiting: Vec::new(),
             held: false,
-            awaits_topic: false,
+            awaits_topic: Awaits::Nothing,
             accepted: Vec::new(),
             incomplete: BTreeMap::new(),
             shortfalls: BTreeMap::new(),
@@ -185,7 +196,7 @@ impl SourceReader {
     /// All partitions have been taken up: reading goes on once somebody wants rows, and with `topic_known` once it is seen that
     /// the topic is the same.
     pub fn restored(&mut self, floor_us: Option<i64>, topic_known: bool) {
-        (self.floor_us, self.awaits_topic) = (floor_us, topic_known);
+        (self.floor_us, self.awaits_topic) = (floor_us, if topic_known { Awaits::ALook } else { Awaits::Nothing });
         self.open();
     }
 
@@ -207,7 +218,7 @@ impl SourceReader {
 
     /// Begins to read where every partition stands, if anybody wants rows.
     fn open(&mut self) {
-        if self.decoding.is_none() || self.partitions.is_empty() || self.awaits_topic {
+        if self.decoding.is_none() || self.partitions.is_empty() || self.awaits_topic != Awaits::Nothing {
             return;
         }
         // One that has lost its place waits to be told where to go on: by now another log may hold such an offset.
@@ -217,11 +228,28 @@ impl SourceReader {
         self.reader = Some(SteadyReader::new(&self.setup.options, &assigned));
     }
 
-    /// Learns where partitions end, and from where on the log has them: it is the log that has been read.
-    pub fn set_ends(&mut self, ends: &[(i32, i64)], lows: &[(i32, i64)], now_us: i64) {
-        if std::mem::take(&mut self.awaits_topic) {
+    /// The topic is not there, or was not when a broker was asked for records. What is read from its name before it has been seen
+    /// again would be of another log, at offsets that mean something else there.
+    pub fn doubt_topic(&mut self) {
+        self.awaits_topic = Awaits::ALookSince(Stopwatch::start());
+        self.reader = None;
+    }
+
+    /// It is the log that has been read, by a look at the topic that began so long ago.
+    pub fn topic_seen(&mut self, asked: Stopwatch) {
+        let seen = match self.awaits_topic {
+            Awaits::Nothing => false,
+            Awaits::ALook => true,
+            Awaits::ALookSince(doubted) => asked > doubted,
+        };
+        if seen {
+            self.awaits_topic = Awaits::Nothing;
             self.open();
         }
+    }
+
+    /// Learns where partitions end, and from where on the log has them.
+    pub fn set_ends(&mut self, ends: &[(i32, i64)], lows: &[(i32, i64)], now_us: i64) {
         if let Some(reader) = &mut self.reader {
             reader.told_ends(ends);
         }
@@ -344,7 +372,7 @@ impl SourceReader {
             self.lose(partition, &error);
             self.trouble = Some(error.to_string());
         }
-        self.awaits_topic = false;
+        self.awaits_topic = Awaits::Nothing;
         if self.reader.is_none() {
             self.open();
         }
@@ -408,7 +436,7 @@ impl SourceReader {
     /// Reads up to about `max_bytes` for each consumer whose history is not read yet. Returns the bytes that came.
     pub fn read_history(&mut self, max_bytes: usize, out: &mut Out) -> usize {
         let mut bytes = 0;
-        if self.awaits_topic {
+        if self.awaits_topic != Awaits::Nothing {
             return bytes;
         }
         let partitions = &self.partitions;
@@ -417,15 +445,22 @@ impl SourceReader {
             let now = Mark { offset: state.position, watermark_us: state.law.watermark_us() };
             Some(state.marks.at_or_after(offset).unwrap_or(now))
         };
+        let mut doubt = false;
         for backfill in &mut self.backfills {
             match backfill.read(&self.setup, &mark, max_bytes, &mut self.records, out) {
                 Ok(read) => bytes += read,
-                Err(error) => self.trouble = Some(error.to_string()),
+                Err(error) => {
+                    doubt |= matches!(error, ConnectorError::TopicMissing { .. });
+                    self.trouble = Some(error.to_string());
+                }
             }
             if let Some(from_us) = backfill.complete_from_us() {
                 let known = self.incomplete.entry(backfill.consumer()).or_insert(from_us);
                 *known = from_us.max(*known);
             }
+        }
+        if doubt {
+            self.doubt_topic();
         }
         for backfill in self.backfills.extract_if(.., |b| b.done()) {
             self.shortfalls.entry(backfill.consumer()).or_default().add(backfill.shortfall());
@@ -464,8 +499,10 @@ impl SourceReader {
             }
             state.note_end(now_us);
         }
-        if let Err(error @ ConnectorError::OffsetLost { partition, .. }) = &polled {
-            self.lose(*partition, error);
+        match &polled {
+            Err(error @ ConnectorError::OffsetLost { partition, .. }) => self.lose(*partition, error),
+            Err(ConnectorError::TopicMissing { .. }) => self.doubt_topic(),
+            Err(_) | Ok(()) => {}
         }
         if trouble.is_some() || self.partitions.values().all(|p| p.error.is_none()) {
             self.trouble = trouble;

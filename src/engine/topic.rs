@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::clock::now_us;
+use super::clock::{Stopwatch, now_us};
 use crate::catalog::Oid;
 use crate::connector::{ConnectorError, Metadata, PartitionOffset, SourceOptions, Watermarks};
 
@@ -16,7 +16,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long one question to the brokers may take.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failure the pause doubles up to this.
-const MOST_PAUSE: Duration = Duration::from_secs(15);
+const MOST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is known of a topic.
 #[derive(Debug, Clone)]
@@ -36,6 +36,8 @@ pub struct Seen {
     pub source: Oid,
     /// When the brokers were asked.
     pub asked_us: i64,
+    /// Since then.
+    pub asked: Stopwatch,
     pub topic: Result<Topic, ConnectorError>,
 }
 
@@ -73,22 +75,23 @@ fn watch(
     options: &SourceOptions,
     mut starts: BTreeMap<i32, i64>,
     mut starts_of: Option<String>,
-    asked: &Receiver<()>,
+    asks: &Receiver<()>,
     say: &dyn Fn(Seen) -> bool,
 ) {
     let mut metadata: Option<Metadata> = None;
     let mut pause = EVERY;
     loop {
-        let asked_us = now_us();
+        let (asked_us, asked) = (now_us(), Stopwatch::start());
         let topic = look(options, &mut metadata, &mut starts, &mut starts_of);
         pause = match &topic {
-            Ok(_) => EVERY,
+            // Somebody may make it anew.
+            Ok(_) | Err(ConnectorError::TopicMissing { .. }) => EVERY,
             Err(_) => (pause * 2).min(MOST_PAUSE),
         };
-        if !say(Seen { source, asked_us, topic }) {
+        if !say(Seen { source, asked_us, asked, topic }) {
             return;
         }
-        match asked.recv_timeout(pause) {
+        match asks.recv_timeout(pause) {
             Ok(()) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }

@@ -253,6 +253,9 @@ impl Worker {
             Command::FinalOnceKept { source, waits: true } => drop(self.final_once_kept.insert(source)),
             Command::FinalOnceKept { source, waits: false } => drop(self.final_once_kept.remove(&source)),
             Command::Kept { tick, settled } => self.note_kept(tick, &settled),
+            Command::DoubtTopic { source } => {
+                self.sources.entry(source).and_modify(SourceReader::doubt_topic);
+            }
             Command::LoseTopic { source } => {
                 self.sources.entry(source).and_modify(SourceReader::lose_topic);
             }
@@ -272,8 +275,9 @@ impl Worker {
                     reader.add_partitions(&partitions, watermark_us);
                 }
             }
-            Command::Ends { source, ends, lows } => {
+            Command::Ends { source, asked, ends, lows } => {
                 if let Some(reader) = self.sources.get_mut(&source) {
+                    reader.topic_seen(asked);
                     reader.set_ends(&ends, &lows, clock::now_us());
                 }
             }

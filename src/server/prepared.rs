@@ -22,7 +22,7 @@ use crate::sql::{Parsed, Statement};
 const MAX_PREPARED: usize = 10_000;
 
 /// A statement, its parameters and its columns.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Prepared {
     /// The whole text sent, in which positions of errors count.
     pub text: Arc<str>,
@@ -132,6 +132,19 @@ impl Session {
             };
             PgError::new(code::INVALID_SQL_STATEMENT_NAME, message)
         })
+    }
+
+    /// The statement as it is run now: what FETCH gives is known by the cursor that has its name then.
+    pub fn prepared_now(&self, name: &str) -> Result<Arc<Prepared>, PgError> {
+        let prepared = self.prepared(name)?;
+        let Some(Parsed { statement: Statement::Fetch { cursor, .. }, .. }) = &prepared.parsed else {
+            return Ok(prepared);
+        };
+        let columns = self.cursor_columns(cursor);
+        if columns == prepared.columns {
+            return Ok(prepared);
+        }
+        Ok(Arc::new(Prepared { columns, ..Prepared::clone(&prepared) }))
     }
 
     /// Keeps a statement under a name; the one without a name is replaced.

@@ -1,4 +1,5 @@
-"""The crash test: see scripts/crash-test, and the modules here: objects (what is made), producers, clients, reader, law, comparison."""
+"""The crash test: see scripts/crash-test, and the modules here: objects (what is made), producers, clients, reader, listener, law,
+comparison."""
 
 import argparse
 import logging
@@ -19,6 +20,7 @@ import objects
 import producers
 from clients import TableClient, ViewClient
 from comparison import Comparison
+from listener import Listener
 from network import Cutter, Network
 from reader import Reader
 from report import Report
@@ -39,6 +41,7 @@ NEEDED = [
     "reads of counts",
     "reads of one tick",
     "rows of closed windows read",
+    "rows told as committed",
     "times caught up",
     "views reconciled",
 ]
@@ -152,12 +155,13 @@ class Run:
         self.tables = [TableClient(self, number) for number in (1, 2, 3)]
         self.views = ViewClient(self)
         self.reader = Reader(self)
+        self.listener = Listener(self)
         self.broker_killer = BrokerKiller(
             self, self.given.broker_kills, expected_s / max(1, self.given.broker_kills + 1)
         )
         self.cutter = Cutter(self, self.network, self.given.cuts, expected_s / (self.given.cuts + 1))
         self.killers = [self.broker_killer, self.cutter]
-        self.threads = [*self.producers, *self.tables, self.views, self.reader, *self.killers]
+        self.threads = [*self.producers, *self.tables, self.views, self.reader, self.listener, *self.killers]
         for thread in self.threads:
             thread.start()
 
@@ -260,7 +264,7 @@ class Run:
                 raise Failed(f"the {thread.name} does not end")
         self.wait_for_all()
         self.clients_end.set()
-        for thread in [*self.tables, self.views, self.reader]:
+        for thread in [*self.tables, self.views, self.reader, self.listener]:
             thread.join(60)
             if thread.is_alive():
                 raise Failed(f"client {thread.name} does not end")
@@ -285,6 +289,7 @@ class Run:
         with self.server.connect() as connection:
             comparison.compare(connection, "after the run")
             comparison.compare_shown(self.reader)
+            self.listener.compare_all(connection)
         # From the files alone: by one more kill, once by a stop, with other workers.
         for end in (self.kill_when_kept, self.server.terminate):
             end()

@@ -40,11 +40,15 @@ impl Kafka {
 
     /// Deletes a topic and makes another of one partition under its name.
     async fn make_anew(&self, topic: &str) {
+        self.delete(topic).await;
+        // It is gone some time after the answer.
+        while create_topic(&self.servers, topic, 1).is_err() {}
+    }
+
+    async fn delete(&self, topic: &str) {
         let admin: AdminClient<DefaultClientContext> =
             rdkafka::ClientConfig::new().set("bootstrap.servers", &self.servers).create().expect("a client");
         admin.delete_topics(&[topic], &AdminOptions::new()).await.expect("an answer");
-        // It is gone some time after the answer.
-        while create_topic(&self.servers, topic, 1).is_err() {}
     }
 
     fn send(&self, topic: &str, partition: i32, value: Option<&[u8]>) {
@@ -214,6 +218,37 @@ async fn a_topic_made_anew_is_read_from_where_one_says() {
     assert_eq!(db.rows("SELECT count(*), min(ad) FROM during").await, ["10|50"]);
     assert_eq!(db.rows("SELECT from_offset, to_offset, lost FROM riverrun.source_gaps").await, ["50|0|NULL"]);
     assert_eq!(db.rows("SELECT read, accepted, \"offset\" FROM riverrun.source_partitions").await, ["60|60|10"]);
+    db.stop().await;
+}
+
+/// The client of the broker would go on in the new log at the place where it stood in the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_read_of_another_topic_as_if_it_were_the_old_one() {
+    let kafka = Kafka::start();
+    if kafka.embedded.is_some() {
+        return;
+    }
+    let topic = kafka.topic("missing", 1);
+    let send = |ads: std::ops::Range<i64>| {
+        for ad in ads {
+            kafka.send(&topic, 0, Some(format!(r#"{{"ad":{ad},"ts":{}}}"#, START_MS + ad * 1000).as_bytes()));
+        }
+        kafka.flush();
+    };
+    send(0..50);
+    let db = Db::start(2);
+    db.run(&kafka.source(&topic)).await;
+    db.run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, max(ad) AS m FROM e; WAIT FOR v").await;
+    kafka.delete(&topic).await;
+    let missing = "SELECT state, message LIKE '%does not exist%' FROM riverrun.sources";
+    db.until(missing, &["retrying|true"]).await;
+    while create_topic(&kafka.servers, &topic, 1).is_err() {}
+    send(100..400);
+    db.until("SELECT state FROM riverrun.sources", &["failed"]).await;
+    assert_eq!(db.rows("SELECT * FROM v").await, ["50|49"]);
+    db.run("ALTER SOURCE e RESET TO earliest; WAIT FOR e").await;
+    assert_eq!(db.rows("SELECT * FROM v").await, ["350|399"]);
+    assert_eq!(db.rows("SELECT read, accepted, \"offset\" FROM riverrun.source_partitions").await, ["350|350|300"]);
     db.stop().await;
 }
 

@@ -212,6 +212,22 @@ async fn errors_have_code_and_position_and_the_session_goes_on() {
     .await;
 }
 
+/// As clients do that prepare by themselves what they run often.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_fetch_reads_whatever_has_the_name() {
+    with_server(|client, _| async move {
+        client.batch_execute("BEGIN; DECLARE c CURSOR FOR SELECT 1::INT AS a").await.expect("a cursor");
+        let fetch = client.prepare("FETCH ALL FROM c").await.expect("prepared");
+        assert_eq!(client.query_one(&fetch, &[]).await.expect("a row").get::<_, i32>(0), 1);
+        client.batch_execute("ROLLBACK; BEGIN; DECLARE c CURSOR FOR SELECT 2::INT AS b").await.expect("another cursor");
+        assert_eq!(client.query_one(&fetch, &[]).await.expect("a row").get::<_, i32>(0), 2);
+        client.batch_execute("ROLLBACK").await.expect("an end");
+        let error = client.query(&fetch, &[]).await.expect_err("no cursor");
+        assert_eq!(code(&error), "34000");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_is_cancelled_and_has_its_time() {
     with_server(|client, _| async move {

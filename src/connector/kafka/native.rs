@@ -200,9 +200,10 @@ impl Client {
             | Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN
             | Code::RD_KAFKA_RESP_ERR__TIMED_OUT
             | Code::RD_KAFKA_RESP_ERR__TIMED_OUT_QUEUE => ConnectorError::Unreachable { servers, reason },
-            Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC | Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => {
-                ConnectorError::TopicMissing { servers, topic }
-            }
+            Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+            | Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION
+            | Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+            | Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID => ConnectorError::TopicMissing { servers, topic },
             Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
             | Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED => ConnectorError::NotAuthorized { topic, reason },
             _ => ConnectorError::Kafka { doing, reason },

@@ -30,8 +30,8 @@ pub struct Reader {
     mean_bytes: usize,
     health: Health,
     probe: Probe,
-    /// Partitions whose position the log no longer holds, one to be told by each poll.
-    lost: Vec<ConnectorError>,
+    /// Partitions whose position the log no longer holds, and that the topic is not there: one to be told by each poll.
+    untold: Vec<ConnectorError>,
 }
 
 // SAFETY: the message pointers are only held within one call of `poll`.
@@ -109,7 +109,7 @@ impl Reader {
             mean_bytes: 128,
             health: Health::Running,
             probe: Probe::default(),
-            lost: Vec::new(),
+            untold: Vec::new(),
         })
     }
 
@@ -119,13 +119,13 @@ impl Reader {
             self.stop(self.assigned[i].partition);
         }
         self.assigned.clear();
-        self.lost.clear();
+        self.untold.clear();
         self.last = 0;
         self.add(partitions)
     }
 
     fn forget_loss(&mut self, partition: i32) {
-        self.lost.retain(|e| !matches!(e, ConnectorError::OffsetLost { partition: lost, .. } if *lost == partition));
+        self.untold.retain(|e| !matches!(e, ConnectorError::OffsetLost { partition: lost, .. } if *lost == partition));
     }
 
     /// Reads these partitions too. One that is assigned already is taken to the offset given.
@@ -185,8 +185,9 @@ impl Reader {
     }
 
     /// Appends what has arrived to `into`, until it holds about `max_bytes`; if nothing has, waits up to `timeout` for the
-    /// first record. Returns early when woken. Trouble that passes by itself is [`Reader::health`], not an error; an error
-    /// ([`ConnectorError::OffsetLost`]) needs another [`Reader::add`]. Records appended before an error count.
+    /// first record. Returns early when woken. Trouble that passes by itself is [`Reader::health`], not an error. After
+    /// [`ConnectorError::OffsetLost`] the partition needs another [`Reader::add`]; after [`ConnectorError::TopicMissing`] what comes may be of
+    /// another topic of that name. Records appended before an error count.
     pub fn poll(&mut self, into: &mut Records, max_bytes: usize, timeout: Duration) -> Result<(), ConnectorError> {
         let max_bytes = max_bytes.min(Records::MAX_BYTES);
         let mut heard = false;
@@ -201,8 +202,8 @@ impl Reader {
             let taken = self.take(wanted, wait);
             self.copy(into);
             heard |= taken > 0;
-            if let Some(lost) = self.lost.pop() {
-                break Err(lost);
+            if let Some(error) = self.untold.pop() {
+                break Err(error);
             }
             wait = match taken {
                 0 if heard || !wait.is_zero() || timeout.is_zero() => break Ok(()),
@@ -291,7 +292,7 @@ impl Reader {
             Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET | Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
                 let (partition, offset) = (assigned.partition, assigned.position);
                 self.forget_loss(partition);
-                self.lost.push(ConnectorError::OffsetLost { partition, offset, reason });
+                self.untold.push(ConnectorError::OffsetLost { partition, offset, reason });
                 return;
             }
             Code::RD_KAFKA_RESP_ERR__BAD_MSG
@@ -310,6 +311,9 @@ impl Reader {
         }
         let error = self.shared.client.classify("reading the topic", message.err, reason);
         self.set_health(Health::Retrying { message: error.to_string() });
+        if matches!(error, ConnectorError::TopicMissing { .. }) && !self.untold.contains(&error) {
+            self.untold.push(error);
+        }
     }
 
     fn retry_broken(&mut self) {

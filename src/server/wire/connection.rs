@@ -324,7 +324,7 @@ impl Connection {
     }
 
     fn bind(&mut self, message: Bind) -> Result<(), Stop> {
-        let prepared = self.session.prepared(message.statement_name.as_deref().unwrap_or_default())?;
+        let prepared = self.session.prepared_now(message.statement_name.as_deref().unwrap_or_default())?;
         let name = message.portal_name.unwrap_or_default();
         let count = prepared.parameters.len();
         if message.parameters.len() != count {

@@ -330,8 +330,9 @@ async fn serve(options: Options, data: Option<String>, rebuild_damaged: bool) ->
         reason = engine.ended() => Some(reason.unwrap_or_else(|| "it was told to stop".into())),
     };
     tracing::info!("stopping");
-    server.stop().await;
+    // What the last checkpoint holds is told to who waits for that, before all are sent away.
     engine.stop().await;
+    server.stop().await;
     // What came last may not have been kept.
     match ended.or(engine.ended().await) {
         Some(reason) => anyhow::bail!("the engine has ended: {reason}"),

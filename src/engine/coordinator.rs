@@ -190,6 +190,8 @@ impl Coordinator {
                         let heard = self.keeping.as_mut().map_or(Heard::Well, |keeping| keeping.logged(logged));
                         self.heard(heard);
                     }
+                    // Whoever asks is told that the engine stops, as nobody answers.
+                    request if stopping => drop(request),
                     request => self.take(request, &mut asked),
                 }
             }

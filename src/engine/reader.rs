@@ -231,6 +231,12 @@ impl SourceReader {
     /// The topic is not there, or was not when a broker was asked for records. What is read from its name before it has been seen
     /// again would be of another log, at offsets that mean something else there.
     pub fn doubt_topic(&mut self) {
+        if self.awaits_topic == Awaits::Nothing {
+            tracing::warn!(
+                topic = self.setup.options.topic(),
+                "the topic is not there: nothing is read until it has been seen"
+            );
+        }
         self.awaits_topic = Awaits::ALookSince(Stopwatch::start());
         self.reader = None;
     }
@@ -361,13 +367,21 @@ impl SourceReader {
 
     /// The topic's name belongs to another: no partition has its place.
     pub fn lose_topic(&mut self) {
-        let stand: Vec<(i32, i64)> =
-            self.partitions.iter().filter(|(_, p)| p.error.is_none()).map(|(&n, p)| (n, p.position)).collect();
+        let stand: Vec<(i32, i64, i64)> = self
+            .partitions
+            .iter()
+            .filter(|(_, p)| p.error.is_none())
+            .map(|(&n, p)| (n, p.position, p.end.map_or(0, |end| p.position - end)))
+            .collect();
         if let Some(reader) = &mut self.reader {
-            reader.remove(&stand.iter().map(|(partition, _)| *partition).collect::<Vec<_>>());
+            reader.remove(&stand.iter().map(|(partition, ..)| *partition).collect::<Vec<_>>());
         }
-        for (partition, offset) in stand {
-            let reason = "the topic was deleted, and another made under its name".to_string();
+        for (partition, offset, unseen) in stand {
+            let mut reason = "the topic was deleted, and another made under its name".to_string();
+            if unseen > 0 {
+                // They came after the last look that found the old one.
+                reason += &format!("; the last {unseen} records read may be of the new one already");
+            }
             let error = ConnectorError::OffsetLost { partition, offset, reason };
             self.lose(partition, &error);
             self.trouble = Some(error.to_string());

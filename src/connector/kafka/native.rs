@@ -141,7 +141,7 @@ impl Client {
             sys::rd_kafka_new(kind, config.0, message.as_mut_ptr(), message.len())
         };
         if rk.is_null() {
-            return Err(ConnectorError::InvalidOption { option: "properties.*".into(), reason: message.text() });
+            return Err(not_made(options, message.text()));
         }
         config.0 = ptr::null_mut();
         Ok(Client { rk, context, servers: options.servers.clone(), topic: options.topic.clone() })
@@ -208,6 +208,18 @@ impl Client {
             | Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED => ConnectorError::NotAuthorized { topic, reason },
             _ => ConnectorError::Kafka { doing, reason },
         }
+    }
+}
+
+/// librdkafka names the property of a file that it cannot use, and not the file.
+fn not_made(options: &KafkaOptions, reason: String) -> ConnectorError {
+    let of_file = |(key, _): &(&str, &str)| key.ends_with(".location") && reason.starts_with(*key);
+    match options.settings().find(of_file) {
+        Some((key, path)) => ConnectorError::InvalidOption {
+            option: format!("properties.{key}"),
+            reason: format!("the file {path} cannot be used: {reason}"),
+        },
+        None => ConnectorError::InvalidOption { option: "properties.*".into(), reason },
     }
 }
 

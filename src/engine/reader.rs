@@ -4,6 +4,7 @@
 //! offsets before that, a [`Backfill`]. Since what a consumer makes of rows does not depend on their order, both feed it at once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 
@@ -75,6 +76,9 @@ pub struct Altered {
     pub terms: Terms,
 }
 
+/// Who has not read for longer looks at the topic first.
+const LONGEST_GAP: Duration = Duration::from_secs(3);
+
 /// Before anything is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Awaits {
@@ -99,6 +103,7 @@ pub struct SourceReader {
     pub held: bool,
     /// Nothing is read until the topic has been seen: by now another may have its name.
     awaits_topic: Awaits,
+    last_read: Stopwatch,
     /// For the owners of their ids.
     pub(super) accepted: Vec<AcceptedRows>,
     /// Consumers whose history the log did not hold whole, with the event time they are complete from; told once.
@@ -128,6 +133,7 @@ impl SourceReader {
             waiting: Vec::new(),
             held: false,
             awaits_topic: Awaits::Nothing,
+            last_read: Stopwatch::start(),
             accepted: Vec::new(),
             incomplete: BTreeMap::new(),
             shortfalls: BTreeMap::new(),
@@ -226,6 +232,7 @@ impl SourceReader {
         let assigned: Vec<PartitionOffset> =
             stands.map(|(&partition, p)| PartitionOffset { partition, offset: p.position }).collect();
         self.reader = Some(SteadyReader::new(&self.setup.options, &assigned));
+        self.last_read = Stopwatch::start();
     }
 
     /// The topic is not there, or was not when a broker was asked for records. What is read from its name before it has been seen
@@ -332,6 +339,9 @@ impl SourceReader {
                 for (partition, offset) in partitions {
                     self.restart(partition, offset, floor_us);
                 }
+                // With another connection: what answers now may be another cluster, too.
+                self.reader = None;
+                self.open();
             }
         }
     }
@@ -346,9 +356,6 @@ impl SourceReader {
         state.duplicates = OffsetSet::default();
         if self.lasts {
             state.duplicates.track_saves();
-        }
-        if let Some(reader) = &mut self.reader {
-            reader.add(&[PartitionOffset { partition, offset }]);
         }
     }
 
@@ -485,6 +492,14 @@ impl SourceReader {
     /// Reads once. Returns the bytes that came.
     pub fn read(&mut self, now_us: i64, out: &mut Out) -> usize {
         if self.held {
+            return 0;
+        }
+        let gap = std::mem::replace(&mut self.last_read, Stopwatch::start()).elapsed();
+        if gap > LONGEST_GAP && self.awaits_topic == Awaits::Nothing {
+            // The process was stopped, or reading rested: meanwhile the topic may have been made anew.
+            self.awaits_topic = Awaits::ALookSince(Stopwatch::start());
+        }
+        if self.awaits_topic != Awaits::Nothing {
             return 0;
         }
         let (Some(reader), Some(decoding)) = (&mut self.reader, &mut self.decoding) else { return 0 };

@@ -93,3 +93,27 @@ fn reading_goes_on_elsewhere_with_the_counts_there_were() {
     assert_eq!((report.partitions[0].position, read, accepted, late), (50, 60, 51, 9));
     assert_eq!(report.partitions[0].error, None);
 }
+
+#[test]
+fn a_topic_in_doubt_is_not_read_before_it_has_been_seen() {
+    let mut reader = reader(Bounds { delay_us: Some(0), ..Bounds::default() });
+    let before = Stopwatch::start();
+    reader.doubt_topic();
+    assert_eq!(reader.read(1000, &mut Vec::new()), 0);
+    // A look that began before may have found what is gone since.
+    reader.topic_seen(before);
+    assert_eq!(reader.read(1000, &mut Vec::new()), 0);
+    reader.topic_seen(Stopwatch::start());
+    assert!(reader.read(1000, &mut Vec::new()) > 0);
+}
+
+#[test]
+fn what_may_be_of_another_topic_is_told() {
+    let mut reader = reader(Bounds { delay_us: Some(0), ..Bounds::default() });
+    reader.set_ends(&[(0, 40)], &[(0, 0)], 1000);
+    while reader.read(1000, &mut Vec::new()) > 0 {}
+    reader.lose_topic();
+    let error = reader.report(1, &mut Verdicts::default()).partitions[0].error.clone().expect("it has lost its place");
+    assert!(error.ends_with("; the last 10 records read may be of the new one already"), "{error}");
+    assert_eq!(reader.read(1000, &mut Vec::new()), 0);
+}

@@ -382,7 +382,9 @@ impl Compared {
                 } else {
                     String::new()
                 };
-                told.push(Notice::new(format!("{read}{rows} rows compared as of tick {}, {differ} differ", self.tick)));
+                let proof = if rows == 0 { ": nothing is proven" } else { "" };
+                let compared = format!("{read}{rows} rows compared as of tick {}, {differ} differ{proof}", self.tick);
+                told.push(Notice::new(compared));
                 Ok(None)
             }
         }

@@ -145,7 +145,7 @@ impl Backfill {
     }
 
     /// Reads up to about `max_bytes`. `mark` gives a partition's first mark at or after an offset, or how it stands now if there is none. Returns the
-    /// bytes that came.
+    /// bytes that came, and what went wrong after them.
     pub fn read(
         &mut self,
         setup: &SourceSetup,
@@ -153,12 +153,9 @@ impl Backfill {
         max_bytes: usize,
         records: &mut Records,
         out: &mut Out,
-    ) -> Result<usize, ConnectorError> {
+    ) -> (usize, Option<ConnectorError>) {
         records.clear();
-        let lost = match self.reader.poll(records, max_bytes) {
-            Err(ConnectorError::OffsetLost { partition, .. }) => Some(partition),
-            polled => polled.map(|()| None)?,
-        };
+        let polled = self.reader.poll(records, max_bytes);
         let bytes = records.bytes.len();
         for run in records.records.chunk_by(|a, b| a.partition == b.partition) {
             self.find_beginning(setup, mark, run[0].partition, run[0].offset);
@@ -183,15 +180,18 @@ impl Backfill {
             replay.position = replay.position.max(position.min(replay.until));
         }
         self.reader.remove(&finished);
-        if let Some(partition) = lost
-            && let Some(replay) = self.partitions.get_mut(&partition).filter(|replay| !replay.done())
-        {
+        let partition = match polled {
+            Ok(()) => return (bytes, None),
+            Err(ConnectorError::OffsetLost { partition, .. }) => partition,
+            Err(error) => return (bytes, Some(error)),
+        };
+        if let Some(replay) = self.partitions.get_mut(&partition).filter(|replay| !replay.done()) {
             // The log has lost where it was to be read.
             replay.from = None;
             self.reader.add(&[PartitionOffset { partition, offset: PartitionOffset::EARLIEST }]);
             self.reader.told_ends(&[(partition, replay.until)]);
         }
-        Ok(bytes)
+        (bytes, None)
     }
 
     /// Of this partition there is nothing more to be had. False if there was nothing left to read.

@@ -468,12 +468,11 @@ impl SourceReader {
         };
         let mut doubt = false;
         for backfill in &mut self.backfills {
-            match backfill.read(&self.setup, &mark, max_bytes, &mut self.records, out) {
-                Ok(read) => bytes += read,
-                Err(error) => {
-                    doubt |= matches!(error, ConnectorError::TopicMissing { .. });
-                    self.trouble = Some(error.to_string());
-                }
+            let (read, error) = backfill.read(&self.setup, &mark, max_bytes, &mut self.records, out);
+            bytes += read;
+            if let Some(error) = error {
+                doubt |= matches!(error, ConnectorError::TopicMissing { .. });
+                self.trouble = Some(error.to_string());
             }
             if let Some(from_us) = backfill.complete_from_us() {
                 let known = self.incomplete.entry(backfill.consumer()).or_insert(from_us);

@@ -168,6 +168,14 @@ impl SteadyReader {
         self.wanted.get(&partition).map(|wanted| wanted.next).filter(|next| *next >= 0)
     }
 
+    /// Why it cannot be opened.
+    pub fn trouble(&self) -> Option<&str> {
+        match (&self.reader, &self.health) {
+            (None, Health::Retrying { message }) => Some(message),
+            _ => None,
+        }
+    }
+
     /// As of the last poll.
     pub fn health(&self) -> &Health {
         match &self.reader {

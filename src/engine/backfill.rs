@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::decoding::{Attached, Consumer, Decoding};
 use super::judge::{complete_behind, event_times, kept};
 use super::reader::{Out, SourceSetup};
-use crate::connector::{ConnectorError, Health, PartitionOffset, Record, Records, SteadyReader};
+use crate::connector::{ConnectorError, PartitionOffset, Record, Records, SteadyReader};
 use crate::exec::ExecError;
 use crate::exec::dedup::OffsetSet;
 use crate::exec::feed::Shortfall;
@@ -249,12 +249,9 @@ impl Backfill {
         self.decoding.shortfalls().map(|(_, shortfall)| shortfall).next().unwrap_or_default()
     }
 
-    /// Why nothing comes at the moment.
+    /// Why it cannot be opened.
     pub fn trouble(&self) -> Option<&str> {
-        match self.reader.health() {
-            Health::Running => None,
-            Health::Retrying { message } => Some(message),
-        }
+        self.reader.trouble()
     }
 
     pub fn done(&self) -> bool {

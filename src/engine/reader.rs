@@ -339,9 +339,6 @@ impl SourceReader {
                 for (partition, offset) in partitions {
                     self.restart(partition, offset, floor_us);
                 }
-                // With another connection: what answers now may be another cluster, too.
-                self.reader = None;
-                self.open();
             }
         }
     }
@@ -356,6 +353,9 @@ impl SourceReader {
         state.duplicates = OffsetSet::default();
         if self.lasts {
             state.duplicates.track_saves();
+        }
+        if let Some(reader) = &mut self.reader {
+            reader.add(&[PartitionOffset { partition, offset }]);
         }
     }
 
@@ -380,9 +380,6 @@ impl SourceReader {
             .filter(|(_, p)| p.error.is_none())
             .map(|(&n, p)| (n, p.position, p.end.map_or(0, |end| p.position - end)))
             .collect();
-        if let Some(reader) = &mut self.reader {
-            reader.remove(&stand.iter().map(|(partition, ..)| *partition).collect::<Vec<_>>());
-        }
         for (partition, offset, unseen) in stand {
             let mut reason = "the topic was deleted, and another made under its name".to_string();
             if unseen > 0 {
@@ -393,10 +390,9 @@ impl SourceReader {
             self.lose(partition, &error);
             self.trouble = Some(error.to_string());
         }
-        self.awaits_topic = Awaits::Nothing;
-        if self.reader.is_none() {
-            self.open();
-        }
+        // By another connection: what answers now may be another cluster, too.
+        (self.awaits_topic, self.reader) = (Awaits::Nothing, None);
+        self.open();
     }
 
     pub fn detach(&mut self, consumer: Consumer) {
